@@ -1,0 +1,143 @@
+//! The AVX2 tier: AVX2, FMA and F16C, eight lanes.
+
+use crate::simd::{MAX_LANES, Simd};
+use core::arch::x86_64::*;
+
+/// Proof that this CPU and its operating system have AVX2, FMA and F16C.
+#[derive(Clone, Copy)]
+pub struct Avx2(());
+
+impl Avx2 {
+    /// # Safety
+    /// - AVX2, FMA and F16C are there and enabled by the operating system.
+    pub unsafe fn new() -> Avx2 {
+        Avx2(())
+    }
+}
+
+/// Calls intrinsics of this tier. Memory access goes through the caller's promise.
+macro_rules! avx2 {
+    ($e:expr) => {
+        // SAFETY: `self` proves the CPU features; pointers are as the caller of the method promises.
+        unsafe { $e }
+    };
+}
+
+/// All ones in the first `n` lanes.
+#[inline(always)]
+fn first(n: usize) -> __m256i {
+    avx2!(_mm256_cmpgt_epi32(_mm256_set1_epi32(n as i32), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)))
+}
+
+impl Simd for Avx2 {
+    type V = __m256;
+    const LANES: usize = 8;
+    const FUSED: bool = true;
+    // 12 accumulators, 2 vectors and 1 broadcast of 16 registers. A 4 x 3 tile makes LLVM rotate
+    // registers with moves.
+    const MR: usize = 6;
+    const NV: usize = 2;
+    const PANEL: usize = 48;
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> __m256 {
+        avx2!(_mm256_set1_ps(x))
+    }
+    #[inline(always)]
+    fn add(self, a: __m256, b: __m256) -> __m256 {
+        avx2!(_mm256_add_ps(a, b))
+    }
+    #[inline(always)]
+    fn sub(self, a: __m256, b: __m256) -> __m256 {
+        avx2!(_mm256_sub_ps(a, b))
+    }
+    #[inline(always)]
+    fn mul(self, a: __m256, b: __m256) -> __m256 {
+        avx2!(_mm256_mul_ps(a, b))
+    }
+    #[inline(always)]
+    fn fma(self, a: __m256, b: __m256, c: __m256) -> __m256 {
+        avx2!(_mm256_fmadd_ps(a, b, c))
+    }
+    #[inline(always)]
+    fn max(self, a: __m256, b: __m256) -> __m256 {
+        avx2!(_mm256_max_ps(a, b))
+    }
+    #[inline(always)]
+    fn select_gt(self, a: __m256, b: __m256, yes: __m256, no: __m256) -> __m256 {
+        avx2!(_mm256_blendv_ps(no, yes, _mm256_cmp_ps::<_CMP_GT_OQ>(a, b)))
+    }
+    #[inline(always)]
+    fn pow2(self, t: __m256) -> __m256 {
+        avx2!(_mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_castps_si256(t))))
+    }
+    #[inline(always)]
+    fn transpose(self, mut r: [__m256; MAX_LANES]) -> [__m256; MAX_LANES] {
+        // Pairs of floats, then quads, then halves: 24 shuffles.
+        let lo = |i: usize| avx2!(_mm256_unpacklo_ps(r[i], r[i + 1]));
+        let hi = |i: usize| avx2!(_mm256_unpackhi_ps(r[i], r[i + 1]));
+        let pairs = [lo(0), hi(0), lo(2), hi(2), lo(4), hi(4), lo(6), hi(6)];
+        let even = |i: usize| avx2!(_mm256_shuffle_ps::<0x44>(pairs[i], pairs[i + 2]));
+        let odd = |i: usize| avx2!(_mm256_shuffle_ps::<0xee>(pairs[i], pairs[i + 2]));
+        let top = [even(0), odd(0), even(1), odd(1)];
+        let bottom = [even(4), odd(4), even(5), odd(5)];
+        for i in 0..4 {
+            r[i] = avx2!(_mm256_permute2f128_ps::<0x20>(top[i], bottom[i]));
+            r[i + 4] = avx2!(_mm256_permute2f128_ps::<0x31>(top[i], bottom[i]));
+        }
+        r
+    }
+    #[inline(always)]
+    unsafe fn load(self, p: *const f32) -> __m256 {
+        avx2!(_mm256_loadu_ps(p))
+    }
+    #[inline(always)]
+    unsafe fn load_partial(self, p: *const f32, n: usize) -> __m256 {
+        avx2!(_mm256_maskload_ps(p, first(n)))
+    }
+    #[inline(always)]
+    unsafe fn load_f16(self, p: *const u16) -> __m256 {
+        avx2!(_mm256_cvtph_ps(_mm_loadu_si128(p.cast())))
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(self, p: *const u16) -> __m256 {
+        avx2!(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast())))))
+    }
+    #[inline(always)]
+    unsafe fn store(self, p: *mut f32, v: __m256) {
+        avx2!(_mm256_storeu_ps(p, v))
+    }
+    #[inline(always)]
+    unsafe fn store_partial(self, p: *mut f32, n: usize, v: __m256) {
+        avx2!(_mm256_maskstore_ps(p, first(n), v))
+    }
+    #[inline(always)]
+    unsafe fn store_f16(self, p: *mut u16, v: __m256) {
+        avx2!(_mm_storeu_si128(p.cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v)))
+    }
+    #[inline(always)]
+    unsafe fn store_bf16(self, p: *mut u16, v: __m256) {
+        avx2!({
+            let bits = _mm256_castps_si256(v);
+            let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
+            let up = _mm256_add_epi32(_mm256_add_epi32(bits, odd), _mm256_set1_epi32(0x7fff));
+            let quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x0040_0000));
+            let nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(v, v));
+            let high = _mm256_srli_epi32::<16>(_mm256_blendv_epi8(up, quiet, nan));
+            let packed = _mm_packus_epi32(_mm256_castsi256_si128(high), _mm256_extracti128_si256::<1>(high));
+            _mm_storeu_si128(p.cast(), packed)
+        })
+    }
+    #[inline(always)]
+    fn prefetch<T>(self, p: *const T) {
+        avx2!(_mm_prefetch::<_MM_HINT_T0>(p.cast()))
+    }
+    #[inline(always)]
+    fn vectorize<R>(self, f: impl FnOnce() -> R) -> R {
+        #[target_feature(enable = "avx2,fma,f16c")]
+        fn region<R>(f: impl FnOnce() -> R) -> R {
+            f()
+        }
+        avx2!(region(f))
+    }
+}

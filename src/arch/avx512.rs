@@ -1,0 +1,152 @@
+//! The AVX-512 tier: AVX-512F (with the AVX2 tier's features below it), sixteen lanes.
+
+use crate::simd::{MAX_LANES, Simd};
+use core::arch::x86_64::*;
+
+/// Proof that this CPU and its operating system have AVX-512F, AVX2, FMA and F16C.
+#[derive(Clone, Copy)]
+pub struct Avx512(());
+
+impl Avx512 {
+    /// # Safety
+    /// - AVX-512F, AVX2, FMA and F16C are there and enabled by the operating system.
+    pub unsafe fn new() -> Avx512 {
+        Avx512(())
+    }
+}
+
+/// Calls intrinsics of this tier. Memory access goes through the caller's promise.
+macro_rules! avx512 {
+    ($e:expr) => {
+        // SAFETY: `self` proves the CPU features; pointers are as the caller of the method promises.
+        unsafe { $e }
+    };
+}
+
+/// Ones in the first `n` lanes.
+#[inline(always)]
+fn first(n: usize) -> __mmask16 {
+    ((1_u32 << n) - 1) as __mmask16
+}
+
+impl Simd for Avx512 {
+    type V = __m512;
+    const LANES: usize = 16;
+    const FUSED: bool = true;
+    // 24 accumulators, 3 vectors and 1 broadcast of 32 registers.
+    const MR: usize = 8;
+    const NV: usize = 3;
+    const PANEL: usize = 48;
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> __m512 {
+        avx512!(_mm512_set1_ps(x))
+    }
+    #[inline(always)]
+    fn add(self, a: __m512, b: __m512) -> __m512 {
+        avx512!(_mm512_add_ps(a, b))
+    }
+    #[inline(always)]
+    fn sub(self, a: __m512, b: __m512) -> __m512 {
+        avx512!(_mm512_sub_ps(a, b))
+    }
+    #[inline(always)]
+    fn mul(self, a: __m512, b: __m512) -> __m512 {
+        avx512!(_mm512_mul_ps(a, b))
+    }
+    #[inline(always)]
+    fn fma(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        avx512!(_mm512_fmadd_ps(a, b, c))
+    }
+    #[inline(always)]
+    fn max(self, a: __m512, b: __m512) -> __m512 {
+        avx512!(_mm512_max_ps(a, b))
+    }
+    #[inline(always)]
+    fn select_gt(self, a: __m512, b: __m512, yes: __m512, no: __m512) -> __m512 {
+        avx512!(_mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_GT_OQ>(a, b), no, yes))
+    }
+    #[inline(always)]
+    fn pow2(self, t: __m512) -> __m512 {
+        avx512!(_mm512_castsi512_ps(_mm512_slli_epi32::<23>(_mm512_castps_si512(t))))
+    }
+    #[inline(always)]
+    fn transpose(self, mut r: [__m512; MAX_LANES]) -> [__m512; MAX_LANES] {
+        avx512!({
+            // Pairs of floats, quads, then the 4 x 4 grid of quads in two steps: 64 shuffles.
+            let mut quads = r;
+            for g in 0..4 {
+                let (a, b, c, d) = (r[4 * g], r[4 * g + 1], r[4 * g + 2], r[4 * g + 3]);
+                let (ab_lo, ab_hi) = (_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+                let (cd_lo, cd_hi) = (_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+                quads[4 * g] = _mm512_shuffle_ps::<0x44>(ab_lo, cd_lo);
+                quads[4 * g + 1] = _mm512_shuffle_ps::<0xee>(ab_lo, cd_lo);
+                quads[4 * g + 2] = _mm512_shuffle_ps::<0x44>(ab_hi, cd_hi);
+                quads[4 * g + 3] = _mm512_shuffle_ps::<0xee>(ab_hi, cd_hi);
+            }
+            // quads[4g + j] holds columns j, j+4, j+8, j+12 of rows 4g..4g+4.
+            for j in 0..4 {
+                let (a, b, c, d) = (quads[j], quads[4 + j], quads[8 + j], quads[12 + j]);
+                let (ab_even, ab_odd) = (_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0xdd>(a, b));
+                let (cd_even, cd_odd) = (_mm512_shuffle_f32x4::<0x88>(c, d), _mm512_shuffle_f32x4::<0xdd>(c, d));
+                r[j] = _mm512_shuffle_f32x4::<0x88>(ab_even, cd_even);
+                r[j + 4] = _mm512_shuffle_f32x4::<0x88>(ab_odd, cd_odd);
+                r[j + 8] = _mm512_shuffle_f32x4::<0xdd>(ab_even, cd_even);
+                r[j + 12] = _mm512_shuffle_f32x4::<0xdd>(ab_odd, cd_odd);
+            }
+            r
+        })
+    }
+    #[inline(always)]
+    unsafe fn load(self, p: *const f32) -> __m512 {
+        avx512!(_mm512_loadu_ps(p))
+    }
+    #[inline(always)]
+    unsafe fn load_partial(self, p: *const f32, n: usize) -> __m512 {
+        avx512!(_mm512_maskz_loadu_ps(first(n), p))
+    }
+    #[inline(always)]
+    unsafe fn load_f16(self, p: *const u16) -> __m512 {
+        avx512!(_mm512_cvtph_ps(_mm256_loadu_si256(p.cast())))
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(self, p: *const u16) -> __m512 {
+        avx512!(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast())))))
+    }
+    #[inline(always)]
+    unsafe fn store(self, p: *mut f32, v: __m512) {
+        avx512!(_mm512_storeu_ps(p, v))
+    }
+    #[inline(always)]
+    unsafe fn store_partial(self, p: *mut f32, n: usize, v: __m512) {
+        avx512!(_mm512_mask_storeu_ps(p, first(n), v))
+    }
+    #[inline(always)]
+    unsafe fn store_f16(self, p: *mut u16, v: __m512) {
+        avx512!(_mm256_storeu_si256(p.cast(), _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v)))
+    }
+    #[inline(always)]
+    unsafe fn store_bf16(self, p: *mut u16, v: __m512) {
+        avx512!({
+            let bits = _mm512_castps_si512(v);
+            let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+            let up = _mm512_add_epi32(_mm512_add_epi32(bits, odd), _mm512_set1_epi32(0x7fff));
+            let quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x0040_0000));
+            let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(v, v);
+            let high = _mm512_srli_epi32::<16>(_mm512_mask_blend_epi32(nan, up, quiet));
+            _mm256_storeu_si256(p.cast(), _mm512_cvtepi32_epi16(high))
+        })
+    }
+    #[inline(always)]
+    fn prefetch<T>(self, p: *const T) {
+        avx512!(_mm_prefetch::<_MM_HINT_T0>(p.cast()))
+    }
+    #[inline(always)]
+    fn vectorize<R>(self, f: impl FnOnce() -> R) -> R {
+        #[target_feature(enable = "avx512f,avx2,fma,f16c")]
+        fn region<R>(f: impl FnOnce() -> R) -> R {
+            f()
+        }
+        avx512!(region(f))
+    }
+}

@@ -1,0 +1,11 @@
+//! The tiers: one file each, and the only place where `core::arch` is named.
+
+#[cfg(all(target_arch = "x86_64", not(target_os = "none"), not(target_os = "uefi")))]
+pub mod avx2;
+#[cfg(all(target_arch = "x86_64", not(target_os = "none"), not(target_os = "uefi")))]
+pub mod avx512;
+#[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
+pub mod neon;
+#[cfg(any(target_feature = "sse2", target_feature = "neon", target_feature = "simd128"))]
+pub mod portable;
+pub mod scalar;

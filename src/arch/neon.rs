@@ -1,0 +1,126 @@
+//! The NEON tier: AArch64's baseline vectors with fused multiply-add, four lanes.
+
+use crate::elem::{bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16};
+use crate::simd::{MAX_LANES, Simd};
+use core::arch::aarch64::*;
+
+/// The build's baseline has NEON.
+#[derive(Clone, Copy)]
+pub struct Neon;
+
+/// Calls intrinsics of this tier. Memory access goes through the caller's promise.
+macro_rules! neon {
+    ($e:expr) => {
+        // SAFETY: NEON is in the build's baseline; pointers are as the caller of the method promises.
+        unsafe { $e }
+    };
+}
+
+impl Simd for Neon {
+    type V = float32x4_t;
+    const LANES: usize = 4;
+    const FUSED: bool = true;
+    // 24 accumulators, 4 vectors and the broadcasts of 32 registers.
+    const MR: usize = 6;
+    const NV: usize = 4;
+    const PANEL: usize = 48;
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> float32x4_t {
+        neon!(vdupq_n_f32(x))
+    }
+    #[inline(always)]
+    fn add(self, a: float32x4_t, b: float32x4_t) -> float32x4_t {
+        neon!(vaddq_f32(a, b))
+    }
+    #[inline(always)]
+    fn sub(self, a: float32x4_t, b: float32x4_t) -> float32x4_t {
+        neon!(vsubq_f32(a, b))
+    }
+    #[inline(always)]
+    fn mul(self, a: float32x4_t, b: float32x4_t) -> float32x4_t {
+        neon!(vmulq_f32(a, b))
+    }
+    #[inline(always)]
+    fn fma(self, a: float32x4_t, b: float32x4_t, c: float32x4_t) -> float32x4_t {
+        neon!(vfmaq_f32(c, a, b))
+    }
+    #[inline(always)]
+    fn max(self, a: float32x4_t, b: float32x4_t) -> float32x4_t {
+        // FMAX would keep a NaN of either side.
+        neon!(vbslq_f32(vcgtq_f32(a, b), a, b))
+    }
+    #[inline(always)]
+    fn select_gt(self, a: float32x4_t, b: float32x4_t, yes: float32x4_t, no: float32x4_t) -> float32x4_t {
+        neon!(vbslq_f32(vcgtq_f32(a, b), yes, no))
+    }
+    #[inline(always)]
+    fn pow2(self, t: float32x4_t) -> float32x4_t {
+        neon!(vreinterpretq_f32_u32(vshlq_n_u32::<23>(vreinterpretq_u32_f32(t))))
+    }
+    #[inline(always)]
+    fn transpose(self, mut r: [float32x4_t; MAX_LANES]) -> [float32x4_t; MAX_LANES] {
+        neon!({
+            let (a, b) = (vzip1q_f32(r[0], r[2]), vzip2q_f32(r[0], r[2]));
+            let (c, d) = (vzip1q_f32(r[1], r[3]), vzip2q_f32(r[1], r[3]));
+            (r[0], r[1]) = (vzip1q_f32(a, c), vzip2q_f32(a, c));
+            (r[2], r[3]) = (vzip1q_f32(b, d), vzip2q_f32(b, d));
+            r
+        })
+    }
+    #[inline(always)]
+    unsafe fn load(self, p: *const f32) -> float32x4_t {
+        neon!(vld1q_f32(p))
+    }
+    #[inline(always)]
+    unsafe fn load_partial(self, p: *const f32, n: usize) -> float32x4_t {
+        let mut lanes = [0.0; 4];
+        neon!({
+            core::ptr::copy_nonoverlapping(p, lanes.as_mut_ptr(), n);
+            vld1q_f32(lanes.as_ptr())
+        })
+    }
+    #[inline(always)]
+    unsafe fn load_f16(self, p: *const u16) -> float32x4_t {
+        // The conversion instruction has no stable intrinsic; this vectorizes.
+        let lanes = neon!(p.cast::<[u16; 4]>().read_unaligned()).map(f16_to_f32);
+        neon!(vld1q_f32(lanes.as_ptr()))
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(self, p: *const u16) -> float32x4_t {
+        let lanes = neon!(p.cast::<[u16; 4]>().read_unaligned()).map(bf16_to_f32);
+        neon!(vld1q_f32(lanes.as_ptr()))
+    }
+    #[inline(always)]
+    unsafe fn store(self, p: *mut f32, v: float32x4_t) {
+        neon!(vst1q_f32(p, v))
+    }
+    #[inline(always)]
+    unsafe fn store_partial(self, p: *mut f32, n: usize, v: float32x4_t) {
+        let mut lanes = [0.0; 4];
+        neon!({
+            vst1q_f32(lanes.as_mut_ptr(), v);
+            core::ptr::copy_nonoverlapping(lanes.as_ptr(), p, n)
+        })
+    }
+    #[inline(always)]
+    unsafe fn store_f16(self, p: *mut u16, v: float32x4_t) {
+        let mut lanes = [0.0; 4];
+        neon!({
+            vst1q_f32(lanes.as_mut_ptr(), v);
+            p.cast::<[u16; 4]>().write_unaligned(lanes.map(f32_to_f16))
+        })
+    }
+    #[inline(always)]
+    unsafe fn store_bf16(self, p: *mut u16, v: float32x4_t) {
+        let mut lanes = [0.0; 4];
+        neon!({
+            vst1q_f32(lanes.as_mut_ptr(), v);
+            p.cast::<[u16; 4]>().write_unaligned(lanes.map(f32_to_bf16))
+        })
+    }
+    #[inline(always)]
+    fn vectorize<R>(self, f: impl FnOnce() -> R) -> R {
+        f()
+    }
+}

@@ -1,0 +1,107 @@
+//! The portable tier: `wide::f32x4`, for SSE2, NEON and wasm simd128 as the build has them.
+//!
+//! Multiply and add are two roundings here on every target, also where `wide` could fuse them, so
+//! that this tier gives the bits of the scalar one.
+
+use crate::elem::{bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16};
+use crate::simd::{MAX_LANES, Simd};
+use wide::f32x4;
+
+/// The vectors of the build's baseline.
+#[derive(Clone, Copy)]
+pub struct Portable;
+
+impl Simd for Portable {
+    type V = f32x4;
+    const LANES: usize = 4;
+    const FUSED: bool = false;
+    // 12 accumulators, 2 vectors and 1 broadcast fit the 16 registers of SSE2.
+    const MR: usize = 6;
+    const NV: usize = 2;
+    const PANEL: usize = 48;
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> f32x4 {
+        f32x4::splat(x)
+    }
+    #[inline(always)]
+    fn add(self, a: f32x4, b: f32x4) -> f32x4 {
+        a + b
+    }
+    #[inline(always)]
+    fn sub(self, a: f32x4, b: f32x4) -> f32x4 {
+        a - b
+    }
+    #[inline(always)]
+    fn mul(self, a: f32x4, b: f32x4) -> f32x4 {
+        a * b
+    }
+    #[inline(always)]
+    fn fma(self, a: f32x4, b: f32x4, c: f32x4) -> f32x4 {
+        a * b + c
+    }
+    #[inline(always)]
+    fn max(self, a: f32x4, b: f32x4) -> f32x4 {
+        a.simd_gt(b).select(a, b)
+    }
+    #[inline(always)]
+    fn select_gt(self, a: f32x4, b: f32x4, yes: f32x4, no: f32x4) -> f32x4 {
+        a.simd_gt(b).select(yes, no)
+    }
+    #[inline(always)]
+    fn pow2(self, t: f32x4) -> f32x4 {
+        f32x4::from_bits(t.to_bits() << 23_u32)
+    }
+    #[inline(always)]
+    fn transpose(self, mut rows: [f32x4; MAX_LANES]) -> [f32x4; MAX_LANES] {
+        let [a, b, c, d] = f32x4::transpose([rows[0], rows[1], rows[2], rows[3]]);
+        (rows[0], rows[1], rows[2], rows[3]) = (a, b, c, d);
+        rows
+    }
+    #[inline(always)]
+    unsafe fn load(self, p: *const f32) -> f32x4 {
+        // SAFETY: four floats are readable at `p`, as the caller promises.
+        f32x4::new(unsafe { p.cast::<[f32; 4]>().read_unaligned() })
+    }
+    #[inline(always)]
+    unsafe fn load_partial(self, p: *const f32, n: usize) -> f32x4 {
+        let mut lanes = [0.0; 4];
+        // SAFETY: `n <= 4` floats are readable at `p`, as the caller promises.
+        unsafe { core::ptr::copy_nonoverlapping(p, lanes.as_mut_ptr(), n) };
+        f32x4::new(lanes)
+    }
+    #[inline(always)]
+    unsafe fn load_f16(self, p: *const u16) -> f32x4 {
+        // SAFETY: four 16-bit values are readable at `p`, as the caller promises.
+        f32x4::new(unsafe { p.cast::<[u16; 4]>().read_unaligned() }.map(f16_to_f32))
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(self, p: *const u16) -> f32x4 {
+        // SAFETY: four 16-bit values are readable at `p`, as the caller promises.
+        f32x4::new(unsafe { p.cast::<[u16; 4]>().read_unaligned() }.map(bf16_to_f32))
+    }
+    #[inline(always)]
+    unsafe fn store(self, p: *mut f32, v: f32x4) {
+        // SAFETY: four floats are writable at `p`, as the caller promises.
+        unsafe { p.cast::<[f32; 4]>().write_unaligned(v.to_array()) }
+    }
+    #[inline(always)]
+    unsafe fn store_partial(self, p: *mut f32, n: usize, v: f32x4) {
+        // SAFETY: `n <= 4` floats are writable at `p`, as the caller promises.
+        unsafe { core::ptr::copy_nonoverlapping(v.to_array().as_ptr(), p, n) }
+    }
+    #[inline(always)]
+    unsafe fn store_f16(self, p: *mut u16, v: f32x4) {
+        // SAFETY: four 16-bit values are writable at `p`, as the caller promises.
+        unsafe { p.cast::<[u16; 4]>().write_unaligned(v.to_array().map(f32_to_f16)) }
+    }
+    #[inline(always)]
+    unsafe fn store_bf16(self, p: *mut u16, v: f32x4) {
+        // SAFETY: four 16-bit values are writable at `p`, as the caller promises.
+        unsafe { p.cast::<[u16; 4]>().write_unaligned(v.to_array().map(f32_to_bf16)) }
+    }
+    #[inline(always)]
+    fn vectorize<R>(self, f: impl FnOnce() -> R) -> R {
+        f()
+    }
+}

@@ -1,0 +1,100 @@
+//! The scalar tier: one lane, for targets without vectors (Cortex-M, RISC-V, soft float).
+
+use crate::elem::{bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16};
+use crate::simd::{MAX_LANES, Simd};
+
+/// One `f32` is a vector. Every CPU has it.
+#[derive(Clone, Copy)]
+pub struct Scalar;
+
+impl Simd for Scalar {
+    type V = f32;
+    const LANES: usize = 1;
+    const FUSED: bool = false;
+    const MR: usize = 4;
+    const NV: usize = 4;
+    const PANEL: usize = 4;
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> f32 {
+        x
+    }
+    #[inline(always)]
+    fn add(self, a: f32, b: f32) -> f32 {
+        a + b
+    }
+    #[inline(always)]
+    fn sub(self, a: f32, b: f32) -> f32 {
+        a - b
+    }
+    #[inline(always)]
+    fn mul(self, a: f32, b: f32) -> f32 {
+        a * b
+    }
+    #[inline(always)]
+    fn fma(self, a: f32, b: f32, c: f32) -> f32 {
+        a * b + c
+    }
+    #[inline(always)]
+    fn max(self, a: f32, b: f32) -> f32 {
+        if a > b { a } else { b }
+    }
+    #[inline(always)]
+    fn select_gt(self, a: f32, b: f32, yes: f32, no: f32) -> f32 {
+        if a > b { yes } else { no }
+    }
+    #[inline(always)]
+    fn pow2(self, t: f32) -> f32 {
+        f32::from_bits(t.to_bits() << 23)
+    }
+    #[inline(always)]
+    fn transpose(self, rows: [f32; MAX_LANES]) -> [f32; MAX_LANES] {
+        rows
+    }
+    #[inline(always)]
+    unsafe fn load(self, p: *const f32) -> f32 {
+        // SAFETY: as the caller promises.
+        unsafe { p.read() }
+    }
+    #[inline(always)]
+    unsafe fn load_partial(self, p: *const f32, n: usize) -> f32 {
+        // SAFETY: as the caller promises.
+        if n == 0 { 0.0 } else { unsafe { p.read() } }
+    }
+    #[inline(always)]
+    unsafe fn load_f16(self, p: *const u16) -> f32 {
+        // SAFETY: as the caller promises.
+        f16_to_f32(unsafe { p.read() })
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(self, p: *const u16) -> f32 {
+        // SAFETY: as the caller promises.
+        bf16_to_f32(unsafe { p.read() })
+    }
+    #[inline(always)]
+    unsafe fn store(self, p: *mut f32, v: f32) {
+        // SAFETY: as the caller promises.
+        unsafe { p.write(v) }
+    }
+    #[inline(always)]
+    unsafe fn store_partial(self, p: *mut f32, n: usize, v: f32) {
+        if n != 0 {
+            // SAFETY: as the caller promises.
+            unsafe { p.write(v) }
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_f16(self, p: *mut u16, v: f32) {
+        // SAFETY: as the caller promises.
+        unsafe { p.write(f32_to_f16(v)) }
+    }
+    #[inline(always)]
+    unsafe fn store_bf16(self, p: *mut u16, v: f32) {
+        // SAFETY: as the caller promises.
+        unsafe { p.write(f32_to_bf16(v)) }
+    }
+    #[inline(always)]
+    fn vectorize<R>(self, f: impl FnOnce() -> R) -> R {
+        f()
+    }
+}

@@ -1,0 +1,85 @@
+//! Why a call was refused: one small value with the numbers in it.
+
+use core::fmt;
+
+/// Why a call was refused. Nothing was written to any output when one of these comes back.
+///
+/// Every variant carries what was needed and what was given, in elements.
+///
+/// ```
+/// use qkv::{Error, MatRef};
+/// let data = [1.0_f32; 5];
+/// assert_eq!(MatRef::new(&data, 2, 3).unwrap_err(), Error::SliceTooShort { needed: 6, got: 5 });
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Error {
+    /// The slice ends before the last element of the shape and strides.
+    SliceTooShort {
+        /// Elements from the start of the slice to the last one of the view.
+        needed: usize,
+        /// Elements of the slice.
+        got: usize,
+    },
+    /// A product of sizes and strides does not fit in `usize`.
+    ShapeOverflow,
+    /// Two elements of a mutable view would share one place in memory.
+    OverlappingStrides {
+        /// The stride that is too small (elements).
+        stride: usize,
+        /// The smallest one that keeps the elements apart, given the other sizes.
+        needed: usize,
+    },
+    /// Two arguments disagree on a dimension.
+    DimMismatch {
+        /// Which dimension, as the documentation names it.
+        dim: &'static str,
+        /// What the other arguments ask for.
+        expected: usize,
+        /// What this argument has.
+        got: usize,
+    },
+    /// The scratch slice is shorter than the `*_scratch_len` function says.
+    ScratchTooShort {
+        /// `f32`s needed.
+        needed: usize,
+        /// `f32`s given.
+        got: usize,
+    },
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Error::SliceTooShort { needed, got } => {
+                write!(f, "slice too short: the shape and strides need {needed} elements, it has {got}")
+            }
+            Error::ShapeOverflow => f.write_str("shape overflow: sizes times strides exceed usize"),
+            Error::OverlappingStrides { stride, needed } => write!(
+                f,
+                "overlapping strides: a mutable view needs a stride of at least {needed} here, got {stride}"
+            ),
+            Error::DimMismatch { dim, expected, got } => {
+                write!(f, "dimension mismatch: {dim} should be {expected}, got {got}")
+            }
+            Error::ScratchTooShort { needed, got } => write!(
+                f,
+                "scratch too short: {needed} f32s needed, got {got}; size it with the matching `*_scratch_len`"
+            ),
+        }
+    }
+}
+
+impl core::error::Error for Error {}
+
+/// `Ok` if `got == expected`, else the mismatch by name.
+#[inline]
+pub(crate) fn expect_dim(dim: &'static str, expected: usize, got: usize) -> Result<(), Error> {
+    if got == expected { Ok(()) } else { Err(Error::DimMismatch { dim, expected, got }) }
+}
+
+/// `Ok` if the scratch is long enough.
+#[inline]
+pub(crate) fn expect_scratch(needed: usize, got: usize) -> Result<(), Error> {
+    if got >= needed { Ok(()) } else { Err(Error::ScratchTooShort { needed, got }) }
+}

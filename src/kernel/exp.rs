@@ -1,0 +1,62 @@
+//! `e^x`, within 1 ULP on every tier.
+//!
+//!     n = round(x / ln 2)      r = x - n ln 2, in two steps (Cody and Waite, 1980), |r| <= ln 2 / 2
+//!     e^r = 1 + r (1 + r (c2 + r (c3 + r (c4 + r (c5 + r c6)))))        e^x = e^r 2^n
+//!
+//! The coefficients minimise the relative error over |r| <= 1.001 ln 2 / 2 with the first two fixed
+//! at 1, so that e^0 = 1; what is left is 3.1e-9 (0.05 of half an ULP). The rest is rounding.
+
+use crate::simd::Simd;
+
+const LOG2_E: f32 = core::f32::consts::LOG2_E;
+/// ln 2 in two parts; the first has 15 bits, so that its product with `n` is exact.
+const LN2_HIGH: f32 = 0.693_145_75;
+const LN2_LOW: f32 = 1.428_606_8e-6;
+/// 1.5 * 2^23: a number of this size has no fraction bits, so adding it rounds to an integer.
+const ROUND: f32 = 12_582_912.0;
+/// The same with the exponent bias, which puts `n + 127` into the lowest bits.
+const ROUND_BIASED: f32 = ROUND + 127.0;
+/// c6 down to c2, then the two fixed ones.
+const POLYNOMIAL: [f32; 7] =
+    [1.381_45e-3, 8.368_78e-3, 4.166_839e-2, 1.666_652e-1, 4.999_999_3e-1, 1.0, 1.0];
+
+/// `n + ROUND_BIASED` and `e^r` for `x` in about -104 to 89.
+#[inline(always)]
+fn reduce<S: Simd>(s: S, x: S::V) -> (S::V, S::V) {
+    let biased = s.fma(x, s.splat(LOG2_E), s.splat(ROUND_BIASED));
+    let n = s.sub(biased, s.splat(ROUND_BIASED));
+    let r = s.fma(n, s.splat(-LN2_HIGH), x);
+    let r = s.fma(n, s.splat(-LN2_LOW), r);
+    let mut p = s.splat(POLYNOMIAL[0]);
+    for &c in &POLYNOMIAL[1..] {
+        p = s.fma(p, r, s.splat(c));
+    }
+    (biased, p)
+}
+
+/// `e^x` for every `f32`: at most 1 ULP off, subnormal results kept, overflow to infinity, NaN kept.
+#[inline(always)]
+pub fn exp<S: Simd>(s: S, x: S::V) -> S::V {
+    // Beyond these the result is 0 or infinity. Both comparisons let a NaN through.
+    let (low, high) = (s.splat(-104.0), s.splat(89.0));
+    let x = s.max(low, x);
+    let x = s.select_gt(x, high, high, x);
+    let (biased, p) = reduce(s, x);
+    // 2^n in two factors, since n may lie outside the exponents of normal numbers. The first product
+    // is exact, the second rounds once.
+    let n = s.sub(biased, s.splat(ROUND_BIASED));
+    let half = s.sub(s.fma(n, s.splat(0.5), s.splat(ROUND)), s.splat(ROUND));
+    let rest = s.sub(n, half);
+    let first = s.pow2(s.add(half, s.splat(ROUND_BIASED)));
+    let second = s.pow2(s.add(rest, s.splat(ROUND_BIASED)));
+    s.mul(s.mul(p, first), second)
+}
+
+/// `e^x` for `x <= 0` or NaN, the weight of a score that lies `-x` below its row's maximum: at most
+/// 1 ULP off, and exactly 0 where `e^x < 2^-126.5`. The fewest operations the two uses allow.
+#[inline(always)]
+pub fn exp_weight<S: Simd>(s: S, x: S::V) -> S::V {
+    // -127 ln 2 and a little: there 2^n comes out as 0.
+    let (biased, p) = reduce(s, s.max(s.splat(-88.03), x));
+    s.mul(p, s.pow2(biased))
+}

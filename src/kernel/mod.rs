@@ -1,0 +1,6 @@
+//! Inner loops, each written once over [`Simd`](crate::simd::Simd). They validate nothing.
+
+pub mod exp;
+pub mod pack;
+pub mod softmax;
+pub mod tile;

@@ -1,0 +1,21 @@
+//! wip
+#![no_std]
+
+mod arch;
+mod elem;
+mod error;
+mod kernel;
+mod matmul;
+mod simd;
+#[macro_use]
+mod tier;
+mod view;
+
+pub use elem::Elem;
+pub use error::Error;
+pub use matmul::{Matmul, PackedMat, matmul, matmul_add, matmul_fixed, matmul_scratch_len};
+pub use tier::Tier;
+pub use view::{HeadsMut, HeadsRef, MatMut, MatRef};
+
+#[cfg(feature = "half")]
+pub use half::{bf16, f16};

@@ -1,0 +1,287 @@
+//! The loops round the tile: straight from the operands for small products, cache-blocked for others.
+//!
+//! ```text
+//! for jc in 0..n step nc                        B columns that fit the L3
+//!   for is in 0..m step ms                      C rows whose partial sums fit (all of m if C is f32)
+//!     for pc in 0..k step KC                    pack B[pc.., jc..] into panels of 16 columns
+//!       for ic in is..is+ms step mc             pack A[ic.., pc..] into rows: it fits the L2
+//!         for jr in 0..nc step NR               a panel of B: it fits the L1
+//!           for ir in 0..mc step MR             the tile
+//! ```
+//! The loops and their names are those of Goto and van de Geijn (2008) and Van Zee and van de Geijn
+//! (2015). The departure is that A keeps its rows: they are copied side by side instead of being
+//! interleaved, since the tile broadcasts from rows as well as from columns.
+
+use super::store::Store;
+use super::{Product, Rhs};
+use crate::elem::{Elem, Kind, by_kind};
+use crate::kernel::pack::pack;
+use crate::kernel::tile::{PANEL_COLS, Panels, Rows, tile, with_rows, with_vectors, zero};
+use crate::simd::Simd;
+use crate::view::RawMat;
+
+/// The logical block of `k`, part of the contract: an element is one chain over a block, and the
+/// blocks are added in order. It is also the cache block: 512 rows of a 16-column panel fill the L1.
+pub const KC: usize = 512;
+/// Rows of A packed at a time: 72 x 512 floats are 144 KiB, a part of the L2. 12 tiles of 6 rows, 9 of 8.
+const MC: usize = 72;
+/// Columns of B packed at a time: 512 x 2,048 floats are 4 MiB, a part of the L3.
+const NC: usize = 2048;
+/// The same when C holds no partial sums: they take the rest of the same scratch.
+const NC_PARTIAL: usize = 512;
+/// Rows of partial sums.
+const MS_PARTIAL: usize = 288;
+/// Up to this in every dimension a product runs straight from the operands.
+const SMALL: usize = 64;
+/// Floats between the rows of packed A beyond their length: no power of two, which would put the rows
+/// of a tile into the same sets of the L1.
+const SKEW: usize = 16;
+/// Floats to move the scratch to a cache line.
+const ALIGN: usize = 16;
+
+/// Rows and columns of each block, and where the parts of the scratch begin.
+struct Plan {
+    kc: usize,
+    mc: usize,
+    nc: usize,
+    ms: usize,
+    a_at: usize,
+    partial_at: usize,
+    len: usize,
+}
+
+const fn min(a: usize, b: usize) -> usize {
+    if a < b { a } else { b }
+}
+
+const fn is_small(m: usize, k: usize, n: usize) -> bool {
+    k == 0 || (m <= SMALL && k <= SMALL && n <= SMALL)
+}
+
+impl Plan {
+    /// All sizes are bounded by the constants, so nothing overflows.
+    const fn new(m: usize, k: usize, n: usize, partial: bool) -> Plan {
+        let (kc, mc) = (min(k, KC), min(m, MC));
+        let (nc, ms) = if partial { (min(n, NC_PARTIAL), min(m, MS_PARTIAL)) } else { (min(n, NC), m) };
+        let panels = nc.div_ceil(PANEL_COLS);
+        let a_at = ALIGN + panels * PANEL_COLS * kc;
+        let partial_at = a_at + mc * (kc + SKEW);
+        let len = if partial { partial_at + ms * panels * PANEL_COLS } else { partial_at };
+        Plan { kc, mc, nc, ms, a_at, partial_at, len }
+    }
+}
+
+/// `f32`s of scratch for a product of these sizes, whatever its types and strides.
+pub const fn scratch_len(m: usize, k: usize, n: usize) -> usize {
+    if is_small(m, k, n) || m == 0 || n == 0 {
+        return 0;
+    }
+    let direct = Plan::new(m, k, n, false).len;
+    let partial = if k > KC { Plan::new(m, k, n, true).len } else { 0 };
+    if direct > partial { direct } else { partial }
+}
+
+/// Computes the product.
+///
+/// # Safety
+/// - The views and the bias of `p` are valid and agree in their sizes; C overlaps nothing else.
+/// - `scratch` is valid for reading and writing `scratch_len(m, k, n)` floats.
+pub unsafe fn run<S: Simd>(s: S, p: &Product, scratch: *mut f32) {
+    let (m, k, n) = (p.c.rows, p.a.cols, p.c.cols);
+    if m == 0 || n == 0 {
+        return;
+    }
+    // SAFETY: as the caller promises.
+    unsafe {
+        // C by columns is Cᵀ = Bᵀ Aᵀ by rows, with the same chain for each element.
+        if p.c.col_stride != 1
+            && p.c.row_stride == 1
+            && p.bias.is_null()
+            && let Rhs::Strided(b) = p.b
+        {
+            let turned = Product { a: b.t(), b: Rhs::Strided(p.a.t()), c: p.c.t(), ..*p };
+            return blocks(s, &turned, scratch);
+        }
+        debug_assert!(k == p.b.k());
+        blocks(s, p, scratch);
+    }
+}
+
+unsafe fn blocks<S: Simd>(s: S, p: &Product, scratch: *mut f32) {
+    // SAFETY: as the caller promises.
+    unsafe {
+        if is_small(p.c.rows, p.a.cols, p.c.cols) {
+            small(s, p);
+        } else {
+            blocked(s, p, scratch);
+        }
+    }
+}
+
+/// Straight from the operands, one block of `k`. What the tile cannot read as it lies goes through a
+/// buffer on the stack: a panel of B that is not row-major or not whole, rows of A that are not `f32`.
+unsafe fn small<S: Simd>(s: S, p: &Product) {
+    let (k, n) = (p.a.cols, p.c.cols);
+    let store = Store::whole(p);
+    match p.b {
+        Rhs::Packed { kind, .. } => by_kind!(kind, E => {
+            // SAFETY: packed B has `k` rows and at least `n` columns.
+            unsafe { strips::<S, E>(s, p.a, p.b.panels(0, 0), 0, n, &store) };
+        }),
+        Rhs::Strided(b) => {
+            let direct = if b.col_stride == 1 { n - n % S::LANES } else { 0 };
+            by_kind!(b.kind, E => {
+                let panels = Panels { ptr: b.at::<E>(0, 0).cast_const(), row_stride: b.row_stride, panel_stride: PANEL_COLS };
+                // SAFETY: the first `direct` columns fill whole vectors of the caller's rows.
+                unsafe { strips::<S, E>(s, p.a, panels, 0, direct, &store) };
+            });
+            let mut panel = [0.0_f32; SMALL * PANEL_COLS];
+            let mut j = direct;
+            while j < n {
+                let cols = (n - j).min(PANEL_COLS);
+                let panels = Panels { ptr: panel.as_ptr(), row_stride: PANEL_COLS, panel_stride: PANEL_COLS };
+                // SAFETY: `k <= SMALL` rows of `cols <= PANEL_COLS` columns fit the panel.
+                unsafe {
+                    pack(s, b.block(0, j, k, cols), 1.0, panel.as_mut_ptr(), PANEL_COLS, PANEL_COLS);
+                    strips::<S, f32>(s, p.a, panels, j, cols, &store);
+                }
+                j += cols;
+            }
+        }
+    }
+}
+
+/// All rows of a small A against `cols` columns of B that belong at column `j` of C.
+unsafe fn strips<S: Simd, E: Elem>(s: S, a: RawMat, b: Panels<E>, j: usize, cols: usize, store: &Store) {
+    if a.kind == Kind::F32 {
+        let rows = Rows { ptr: a.at::<f32>(0, 0), row_stride: a.row_stride, col_stride: a.col_stride };
+        // SAFETY: A has `a.rows` rows of `a.cols`; the rest is as the caller promises.
+        return unsafe { tiles(s, (a.rows, a.cols, cols), rows, b, (0, j), store) };
+    }
+    let mut strip = [0.0_f32; 8 * SMALL];
+    let rows = Rows { ptr: strip.as_ptr(), row_stride: SMALL, col_stride: 1 };
+    let mut i = 0;
+    while i < a.rows && cols > 0 {
+        let mr = (a.rows - i).min(S::MR);
+        // SAFETY: `mr <= 8` rows of `a.cols <= SMALL` columns fit the strip.
+        unsafe {
+            pack(s, a.block(i, 0, mr, a.cols), 1.0, strip.as_mut_ptr(), SMALL, a.cols);
+            tiles(s, (mr, a.cols, cols), rows, b, (i, j), store);
+        }
+        i += mr;
+    }
+}
+
+/// The five loops round [`tiles`].
+unsafe fn blocked<S: Simd>(s: S, p: &Product, scratch: *mut f32) {
+    let (m, k, n) = (p.c.rows, p.a.cols, p.c.cols);
+    let plan = Plan::new(m, k, n, k > KC && !Store::is_direct(p.c));
+    let b_packed = scratch.wrapping_add(scratch.align_offset(64).min(ALIGN));
+    let a_packed = scratch.wrapping_add(plan.a_at);
+    let partial = scratch.wrapping_add(plan.partial_at);
+    for jc in (0..n).step_by(plan.nc) {
+        let nc = (n - jc).min(plan.nc);
+        for is in (0..m).step_by(plan.ms) {
+            let ms = (m - is).min(plan.ms);
+            for pc in (0..k).step_by(plan.kc) {
+                let kc = (k - pc).min(plan.kc);
+                let store = Store {
+                    c: p.c.block(is, jc, ms, nc),
+                    bias: if p.bias.is_null() { p.bias } else { p.bias.wrapping_add(jc) },
+                    partial,
+                    partial_stride: plan.nc,
+                    first: pc == 0,
+                    last: pc + kc == k,
+                    ..Store::whole(p)
+                };
+                if let Rhs::Strided(b) = p.b {
+                    // SAFETY: the plan has room for `kc` rows of `nc` columns in panels.
+                    unsafe { pack_panels(s, b.block(pc, jc, kc, nc), b_packed) };
+                }
+                for ic in (0..ms).step_by(plan.mc) {
+                    let mc = (ms - ic).min(plan.mc);
+                    let rows = Rows { ptr: a_packed, row_stride: kc + SKEW, col_stride: 1 };
+                    // SAFETY: the plan has room for `mc` rows of `kc + SKEW`; blocks are inside.
+                    unsafe {
+                        pack(s, p.a.block(is + ic, pc, mc, kc), 1.0, a_packed, kc + SKEW, kc);
+                        let sizes = (mc, kc, nc);
+                        match p.b {
+                            Rhs::Packed { kind, .. } => by_kind!(kind, E => {
+                                tiles::<S, E>(s, sizes, rows, p.b.panels(pc, jc), (ic, 0), &store);
+                            }),
+                            Rhs::Strided(_) => {
+                                let panels = Panels {
+                                    ptr: b_packed.cast_const(),
+                                    row_stride: PANEL_COLS,
+                                    panel_stride: kc * PANEL_COLS,
+                                };
+                                tiles::<S, f32>(s, sizes, rows, panels, (ic, 0), &store);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// `b` as panels of [`PANEL_COLS`] columns, one behind the other, the last one padded with zeros.
+///
+/// # Safety
+/// - `dst` is valid for writing `ceil(b.cols / PANEL_COLS) * PANEL_COLS * b.rows` floats.
+unsafe fn pack_panels<S: Simd>(s: S, b: RawMat, dst: *mut f32) {
+    for j in (0..b.cols).step_by(PANEL_COLS) {
+        let cols = (b.cols - j).min(PANEL_COLS);
+        // SAFETY: panel `j / PANEL_COLS` begins there.
+        unsafe { pack(s, b.block(0, j, b.rows, cols), 1.0, dst.add(j * b.rows), PANEL_COLS, PANEL_COLS) };
+    }
+}
+
+/// `sizes` = (rows, k, columns) of one block, which lies at `at` in C: all its tiles. This is the hot
+/// loop, compiled once for each tier and type of B.
+#[inline(never)]
+unsafe fn tiles<S: Simd, E: Elem>(
+    s: S,
+    sizes: (usize, usize, usize),
+    a: Rows,
+    b: Panels<E>,
+    at: (usize, usize),
+    store: &Store,
+) {
+    // SAFETY: as the caller promises.
+    s.vectorize(
+        #[inline(always)]
+        || unsafe { tiles_in_region(s, sizes, a, b, at, store) },
+    );
+}
+
+#[inline(always)]
+unsafe fn tiles_in_region<S: Simd, E: Elem>(
+    s: S,
+    sizes: (usize, usize, usize),
+    a: Rows,
+    b: Panels<E>,
+    at: (usize, usize),
+    store: &Store,
+) {
+    let (m, k, n) = sizes;
+    let mut jr = 0;
+    while jr < n {
+        let cols = (n - jr).min(S::NV * S::LANES);
+        with_vectors!(S, cols.div_ceil(S::LANES), NV => {
+            let mut ir = 0;
+            while ir < m {
+                let rows = (m - ir).min(S::MR);
+                with_rows!(S, rows, MR => {
+                    // SAFETY: the tile is inside the block; columns beyond `n` are padding of the panel.
+                    unsafe {
+                        let acc = tile(s, k, a.at(ir, 0), b.at(0, jr), zero::<S, MR, NV>(s));
+                        store.put(s, acc, at.0 + ir, at.1 + jr, cols);
+                    }
+                });
+                ir += rows;
+            }
+        });
+        jr += cols;
+    }
+}

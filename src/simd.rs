@@ -1,0 +1,87 @@
+//! `Simd`: the vector operations of one tier, as methods of a token that proves the CPU has them.
+
+/// Most lanes any tier has: the length of the arrays that hold a block of `LANES` vectors.
+pub const MAX_LANES: usize = 16;
+
+/// The vector operations of one tier.
+///
+/// A value of the type is the proof that this CPU has the instructions, so arithmetic is safe; only
+/// memory access is `unsafe`. All methods of all tiers give the same bits for the same lane, except
+/// that [`fma`](Simd::fma) rounds once where `FUSED` and twice elsewhere.
+///
+/// Everything that runs under [`vectorize`](Simd::vectorize) must be `#[inline(always)]`, closures
+/// too: a call that is not inlined leaves the region in which the tier's instructions may be used,
+/// and costs several times the kernel's run time.
+pub trait Simd: Copy + 'static {
+    /// A vector of `LANES` `f32`s.
+    type V: Copy;
+    /// `f32`s in a vector: 1, 4, 8 or 16.
+    const LANES: usize;
+    /// Whether `fma` rounds once.
+    const FUSED: bool;
+    /// Rows of the register tile.
+    const MR: usize;
+    /// Vectors in a row of the register tile.
+    const NV: usize;
+    /// Query rows that one attention panel holds in its lanes; a multiple of `NV * LANES`.
+    const PANEL: usize;
+
+    /// `x` in every lane.
+    fn splat(self, x: f32) -> Self::V;
+    /// `a + b`.
+    fn add(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a - b`.
+    fn sub(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a * b`.
+    fn mul(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a * b + c`, rounded once where `FUSED`.
+    fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// `if a > b { a } else { b }`: a NaN in `a` is dropped, one in `b` stays.
+    fn max(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `if a > b { yes } else { no }`; a comparison with NaN is false.
+    fn select_gt(self, a: Self::V, b: Self::V, yes: Self::V, no: Self::V) -> Self::V;
+    /// The lane's bits shifted left by 23: `2^n` where `t = n + 127 + 1.5 * 2^23`, `-127 < n < 128`,
+    /// and `0` for `n = -127`.
+    fn pow2(self, t: Self::V) -> Self::V;
+    /// Transposes the square of the first `LANES` vectors; the rest of the array is ignored.
+    fn transpose(self, rows: [Self::V; MAX_LANES]) -> [Self::V; MAX_LANES];
+
+    /// `LANES` floats from `p`, of any alignment.
+    /// # Safety
+    /// - `p` is valid for reading `LANES` floats.
+    unsafe fn load(self, p: *const f32) -> Self::V;
+    /// The first `n <= LANES` floats from `p`, zero in the other lanes.
+    /// # Safety
+    /// - `p` is valid for reading `n` floats; `n <= LANES`.
+    unsafe fn load_partial(self, p: *const f32, n: usize) -> Self::V;
+    /// `LANES` IEEE binary16 numbers from `p`, widened.
+    /// # Safety
+    /// - `p` is valid for reading `LANES` 16-bit values.
+    unsafe fn load_f16(self, p: *const u16) -> Self::V;
+    /// `LANES` bfloat16 numbers from `p`, widened.
+    /// # Safety
+    /// - `p` is valid for reading `LANES` 16-bit values.
+    unsafe fn load_bf16(self, p: *const u16) -> Self::V;
+    /// Stores all lanes to `p`, of any alignment.
+    /// # Safety
+    /// - `p` is valid for writing `LANES` floats.
+    unsafe fn store(self, p: *mut f32, v: Self::V);
+    /// Stores the first `n <= LANES` lanes to `p` and touches nothing behind them.
+    /// # Safety
+    /// - `p` is valid for writing `n` floats; `n <= LANES`.
+    unsafe fn store_partial(self, p: *mut f32, n: usize, v: Self::V);
+    /// Stores all lanes to `p` as binary16, rounded to nearest, ties to even.
+    /// # Safety
+    /// - `p` is valid for writing `LANES` 16-bit values.
+    unsafe fn store_f16(self, p: *mut u16, v: Self::V);
+    /// Stores all lanes to `p` as bfloat16, rounded to nearest, ties to even.
+    /// # Safety
+    /// - `p` is valid for writing `LANES` 16-bit values.
+    unsafe fn store_bf16(self, p: *mut u16, v: Self::V);
+    /// Asks for the cache line at `p`; any address is allowed.
+    #[inline(always)]
+    fn prefetch<T>(self, _p: *const T) {}
+
+    /// Runs `f` where the compiler may use the tier's instructions.
+    fn vectorize<R>(self, f: impl FnOnce() -> R) -> R;
+}

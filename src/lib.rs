@@ -2,6 +2,7 @@
 #![no_std]
 
 mod arch;
+mod attention;
 mod elem;
 mod error;
 mod kernel;
@@ -11,6 +12,7 @@ mod simd;
 mod tier;
 mod view;
 
+pub use attention::{Attention, attention_scratch_len};
 pub use elem::Elem;
 pub use error::Error;
 pub use matmul::{Matmul, PackedMat, matmul, matmul_add, matmul_fixed, matmul_scratch_len};

@@ -57,18 +57,39 @@ unsafe fn transpose<S: Simd, E: Elem>(
     dst_stride: usize,
     width: usize,
 ) {
+    let column = |j: usize| src.at::<E>(0, j).cast_const();
+    // SAFETY: as the caller promises.
+    unsafe { transpose_columns(s, (src.rows, src.cols), column, scale, dst, dst_stride, width) };
+}
+
+/// `dst[i * dst_stride + j] = scale * column(j)[i]` for `sizes` = (rows, columns), zeros in columns up
+/// to `width`.
+///
+/// # Safety
+/// - `column(j)` is valid for reading `rows` elements for every existing column.
+/// - `dst` is valid for writing `width` elements at each of the rows.
+#[inline(always)]
+pub unsafe fn transpose_columns<S: Simd, E: Elem>(
+    s: S,
+    sizes: (usize, usize),
+    column: impl Fn(usize) -> *const E,
+    scale: f32,
+    dst: *mut f32,
+    dst_stride: usize,
+    width: usize,
+) {
     let scale = s.splat(scale);
-    let mut i = 0;
-    while i < src.rows {
-        let rows = (src.rows - i).min(S::LANES);
-        let mut j = 0;
-        while j < width {
-            let cols = src.cols.saturating_sub(j).min(S::LANES);
+    let mut j = 0;
+    while j < width {
+        let cols = sizes.1.saturating_sub(j).min(S::LANES);
+        let mut i = 0;
+        while i < sizes.0 {
+            let rows = sizes.0 - i;
             let mut square = [s.splat(0.0); MAX_LANES];
             for (c, v) in square.iter_mut().enumerate().take(S::LANES) {
                 if c < cols {
-                    // SAFETY: rows `i..i + rows` of column `j + c` are inside `src`.
-                    *v = unsafe { load_up_to::<S, E>(s, src.at(i, j + c), rows) };
+                    // SAFETY: rows from `i` on of an existing column.
+                    *v = unsafe { load_up_to(s, column(j + c).wrapping_add(i), rows) };
                 }
             }
             let square = s.transpose(square);
@@ -80,9 +101,9 @@ unsafe fn transpose<S: Simd, E: Elem>(
                     }
                 }
             }
-            j += S::LANES;
+            i += S::LANES;
         }
-        i += S::LANES;
+        j += S::LANES;
     }
 }
 

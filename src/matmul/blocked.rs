@@ -12,6 +12,8 @@
 //! (2015). The departure is that A keeps its rows: they are copied side by side instead of being
 //! interleaved, since the tile broadcasts from rows as well as from columns.
 
+use core::mem::MaybeUninit;
+
 use super::store::Store;
 use super::{Product, Rhs};
 use crate::elem::{Elem, Kind, by_kind};
@@ -135,14 +137,15 @@ unsafe fn small<S: Simd>(s: S, p: &Product) {
                 // SAFETY: the first `direct` columns fill whole vectors of the caller's rows.
                 unsafe { strips::<S, E>(s, p.a, panels, 0, direct, &store) };
             });
-            let mut panel = [0.0_f32; SMALL * PANEL_COLS];
+            let mut panel = MaybeUninit::<[f32; SMALL * PANEL_COLS]>::uninit();
+            let panel = panel.as_mut_ptr().cast::<f32>();
             let mut j = direct;
             while j < n {
                 let cols = (n - j).min(PANEL_COLS);
-                let panels = Panels { ptr: panel.as_ptr(), row_stride: PANEL_COLS, panel_stride: PANEL_COLS };
+                let panels = Panels { ptr: panel.cast_const(), row_stride: PANEL_COLS, panel_stride: PANEL_COLS };
                 // SAFETY: `k <= SMALL` rows of `cols <= PANEL_COLS` columns fit the panel.
                 unsafe {
-                    pack(s, b.block(0, j, k, cols), 1.0, panel.as_mut_ptr(), PANEL_COLS, PANEL_COLS);
+                    pack(s, b.block(0, j, k, cols), 1.0, panel, PANEL_COLS, PANEL_COLS);
                     strips::<S, f32>(s, p.a, panels, j, cols, &store);
                 }
                 j += cols;
@@ -158,14 +161,15 @@ unsafe fn strips<S: Simd, E: Elem>(s: S, a: RawMat, b: Panels<E>, j: usize, cols
         // SAFETY: A has `a.rows` rows of `a.cols`; the rest is as the caller promises.
         return unsafe { tiles(s, (a.rows, a.cols, cols), rows, b, (0, j), store) };
     }
-    let mut strip = [0.0_f32; 8 * SMALL];
-    let rows = Rows { ptr: strip.as_ptr(), row_stride: SMALL, col_stride: 1 };
+    let mut strip = MaybeUninit::<[f32; 8 * SMALL]>::uninit();
+    let strip = strip.as_mut_ptr().cast::<f32>();
+    let rows = Rows { ptr: strip, row_stride: SMALL, col_stride: 1 };
     let mut i = 0;
     while i < a.rows && cols > 0 {
         let mr = (a.rows - i).min(S::MR);
         // SAFETY: `mr <= 8` rows of `a.cols <= SMALL` columns fit the strip.
         unsafe {
-            pack(s, a.block(i, 0, mr, a.cols), 1.0, strip.as_mut_ptr(), SMALL, a.cols);
+            pack(s, a.block(i, 0, mr, a.cols), 1.0, strip, SMALL, a.cols);
             tiles(s, (mr, a.cols, cols), rows, b, (i, j), store);
         }
         i += mr;

@@ -1,7 +1,9 @@
 //! From a tile's accumulators to C: `C = alpha·chain + (beta·C + bias)`, rounded once.
 
-use crate::elem::{by_kind, load_up_to, store_up_to};
+use core::mem::MaybeUninit;
+
 use crate::elem::sealed::Lanes;
+use crate::elem::{Kind, by_kind, load_up_to, store_up_to};
 use crate::kernel::pack::unpack_row;
 use crate::kernel::tile::Acc;
 use crate::simd::{MAX_LANES, Simd};
@@ -9,8 +11,6 @@ use crate::view::RawMat;
 
 /// Most columns of any tier's tile.
 const MAX_COLS: usize = 3 * MAX_LANES;
-/// Most rows of any tier's tile.
-const MAX_ROWS: usize = 8;
 
 /// Where the sums of one block of `k` come from and go to.
 ///
@@ -35,7 +35,7 @@ pub struct Store {
 impl Store {
     /// Whether C takes vectors of `f32` as they are.
     pub fn is_direct(c: RawMat) -> bool {
-        c.kind == crate::elem::Kind::F32 && c.col_stride == 1
+        c.kind == Kind::F32 && c.col_stride == 1
     }
 
     /// Stores a tile at row `i`, column `j`, of which the first `cols` columns exist.
@@ -52,54 +52,37 @@ impl Store {
         j: usize,
         cols: usize,
     ) {
-        if !Self::is_direct(self.c) {
-            let mut sums = [[0.0_f32; MAX_COLS]; MAX_ROWS];
-            for (row, sums) in acc.iter().zip(&mut sums) {
-                for (v, &vector) in row.iter().enumerate() {
-                    // SAFETY: `NV * LANES <= MAX_COLS`.
-                    unsafe { s.store(sums.as_mut_ptr().add(v * S::LANES), vector) };
+        let plain = self.first && self.beta == 0.0 && self.bias.is_null();
+        if Self::is_direct(self.c) && (plain || !self.first) {
+            let alpha = s.splat(self.alpha);
+            for (r, row) in acc.iter().enumerate() {
+                for (v, &chain) in row.iter().enumerate() {
+                    let n = cols.saturating_sub(v * S::LANES);
+                    let p = self.c.at::<f32>(i + r, j + v * S::LANES);
+                    // SAFETY: `n` columns from there on exist.
+                    unsafe {
+                        let base = if plain { s.splat(0.0) } else { load_up_to(s, p, n) };
+                        store_up_to(s, p, n, s.fma(alpha, chain, base));
+                    }
                 }
-            }
-            for (r, sums) in sums.iter_mut().enumerate().take(MR) {
-                // SAFETY: as the caller promises.
-                unsafe { self.put_row(s, sums, i + r, j, cols) };
             }
             return;
         }
-        let alpha = s.splat(self.alpha);
+        let mut sums = MaybeUninit::<[f32; MAX_COLS]>::uninit();
         for (r, row) in acc.iter().enumerate() {
-            for (v, &chain) in row.iter().enumerate() {
-                let (column, n) = (j + v * S::LANES, cols.saturating_sub(v * S::LANES));
-                let p = self.c.at::<f32>(i + r, column);
-                // SAFETY: `n` columns from `column` on exist.
-                unsafe {
-                    let base = self.base(s, p, column, n);
-                    store_up_to(s, p, n, s.fma(alpha, chain, base));
-                }
+            for (v, &vector) in row.iter().enumerate() {
+                // SAFETY: `NV * LANES <= MAX_COLS`.
+                unsafe { s.store(sums.as_mut_ptr().cast::<f32>().add(v * S::LANES), vector) };
             }
+            // SAFETY: as the caller promises; the `NV` vectors with the `cols` columns are written.
+            unsafe { self.put_row(s, sums.as_mut_ptr().cast(), i + r, j, cols) };
         }
     }
 
-    /// What the chain is added to, for the `n` columns of C at `p`, which is read only if it counts.
-    #[inline(always)]
-    unsafe fn base<S: Simd, E: crate::elem::Elem>(&self, s: S, p: *const E, column: usize, n: usize) -> S::V {
-        // SAFETY: `n` columns are inside C and the bias, as the callers promise.
-        unsafe {
-            if !self.first {
-                return load_up_to(s, p, n);
-            }
-            let bias = if self.bias.is_null() {
-                s.splat(0.0)
-            } else {
-                load_up_to(s, self.bias.wrapping_add(column), n)
-            };
-            if self.beta == 0.0 { bias } else { s.fma(s.splat(self.beta), load_up_to(s, p, n), bias) }
-        }
-    }
-
-    /// One row of a tile when C is strided or not `f32`; `sums` holds its chains.
+    /// One row of a tile with the options, or when C is strided or not `f32`; `sums` holds its chains
+    /// in whole vectors.
     #[inline(never)]
-    unsafe fn put_row<S: Simd>(&self, s: S, sums: &mut [f32; MAX_COLS], i: usize, j: usize, cols: usize) {
+    unsafe fn put_row<S: Simd>(&self, s: S, sums: *mut f32, i: usize, j: usize, cols: usize) {
         // SAFETY: as the caller promises.
         s.vectorize(
             #[inline(always)]
@@ -111,40 +94,45 @@ impl Store {
     unsafe fn put_row_in_region<S: Simd>(
         &self,
         s: S,
-        sums: &mut [f32; MAX_COLS],
+        sums: *mut f32,
         i: usize,
         j: usize,
         cols: usize,
     ) {
         let partial = self.partial.wrapping_add(i * self.partial_stride + j);
-        let (alpha, c) = (s.splat(self.alpha), self.c.block(i, j, 1, cols));
+        let (alpha, beta, c) = (s.splat(self.alpha), s.splat(self.beta), self.c.block(i, j, 1, cols));
+        let direct = Self::is_direct(self.c);
         let mut old = [0.0_f32; MAX_COLS];
-        if self.first && self.beta != 0.0 {
+        if direct && !self.first || self.first && self.beta != 0.0 {
             by_kind!(c.kind, E => for (x, old) in old.iter_mut().enumerate().take(cols) {
                 // SAFETY: columns `j..j + cols` of row `i` are inside C.
                 *old = unsafe { *c.at::<E>(0, x) }.widen();
             });
         }
+        let from = if direct || self.first { old.as_ptr() } else { partial.cast_const() };
         let mut x = 0;
         while x < cols {
             let n = cols - x;
             // SAFETY: the arrays hold whole vectors; `n` columns are inside `partial` and the bias.
             unsafe {
-                let from = if self.first { old.as_ptr() } else { partial.cast_const() };
-                let base = self.base(s, from.add(x), j + x, n);
-                let chain = s.load(sums.as_ptr().add(x));
-                let sum = s.fma(alpha, chain, base);
-                if self.last {
-                    s.store(sums.as_mut_ptr().add(x), sum);
+                let mut base = load_up_to(s, from.add(x), n);
+                if self.first {
+                    let bias = self.bias.wrapping_add(j + x);
+                    let bias = if self.bias.is_null() { s.splat(0.0) } else { load_up_to(s, bias, n) };
+                    base = s.fma(beta, base, bias);
+                }
+                let sum = s.fma(alpha, s.load(sums.add(x)), base);
+                if self.last || direct {
+                    s.store(sums.add(x), sum);
                 } else {
                     store_up_to(s, partial.add(x), n, sum);
                 }
             }
             x += S::LANES;
         }
-        if self.last {
+        if self.last || direct {
             // SAFETY: `cols` sums and the `cols` columns of this row.
-            unsafe { unpack_row(s, sums.as_ptr(), c, 0) };
+            unsafe { unpack_row(s, sums, c, 0) };
         }
     }
 }

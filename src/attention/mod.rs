@@ -1,0 +1,216 @@
+//! Attention: `softmax(scale·Q Kᵀ) V` for each head, without storing more than a tile of scores.
+
+mod decode;
+mod mask;
+mod panel;
+mod partial;
+mod prefill;
+mod scratch;
+mod values;
+
+use core::num::NonZeroUsize;
+
+use crate::elem::Elem;
+use crate::error::{Error, expect_dim, expect_scratch};
+use crate::tier::{Tier, dispatch};
+use crate::view::{HeadsMut, HeadsRef, RawHeads};
+use mask::Mask;
+
+/// `f32`s of scratch for [`Attention::run`] of these sizes, for any number of heads and any types;
+/// `usize::MAX` if that is more than fits.
+pub const fn attention_scratch_len(
+    q_len: usize,
+    kv_len: usize,
+    head_dim: usize,
+    v_head_dim: usize,
+) -> usize {
+    if q_len == 0 { 0 } else { scratch::scratch_len(kv_len, head_dim, v_head_dim) }
+}
+
+/// Attention with its options: `out = softmax(scale·Q Kᵀ) V` for each head.
+///
+/// Q has `q_len` tokens of `n_heads` heads of `head_dim` features; K and V have `kv_len` tokens of
+/// `n_kv_heads` heads of `head_dim` and `v_head_dim`. `n_heads` is a multiple of `n_kv_heads`: query
+/// head `h` reads key head `h / (n_heads / n_kv_heads)`. With few queries this is a decode step, with
+/// many a prefill; an output row has the same bits in both.
+///
+/// ```
+/// use qkv::{Attention, HeadsMut, HeadsRef, attention_scratch_len};
+/// // Two tokens, one head of two features: each query is most like its own key.
+/// let (q, k, v) = ([8.0_f32, 0.0, 0.0, 8.0], [8.0_f32, 0.0, 0.0, 8.0], [1.0_f32, 2.0, 3.0, 4.0]);
+/// let (mut out, mut scratch) = ([0.0_f32; 4], [0.0; attention_scratch_len(2, 2, 2, 2)]);
+/// Attention::new().run(
+///     HeadsRef::token_major(&q, 2, 1, 2)?,
+///     HeadsRef::token_major(&k, 2, 1, 2)?,
+///     HeadsRef::token_major(&v, 2, 1, 2)?,
+///     HeadsMut::token_major(&mut out, 2, 1, 2)?,
+///     &mut scratch,
+/// )?;
+/// assert_eq!(out, [1.0, 2.0, 3.0, 4.0]);
+/// # Ok::<(), qkv::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug)]
+#[must_use = "options do nothing until `run`"]
+pub struct Attention {
+    scale: Option<f32>,
+    causal: Causal,
+    tier: Option<Tier>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Causal {
+    No,
+    BottomRight,
+    Offset(isize),
+}
+
+impl Default for Attention {
+    fn default() -> Self {
+        Attention::new()
+    }
+}
+
+impl Attention {
+    /// Every query sees every key; the scale is `1 / √head_dim`.
+    pub const fn new() -> Attention {
+        Attention { scale: None, causal: Causal::No, tier: None }
+    }
+
+    /// Factor of the scores.
+    pub const fn scale(self, scale: f32) -> Attention {
+        Attention { scale: Some(scale), ..self }
+    }
+
+    /// The last query sees all keys and each one before it one key less: query `i` sees keys
+    /// `0..=i + kv_len - q_len`. A query that sees none gives zeros.
+    pub const fn causal(self) -> Attention {
+        Attention { causal: Causal::BottomRight, ..self }
+    }
+
+    /// Query `i` sees keys `0..=i + offset`. With 0, query `i` sees key `i` and those before it.
+    pub const fn causal_offset(self, offset: isize) -> Attention {
+        Attention { causal: Causal::Offset(offset), ..self }
+    }
+
+    /// Forces a tier; the default is [`Tier::detect`].
+    pub const fn tier(self, tier: Tier) -> Attention {
+        Attention { tier: Some(tier), ..self }
+    }
+
+    /// Computes the attention.
+    ///
+    /// # Errors
+    /// [`Error::DimMismatch`], or [`Error::ScratchTooShort`] with less than [`attention_scratch_len`]
+    /// `f32`s. The output is untouched then.
+    pub fn run<Q: Elem, K: Elem, V: Elem, O: Elem>(
+        self,
+        q: HeadsRef<'_, Q>,
+        k: HeadsRef<'_, K>,
+        v: HeadsRef<'_, V>,
+        out: HeadsMut<'_, O>,
+        scratch: &mut [f32],
+    ) -> Result<(), Error> {
+        self.check(q.raw, k.raw, v.raw, out.raw, None, scratch)
+    }
+
+    /// As [`run`](Self::run), and writes the natural logarithm of the sum of each row's exponentials,
+    /// `lse[h * q_len + i] = ln Σ_t e^score(t)`: what partial results over other keys are merged by.
+    /// It is minus infinity for a row that sees no key.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run), and [`Error::DimMismatch`] if `lse` is not `n_heads * q_len` long.
+    pub fn run_with_lse<Q: Elem, K: Elem, V: Elem, O: Elem>(
+        self,
+        q: HeadsRef<'_, Q>,
+        k: HeadsRef<'_, K>,
+        v: HeadsRef<'_, V>,
+        out: HeadsMut<'_, O>,
+        lse: &mut [f32],
+        scratch: &mut [f32],
+    ) -> Result<(), Error> {
+        self.check(q.raw, k.raw, v.raw, out.raw, Some(lse), scratch)
+    }
+
+    fn check(
+        self,
+        q: RawHeads,
+        k: RawHeads,
+        v: RawHeads,
+        out: RawHeads,
+        lse: Option<&mut [f32]>,
+        scratch: &mut [f32],
+    ) -> Result<(), Error> {
+        expect_dim("head_dim of K", q.head_dim, k.head_dim)?;
+        expect_dim("kv_len of V", k.len, v.len)?;
+        expect_dim("n_kv_heads of V", k.n_heads, v.n_heads)?;
+        expect_dim("q_len of the output", q.len, out.len)?;
+        expect_dim("n_heads of the output", q.n_heads, out.n_heads)?;
+        expect_dim("v_head_dim of the output", v.head_dim, out.head_dim)?;
+        if q.n_heads.checked_rem(k.n_heads).unwrap_or(q.n_heads) != 0 {
+            return Err(Error::DimMismatch {
+                dim: "n_heads (a multiple of n_kv_heads)",
+                expected: k.n_heads,
+                got: q.n_heads,
+            });
+        }
+        let group = q.n_heads.checked_div(k.n_heads).and_then(NonZeroUsize::new);
+        let rows = q.len.checked_mul(q.n_heads).ok_or(Error::ShapeOverflow)?;
+        let lse = match lse {
+            None => core::ptr::null_mut(),
+            Some(lse) => {
+                expect_dim("n_heads * q_len (length of lse)", rows, lse.len())?;
+                lse.as_mut_ptr()
+            }
+        };
+        expect_scratch(attention_scratch_len(q.len, k.len, q.head_dim, v.head_dim), scratch.len())?;
+        let Some(group) = group.filter(|_| rows > 0) else {
+            return Ok(());
+        };
+        let causal_offset = match self.causal {
+            Causal::No => None,
+            Causal::BottomRight => Some((k.len as isize).wrapping_sub(q.len as isize)),
+            Causal::Offset(offset) => Some(offset),
+        };
+        let scale = self.scale.unwrap_or_else(|| default_scale(q.head_dim));
+        let mask = Mask { causal_offset, kv_len: k.len };
+        let problem = Problem { q, k, v, out, group, lse, scale, mask };
+        compute(self.tier.unwrap_or_else(Tier::detect), &problem, scratch);
+        Ok(())
+    }
+}
+
+/// `1 / √head_dim`, and 1 for no features.
+fn default_scale(head_dim: usize) -> f32 {
+    if head_dim == 0 { 1.0 } else { 1.0 / libm::sqrtf(head_dim as f32) }
+}
+
+/// A checked call. Not generic: compiled once for each tier.
+pub(crate) struct Problem {
+    q: RawHeads,
+    k: RawHeads,
+    v: RawHeads,
+    out: RawHeads,
+    /// Query heads that share a key head.
+    group: NonZeroUsize,
+    /// Log-sum-exps, `[n_heads][q_len]`, or null.
+    lse: *mut f32,
+    scale: f32,
+    mask: Mask,
+}
+
+impl Problem {
+    /// Query and head of row `row` of a key head: the heads of the group follow each other, so that
+    /// neighbouring rows see nearly the same keys.
+    fn row(&self, kv_head: usize, row: usize) -> (usize, usize) {
+        (row / self.group, kv_head * self.group.get() + row % self.group)
+    }
+}
+
+fn compute(tier: Tier, p: &Problem, scratch: &mut [f32]) {
+    let scratch = scratch.as_mut_ptr();
+    for kv_head in 0..p.k.n_heads {
+        // SAFETY: `check` has compared all sizes; views are valid by construction; the output is an
+        // exclusive borrow; the scratch is long enough.
+        dispatch!(tier, s => unsafe { panel::head(s, p, kv_head, scratch) });
+    }
+}

@@ -1,0 +1,124 @@
+//! One panel of rows: its blocks of keys in order, each scored, weighted and applied to the values.
+//!
+//! ```text
+//! for block of 64 keys, at absolute positions             never read if no row sees it
+//!   scores   S = K Qᵀ          rows in the lanes (prefill) or keys in the lanes (decode)
+//!   softmax  m, l, P           per row, lane by lane
+//!   values   acc = acc f + P V
+//! ```
+//! The rows of a panel are the queries of all heads that share a key head, so K and V are read once.
+
+use super::partial::{self, CHUNK};
+use super::scratch::Scratch;
+use super::{Problem, decode, prefill, values};
+use crate::kernel::softmax::BLOCK;
+use crate::simd::Simd;
+
+/// Up to this many rows, keys are in the lanes: rows would leave most of them empty.
+const DECODE_ROWS: usize = 8;
+
+/// A block of keys as a panel sees it.
+#[derive(Clone, Copy)]
+pub struct Block {
+    /// The block's first key, seen or not.
+    pub start: usize,
+    /// Keys of the block that some row sees: `from..to`, relative to `start`.
+    pub from: usize,
+    pub to: usize,
+    /// Some row does not see all of them: each row's own keys are in the scratch.
+    pub partial: bool,
+    /// The first block of its chunk.
+    pub first: bool,
+}
+
+/// All rows of key head `kv_head`, a panel at a time.
+///
+/// # Safety
+/// - `p` is a checked problem, `scratch` has the length it asks for.
+pub unsafe fn head<S: Simd>(s: S, p: &Problem, kv_head: usize, scratch: *mut f32) {
+    let rows = p.q.len * p.group.get();
+    // SAFETY: as the caller promises.
+    let x = unsafe { Scratch::cut(s, scratch, p.k.len, p.q.head_dim, p.v.head_dim) };
+    let in_lanes = S::LANES == 1 || rows > DECODE_ROWS;
+    let step = if in_lanes { S::PANEL } else { DECODE_ROWS };
+    for first in (0..rows).step_by(step) {
+        let panel = Panel { p, kv_head, first, rows: (rows - first).min(step), in_lanes };
+        // SAFETY: as the caller promises.
+        unsafe { panel.run(s, x) };
+    }
+}
+
+/// Rows `first..first + rows` of one key head.
+pub struct Panel<'a> {
+    pub p: &'a Problem,
+    pub kv_head: usize,
+    pub first: usize,
+    pub rows: usize,
+    pub in_lanes: bool,
+}
+
+impl Panel<'_> {
+    /// The keys that row `r` of the panel sees.
+    fn seen(&self, r: usize) -> core::ops::Range<usize> {
+        self.p.mask.seen((self.first + r) / self.p.group)
+    }
+
+    unsafe fn run<S: Simd>(&self, s: S, mut x: Scratch) {
+        let (first, last) = (self.seen(0), self.seen(self.rows - 1));
+        // SAFETY: the scratch has room for the panel; blocks lie inside K and V.
+        unsafe {
+            if self.in_lanes { prefill::load_q(s, self, &x) } else { decode::load_q(s, self, &x) }
+            let (mut merged, mut fresh) = (false, true);
+            partial::start(&x, S::PANEL);
+            let mut start = first.start - first.start % BLOCK;
+            while start < last.end {
+                if start.is_multiple_of(CHUNK) && !fresh {
+                    self.close_chunk(s, &mut x, &mut merged);
+                    partial::start(&x, S::PANEL);
+                    fresh = true;
+                }
+                let block = self.block(&x, start, first.start, last.end, fresh);
+                if self.in_lanes { prefill::scores(s, self, &x, block) } else { decode::scores(s, self, &x, block) }
+                values::apply(s, self, &x, block);
+                fresh = false;
+                start += BLOCK;
+            }
+            if fresh {
+                // No key was seen since the last chunk, or at all.
+                values::clear(&x, self.rows);
+            }
+            self.close_chunk(s, &mut x, &mut merged);
+            partial::finish(s, self.p, &x, self.kv_head, self.first, self.rows);
+        }
+    }
+
+    unsafe fn close_chunk<S: Simd>(&self, s: S, x: &mut Scratch, merged: &mut bool) {
+        if *merged {
+            // SAFETY: both states hold the panel's rows.
+            unsafe { partial::merge(s, x, self.rows) };
+        } else {
+            partial::begin_total(x);
+            *merged = true;
+        }
+    }
+
+    /// The block at `start`, with each row's own keys if they differ.
+    unsafe fn block(&self, x: &Scratch, start: usize, lowest: usize, end: usize, first: bool) -> Block {
+        let within = |key: usize| key.saturating_sub(start).min(BLOCK);
+        let (from, to) = (within(lowest), within(end));
+        let (early, late) = (self.seen(0), self.seen(self.rows - 1));
+        // Both ends grow with the row: the last row starts latest, the first one ends earliest.
+        let partial = within(late.start) > from || within(early.end) < to;
+        if partial {
+            for r in 0..self.rows {
+                let seen = self.seen(r);
+                // SAFETY: the arrays have room for the panel's rows.
+                unsafe {
+                    *x.from.add(r) = within(seen.start) as f32;
+                    *x.to.add(r) = within(seen.end) as f32;
+                }
+            }
+        }
+        Block { start, from, to, partial, first }
+    }
+}

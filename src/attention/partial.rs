@@ -1,0 +1,117 @@
+//! The running softmax of a panel of rows: maximum, sum and weighted values, and how two of them merge.
+//!
+//! ```text
+//! block:  m' = max(m, scores)    f = e^(m - m')    l' = l f + Σ weights    acc' = acc f + Σ weights v
+//! merge:  m  = max(m1, m2)       f1 = e^(m1 - m)   f2 = e^(m2 - m)
+//!         l  = l1 f1 + l2 f2     acc = acc1 f1 + acc2 f2
+//! ```
+//! Milakov and Gimelshein (2018), Rabe and Staats (2021), Dao et al. (2022). A chunk of [`CHUNK`] keys starts fresh and is
+//! merged to the left, so that chunks can be computed apart and still leave the same bits.
+
+use super::Problem;
+use super::scratch::Scratch;
+use crate::elem::{by_kind, store_up_to};
+use crate::kernel::exp::exp_weight;
+use crate::kernel::softmax::NO_MAX;
+use crate::simd::Simd;
+
+/// Keys whose weights are summed before they are merged with what came before; part of the contract.
+pub const CHUNK: usize = 1024;
+
+/// `dst[i] = value` for the row state of `rows` rows.
+unsafe fn fill(dst: *mut f32, rows: usize, value: f32) {
+    for r in 0..rows {
+        // SAFETY: the row state has room for the panel's rows.
+        unsafe { *dst.add(r) = value };
+    }
+}
+
+/// Starts a chunk: nothing seen. The weighted values are written by its first block.
+///
+/// # Safety
+/// - `x` has room for `rows` rows, a multiple of the lanes or less than a panel.
+pub unsafe fn start(x: &Scratch, rows: usize) {
+    // SAFETY: as the caller promises.
+    unsafe {
+        fill(x.m, rows, NO_MAX);
+        fill(x.l, rows, 0.0);
+    }
+}
+
+/// Moves the chunk's state into the total, which held nothing.
+pub fn begin_total(x: &mut Scratch) {
+    core::mem::swap(&mut x.m, &mut x.total_m);
+    core::mem::swap(&mut x.l, &mut x.total_l);
+    core::mem::swap(&mut x.acc, &mut x.total_acc);
+}
+
+/// Merges the chunk's state into the total, on its right.
+///
+/// # Safety
+/// - Both states hold `rows` rows of `x.width` values.
+#[inline(never)]
+pub unsafe fn merge<S: Simd>(s: S, x: &Scratch, rows: usize) {
+    s.vectorize(
+        #[inline(always)]
+        || {
+            for r in 0..rows {
+                // SAFETY: as the caller promises. One row at a time: a chunk is merged once in 1,024 keys.
+                unsafe {
+                    let (m1, m2) = (*x.total_m.add(r), *x.m.add(r));
+                    let m = if m1 > m2 { m1 } else { m2 };
+                    let f1 = exp_weight(s, s.splat(m1 - m));
+                    let f2 = exp_weight(s, s.splat(m2 - m));
+                    let merged = |a, b| s.fma(a, f1, s.mul(b, f2));
+                    let l = merged(s.splat(*x.total_l.add(r)), s.splat(*x.l.add(r)));
+                    *x.total_m.add(r) = m;
+                    s.store_partial(x.total_l.add(r), 1, l);
+                    let (to, from) = (x.total_acc.add(r * x.width), x.acc.add(r * x.width));
+                    let mut c = 0;
+                    while c < x.width {
+                        s.store(to.add(c), merged(s.load(to.add(c)), s.load(from.add(c))));
+                        c += S::LANES;
+                    }
+                }
+            }
+        },
+    );
+}
+
+/// Writes `acc / l` of the total's rows to the output and, if asked, `m + ln l` to the log-sum-exps.
+/// A row that has seen no key has `l = 0`: zeros, and minus infinity.
+///
+/// # Safety
+/// - The total holds `rows` rows, which are rows `first..first + rows` of key head `kv_head`.
+#[inline(never)]
+pub unsafe fn finish<S: Simd>(s: S, p: &Problem, x: &Scratch, kv_head: usize, first: usize, rows: usize) {
+    s.vectorize(
+        #[inline(always)]
+        || {
+            for r in 0..rows {
+                let (query, head) = p.row(kv_head, first + r);
+                // SAFETY: as the caller promises; `width` is at least `v_head_dim`, in whole vectors.
+                unsafe {
+                    let l = *x.total_l.add(r);
+                    let inverse = s.splat(if l == 0.0 { 0.0 } else { 1.0 / l });
+                    let acc = x.total_acc.add(r * x.width);
+                    let out = p.out.head(head);
+                    by_kind!(out.kind, E => {
+                        let mut c = 0;
+                        while c < out.cols {
+                            // Adding 0 turns -0 into 0: whether a masked key's 0 x v was added shows in
+                            // nothing else.
+                            let v = s.fma(s.load(acc.add(c)), inverse, s.splat(0.0));
+                            store_up_to::<S, E>(s, out.at(query, c), out.cols - c, v);
+                            c += S::LANES;
+                        }
+                    });
+                    if !p.lse.is_null() {
+                        let lse =
+                            if l == 0.0 { f32::NEG_INFINITY } else { *x.total_m.add(r) + libm::logf(l) };
+                        *p.lse.add(head * p.q.len + query) = lse;
+                    }
+                }
+            }
+        },
+    );
+}

@@ -1,0 +1,171 @@
+//! The weighted values of one block: `acc = acc f + P V`, for both directions of the scores.
+
+use super::panel::{Block, Panel};
+use super::scratch::Scratch;
+use crate::elem::{Elem, by_kind};
+use crate::kernel::pack::pack;
+use crate::kernel::softmax::BLOCK;
+use crate::kernel::tile::{PANEL_COLS, Panels, Rows, tile, with_rows, with_vectors, zero};
+use crate::simd::Simd;
+use crate::view::RawMat;
+
+/// Weighted values of nothing.
+///
+/// # Safety
+/// - `x` has room for `rows` rows.
+pub unsafe fn clear(x: &Scratch, rows: usize) {
+    // SAFETY: as the caller promises.
+    unsafe { core::slice::from_raw_parts_mut(x.acc, rows * x.width) }.fill(0.0);
+}
+
+/// Adds the block's values, weighted.
+///
+/// # Safety
+/// - `x` holds the block's weights and factors; the block is inside V.
+#[inline(never)]
+pub unsafe fn apply<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
+    let v = panel.p.v.head(panel.kv_head);
+    let keys = v.block(block.start, 0, (block.start + block.to).min(v.rows) - block.start, v.cols);
+    let whole = v.cols - v.cols % S::LANES;
+    let weights = if panel.in_lanes {
+        Rows { ptr: x.scores, row_stride: 1, col_stride: S::PANEL }
+    } else {
+        Rows { ptr: x.scores, row_stride: BLOCK, col_stride: 1 }
+    };
+    let tail = Panels { ptr: x.v_tail.cast_const(), row_stride: S::LANES, panel_stride: PANEL_COLS };
+    // SAFETY: as the caller promises.
+    unsafe {
+        if whole < v.cols {
+            let seen = keys.block(block.from, whole, block.to - block.from, v.cols - whole);
+            pack(s, seen, 1.0, x.v_tail.add(block.from * S::LANES), S::LANES, S::LANES);
+        }
+        // An unseen key's weight is 0, but 0 x NaN is not.
+        let careful = block.partial && !all_finite(s, keys, block);
+        let mut r = 0;
+        while r < panel.rows {
+            let n = if careful { 1 } else { (panel.rows - r).min(S::MR) };
+            let (mut from, mut to) = (block.from, block.to);
+            if block.partial {
+                // The rows' first keys and ends grow with the row.
+                (from, to) = (*x.from.add(r) as usize, *x.to.add(r + n - 1) as usize);
+            }
+            if from < to || block.first {
+                let part = Part { x, rows: (r, n), keys: (from, to), first: block.first, weights };
+                by_kind!(v.kind, E => {
+                    let v = Panels { ptr: keys.at::<E>(0, 0).cast_const(), row_stride: v.row_stride, panel_stride: PANEL_COLS };
+                    strip(s, part, v, whole, 0);
+                });
+                if whole < v.cols {
+                    strip(s, part, tail, S::LANES, whole);
+                }
+            }
+            r += n;
+        }
+    }
+}
+
+/// A tile's rows and the keys they are given.
+#[derive(Clone, Copy)]
+struct Part<'a> {
+    x: &'a Scratch,
+    /// First row and number of rows.
+    rows: (usize, usize),
+    /// First key and end, within the block.
+    keys: (usize, usize),
+    first: bool,
+    weights: Rows,
+}
+
+/// `cols` columns of V, whole vectors, into columns `at..` of the accumulators.
+#[inline(never)]
+unsafe fn strip<S: Simd, E: Elem>(s: S, part: Part, v: Panels<E>, cols: usize, at: usize) {
+    s.vectorize(
+        #[inline(always)]
+        || {
+            // SAFETY: as the caller promises. One or two rows alone have too few chains for the
+            // multipliers' latency: they take more columns.
+            unsafe {
+                let mut c = 0;
+                if part.rows.1 == 1 {
+                    c = wide::<S, E, 1, 8>(s, part, v, c, cols, at);
+                } else if part.rows.1 == 2 {
+                    c = wide::<S, E, 2, 4>(s, part, v, c, cols, at);
+                }
+                with_rows!(S, part.rows.1, MR => {
+                    while c < cols {
+                        let n = (cols - c).min(S::NV * S::LANES);
+                        with_vectors!(S, n / S::LANES, NV => columns::<S, E, MR, NV>(s, part, v, c, at));
+                        c += n;
+                    }
+                });
+            }
+        },
+    );
+}
+
+/// As many tiles of `NV` vectors as fit; returns the first column that is left.
+#[inline(always)]
+unsafe fn wide<S: Simd, E: Elem, const MR: usize, const NV: usize>(
+    s: S,
+    part: Part,
+    v: Panels<E>,
+    mut c: usize,
+    cols: usize,
+    at: usize,
+) -> usize {
+    while c + NV * S::LANES <= cols {
+        // SAFETY: as the caller promises.
+        unsafe { columns::<S, E, MR, NV>(s, part, v, c, at) };
+        c += NV * S::LANES;
+    }
+    c
+}
+
+/// One tile: `acc = acc f + Σ_t weight(t) v(t)`.
+#[inline(always)]
+unsafe fn columns<S: Simd, E: Elem, const MR: usize, const NV: usize>(
+    s: S,
+    part: Part,
+    v: Panels<E>,
+    c: usize,
+    at: usize,
+) {
+    let (x, (r, _), (from, to)) = (part.x, part.rows, part.keys);
+    let v = Panels { ptr: v.ptr.wrapping_add(from * v.row_stride + c), ..v };
+    // SAFETY: as the caller promises.
+    unsafe {
+        let chains = tile(s, to.saturating_sub(from), part.weights.at(r, from), v, zero::<S, MR, NV>(s));
+        for (i, row) in chains.iter().enumerate() {
+            let factor = s.splat(*x.factor.add(r + i));
+            for (n, &chain) in row.iter().enumerate() {
+                let acc = x.acc.add((r + i) * x.width + at + c + n * S::LANES);
+                s.store(acc, if part.first { chain } else { s.fma(s.load(acc), factor, chain) });
+            }
+        }
+    }
+}
+
+/// Whether no value of the block's keys is infinite or NaN.
+#[inline(never)]
+unsafe fn all_finite<S: Simd>(s: S, keys: RawMat, block: Block) -> bool {
+    s.vectorize(
+        #[inline(always)]
+        || {
+            // 0 x v is 0 or, for what is not finite, NaN, which stays in the sum.
+            let mut sum = s.splat(0.0);
+            by_kind!(keys.kind, E => for t in block.from..block.to {
+                let mut c = 0;
+                while c < keys.cols {
+                    // SAFETY: columns from `c` on of a key that some row sees.
+                    let v = unsafe { crate::elem::load_up_to::<S, E>(s, keys.at(t, c), keys.cols - c) };
+                    sum = s.fma(v, s.splat(0.0), sum);
+                    c += S::LANES;
+                }
+            });
+            let mut lanes = [0.0_f32; crate::simd::MAX_LANES];
+            // SAFETY: the array holds a whole vector.
+            unsafe { s.store(lanes.as_mut_ptr(), sum) };
+            lanes.iter().all(|&x| x == 0.0)
+        },
+    )
+}

@@ -69,7 +69,7 @@ unsafe fn weights<S: Simd>(s: S, x: &Scratch, block: Block, r: usize) {
         }
         let m = *x.m.add(r);
         let top = row_max(s, scores.add(from), block.to - from, m);
-        let sum = row(s, scores.add(from), block.to - from, top);
+        let sum = row(s, scores.add(from), scores.add(from), block.to - from, top);
         let factor = exp_weight(s, s.splat(m - top));
         s.store_partial(x.l.add(r), 1, s.fma(s.splat(*x.l.add(r)), factor, s.splat(sum)));
         s.store_partial(x.factor.add(r), 1, factor);

@@ -97,6 +97,10 @@ impl Attention {
         Attention { tier: Some(tier), ..self }
     }
 
+    pub(crate) const fn chosen_tier(&self) -> Option<Tier> {
+        self.tier
+    }
+
     /// Computes the attention.
     ///
     /// # Errors

@@ -78,13 +78,13 @@ pub unsafe fn row_max<S: Simd>(s: S, scores: *const f32, n: usize, m: f32) -> f3
     top
 }
 
-/// One row: replaces `n <= BLOCK` scores with their weights against the maximum `m` and returns their
-/// sum, with the bits of [`columns`].
+/// One row: writes the weights of `n <= BLOCK` scores against the maximum `m` to `weights`, which may
+/// be the scores themselves, and returns their sum, with the bits of [`columns`].
 ///
 /// # Safety
-/// - `scores` is valid for reading and writing `n` floats.
+/// - `scores` is valid for reading `n` floats and `weights` for writing them.
 #[inline(always)]
-pub unsafe fn row<S: Simd>(s: S, scores: *mut f32, n: usize, m: f32) -> f32 {
+pub unsafe fn row<S: Simd>(s: S, scores: *const f32, weights: *mut f32, n: usize, m: f32) -> f32 {
     debug_assert!(n <= BLOCK);
     let m = s.splat(m);
     let mut t = 0;
@@ -92,12 +92,12 @@ pub unsafe fn row<S: Simd>(s: S, scores: *mut f32, n: usize, m: f32) -> f32 {
         // SAFETY: at most `n - t` floats from `t` on.
         unsafe {
             let score = load_up_to(s, scores.add(t), n - t);
-            store_up_to(s, scores.add(t), n - t, exp_weight(s, s.sub(score, m)));
+            store_up_to(s, weights.add(t), n - t, exp_weight(s, s.sub(score, m)));
         }
         t += S::LANES;
     }
-    // SAFETY: `n` floats, as the caller promises.
-    row_sum(unsafe { core::slice::from_raw_parts(scores, n) })
+    // SAFETY: `n` floats that were just written.
+    row_sum(unsafe { core::slice::from_raw_parts(weights, n) })
 }
 
 /// The sum of a block's weights in the fixed order.

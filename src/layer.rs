@@ -1,0 +1,169 @@
+//! Self-attention in one call: `Q = X W_Q, K = X W_K, V = X W_V, out = softmax(scale·Q Kᵀ) V W_O`.
+
+use crate::attention::{Attention, attention_scratch_len};
+use crate::elem::Elem;
+use crate::error::{Error, expect_dim, expect_scratch};
+use crate::kernel::pack::unpack_row;
+use crate::matmul::{Matmul, matmul_scratch_len};
+use crate::view::{HeadsMut, HeadsRef, MatMut, MatRef};
+
+/// Self-attention of a sequence: three projections of the same input, and the soft lookup between them.
+///
+/// X is `len` x `d_model`. W_Q is `d_model` x (`n_heads` · `head_dim`), W_K and W_V are `d_model` x
+/// (`n_kv_heads` · `head_dim`) and (`n_kv_heads` · `v_head_dim`), each head's columns side by side. The
+/// output is `len` x (`n_heads` · `v_head_dim`), or `len` x the columns of W_O if there is one.
+///
+/// ```
+/// use qkv::{MatMut, MatRef, SelfAttention};
+/// let (x, w) = ([1.0_f32, 0.0, 0.0, 1.0], [4.0_f32, 0.0, 0.0, 4.0]);
+/// let w = MatRef::new(&w, 2, 2)?;
+/// let layer = SelfAttention::new(w, w, w, 1);
+/// let (mut out, mut scratch) = ([0.0_f32; 4], vec![0.0; layer.scratch_len(2)]);
+/// layer.run(MatRef::new(&x, 2, 2)?, MatMut::new(&mut out, 2, 2)?, &mut scratch)?;
+/// assert!(out[0] > 3.9 && out[3] > 3.9); // each token finds itself
+/// # Ok::<(), qkv::Error>(())
+/// ```
+#[derive(Clone, Copy)]
+#[must_use = "options do nothing until `run`"]
+pub struct SelfAttention<'w, W: Elem> {
+    w_q: MatRef<'w, W>,
+    w_k: MatRef<'w, W>,
+    w_v: MatRef<'w, W>,
+    w_o: Option<MatRef<'w, W>>,
+    n_heads: usize,
+    n_kv_heads: usize,
+    attention: Attention,
+}
+
+/// The sizes that a layer's weights and head counts imply.
+struct Sizes {
+    head_dim: usize,
+    v_head_dim: usize,
+    /// Columns of Q, K, V and of the heads' outputs side by side.
+    q: usize,
+    k: usize,
+    v: usize,
+    heads: usize,
+}
+
+impl<'w, W: Elem> SelfAttention<'w, W> {
+    /// A layer with as many key heads as query heads and no output projection.
+    pub const fn new(w_q: MatRef<'w, W>, w_k: MatRef<'w, W>, w_v: MatRef<'w, W>, n_heads: usize) -> Self {
+        SelfAttention { w_q, w_k, w_v, w_o: None, n_heads, n_kv_heads: n_heads, attention: Attention::new() }
+    }
+
+    /// Fewer key heads than query heads (grouped or multi-query attention).
+    pub const fn kv_heads(self, n_kv_heads: usize) -> Self {
+        SelfAttention { n_kv_heads, ..self }
+    }
+
+    /// An output projection W_O of (`n_heads` · `v_head_dim`) rows.
+    pub const fn output(self, w_o: MatRef<'w, W>) -> Self {
+        SelfAttention { w_o: Some(w_o), ..self }
+    }
+
+    /// Options of the attention: scale, causal, tier.
+    pub const fn attention(self, attention: Attention) -> Self {
+        SelfAttention { attention, ..self }
+    }
+
+    /// Sizes by rounding down; [`checked`](Self::checked) finds what does not divide.
+    fn sizes(&self) -> Sizes {
+        let (q, k, v) = (self.w_q.cols(), self.w_k.cols(), self.w_v.cols());
+        let head_dim = q.checked_div(self.n_heads).unwrap_or(0);
+        let v_head_dim = v.checked_div(self.n_kv_heads).unwrap_or(0);
+        Sizes { head_dim, v_head_dim, q, k, v, heads: v_head_dim.saturating_mul(self.n_heads) }
+    }
+
+    fn checked(&self) -> Result<Sizes, Error> {
+        let sizes = self.sizes();
+        let rows = self.w_q.rows();
+        expect_dim("rows of W_K (d_model)", rows, self.w_k.rows())?;
+        expect_dim("rows of W_V (d_model)", rows, self.w_v.rows())?;
+        let product = |heads: usize, dim: usize| heads.checked_mul(dim).ok_or(Error::ShapeOverflow);
+        expect_dim("columns of W_Q (n_heads * head_dim)", product(self.n_heads, sizes.head_dim)?, sizes.q)?;
+        expect_dim("columns of W_K (n_kv_heads * head_dim)", product(self.n_kv_heads, sizes.head_dim)?, sizes.k)?;
+        expect_dim(
+            "columns of W_V (n_kv_heads * v_head_dim)",
+            product(self.n_kv_heads, sizes.v_head_dim)?,
+            sizes.v,
+        )?;
+        if self.n_heads.checked_rem(self.n_kv_heads).unwrap_or(self.n_heads) != 0 {
+            let dim = "n_heads (a multiple of n_kv_heads)";
+            return Err(Error::DimMismatch { dim, expected: self.n_kv_heads, got: self.n_heads });
+        }
+        if let Some(w_o) = &self.w_o {
+            expect_dim("rows of W_O (n_heads * v_head_dim)", sizes.heads, w_o.rows())?;
+        }
+        Ok(sizes)
+    }
+
+    /// `f32`s of scratch for a sequence of `len` tokens; `usize::MAX` if that is more than fits.
+    pub fn scratch_len(&self, len: usize) -> usize {
+        let Sizes { head_dim, v_head_dim, q, k, v, heads } = self.sizes();
+        let d_model = self.w_q.rows();
+        let columns = q.saturating_add(k).saturating_add(v).saturating_add(heads);
+        let outputs = self.w_o.map_or(0, |w_o| matmul_scratch_len(len, heads, w_o.cols()));
+        let inner = [q, k, v]
+            .map(|n| matmul_scratch_len(len, d_model, n))
+            .into_iter()
+            .fold(attention_scratch_len(len, len, head_dim, v_head_dim).max(outputs), usize::max);
+        columns.saturating_mul(len).saturating_add(inner)
+    }
+
+    /// Computes the layer: `out = softmax(scale·(X W_Q)(X W_K)ᵀ)(X W_V)`, times W_O if there is one.
+    ///
+    /// # Errors
+    /// [`Error::DimMismatch`] by the name of the matrix that does not fit, or
+    /// [`Error::ScratchTooShort`] with less than [`scratch_len`](Self::scratch_len) `f32`s. The output
+    /// is untouched then.
+    pub fn run<X: Elem, O: Elem>(
+        &self,
+        x: MatRef<'_, X>,
+        out: MatMut<'_, O>,
+        scratch: &mut [f32],
+    ) -> Result<(), Error> {
+        let sizes = self.checked()?;
+        let len = x.rows();
+        expect_dim("columns of X (d_model)", self.w_q.rows(), x.cols())?;
+        expect_dim("rows of the output", len, out.rows())?;
+        expect_dim("columns of the output", self.w_o.map_or(sizes.heads, |w_o| w_o.cols()), out.cols())?;
+        let needed = self.scratch_len(len);
+        expect_scratch(needed, scratch.len())?;
+        let short = Error::ScratchTooShort { needed, got: scratch.len() };
+
+        // Every length below is part of `scratch_len`, so these succeed.
+        let mut rest = scratch;
+        let mut take = |columns: usize| {
+            let (part, left) = core::mem::take(&mut rest).split_at_mut_checked(columns * len).ok_or(short)?;
+            rest = left;
+            Ok(part)
+        };
+        let (q, k, v, heads) = (take(sizes.q)?, take(sizes.k)?, take(sizes.v)?, take(sizes.heads)?);
+
+        let product = match self.attention.chosen_tier() {
+            None => Matmul::new(),
+            Some(tier) => Matmul::new().tier(tier),
+        };
+        product.run(x, self.w_q, MatMut::new(q, len, sizes.q)?, rest)?;
+        product.run(x, self.w_k, MatMut::new(k, len, sizes.k)?, rest)?;
+        product.run(x, self.w_v, MatMut::new(v, len, sizes.v)?, rest)?;
+        self.attention.run(
+            HeadsRef::token_major(q, len, self.n_heads, sizes.head_dim)?,
+            HeadsRef::token_major(k, len, self.n_kv_heads, sizes.head_dim)?,
+            HeadsRef::token_major(v, len, self.n_kv_heads, sizes.v_head_dim)?,
+            HeadsMut::token_major(heads, len, self.n_heads, sizes.v_head_dim)?,
+            rest,
+        )?;
+        match self.w_o {
+            Some(w_o) => product.run(MatRef::new(heads, len, sizes.heads)?, w_o, out, rest),
+            None => {
+                for (i, row) in heads.chunks_exact(sizes.heads.max(1)).enumerate() {
+                    // SAFETY: as many rows, each as long as the output's, which is a valid view.
+                    unsafe { unpack_row(crate::arch::scalar::Scalar, row.as_ptr(), out.raw, i) };
+                }
+                Ok(())
+            }
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! Softmax and log-sum-exp of rows, and `e^x`, as public functions.
+
+use crate::elem::{Elem, Kind, load_up_to, store_up_to};
+use crate::error::{Error, expect_dim};
+use crate::kernel::exp;
+use crate::kernel::pack::{pack, unpack_row};
+use crate::kernel::softmax::{BLOCK, NO_MAX, row, row_max};
+use crate::simd::Simd;
+use crate::tier::{Tier, dispatch};
+use crate::view::{MatMut, MatRef, RawMat};
+
+/// `out[i][j] = e^x[i][j] / Σ_t e^x[i][t]`: the softmax of each row.
+///
+/// The largest element is subtracted first, so nothing overflows. A row of minus infinities gives
+/// zeros; a NaN or plus infinity makes its row NaN. Each exponential is within 1 ULP; those below
+/// `2^-126.5` of the row's largest are 0.
+///
+/// # Errors
+/// [`Error::DimMismatch`] if the shapes differ.
+///
+/// ```
+/// use qkv::{MatMut, MatRef, softmax};
+/// let (x, mut p) = ([0.0_f32, 3.0_f32.ln()], [0.0_f32; 2]);
+/// softmax(MatRef::new(&x, 1, 2)?, MatMut::new(&mut p, 1, 2)?)?;
+/// assert!((p[0] - 0.25).abs() < 1e-7 && (p[1] - 0.75).abs() < 1e-7);
+/// # Ok::<(), qkv::Error>(())
+/// ```
+pub fn softmax<T: Elem, O: Elem>(x: MatRef<'_, T>, out: MatMut<'_, O>) -> Result<(), Error> {
+    Softmax::new().run(x, out)
+}
+
+/// [`softmax`] of each row, over the row itself.
+///
+/// # Errors
+/// None: the shape agrees with itself. The `Result` is for symmetry.
+pub fn softmax_in_place<T: Elem>(x: MatMut<'_, T>) -> Result<(), Error> {
+    Softmax::new().run_in_place(x)
+}
+
+/// `out[i] = ln Σ_t e^x[i][t]`, the natural log-sum-exp of each row: minus infinity for an empty row or
+/// one of minus infinities, NaN for a row with a NaN or plus infinity.
+///
+/// # Errors
+/// [`Error::DimMismatch`] if `out` is not as long as there are rows.
+///
+/// ```
+/// use qkv::{MatRef, log_sum_exp};
+/// let (x, mut lse) = ([1000.0_f32, 1000.0], [0.0]);
+/// log_sum_exp(MatRef::new(&x, 1, 2)?, &mut lse)?;
+/// assert!((lse[0] - (1000.0 + 2.0_f32.ln())).abs() < 1e-4);
+/// # Ok::<(), qkv::Error>(())
+/// ```
+pub fn log_sum_exp<T: Elem>(x: MatRef<'_, T>, out: &mut [f32]) -> Result<(), Error> {
+    Softmax::new().log_sum_exp(x, out)
+}
+
+/// `x[i] = e^x[i]`: within 1 ULP for every `f32`, subnormal results kept, overflow to infinity.
+///
+/// ```
+/// let mut x = [0.0_f32, f32::NEG_INFINITY, 89.0];
+/// qkv::exp_in_place(&mut x);
+/// assert_eq!(x, [1.0, 0.0, f32::INFINITY]);
+/// ```
+pub fn exp_in_place(x: &mut [f32]) {
+    Softmax::new().exp_in_place(x);
+}
+
+/// The functions of this module on a chosen tier.
+#[derive(Clone, Copy, Debug, Default)]
+#[must_use = "options do nothing until a method runs"]
+pub struct Softmax {
+    tier: Option<Tier>,
+}
+
+impl Softmax {
+    /// The best tier of this CPU.
+    pub const fn new() -> Softmax {
+        Softmax { tier: None }
+    }
+
+    /// Forces a tier; the default is [`Tier::detect`].
+    pub const fn tier(self, tier: Tier) -> Softmax {
+        Softmax { tier: Some(tier) }
+    }
+
+    fn chosen(self) -> Tier {
+        self.tier.unwrap_or_else(Tier::detect)
+    }
+
+    /// As [`softmax`].
+    ///
+    /// # Errors
+    /// As [`softmax`].
+    pub fn run<T: Elem, O: Elem>(self, x: MatRef<'_, T>, out: MatMut<'_, O>) -> Result<(), Error> {
+        expect_dim("rows of the output", x.rows(), out.rows())?;
+        expect_dim("columns of the output", x.cols(), out.cols())?;
+        // SAFETY: views are valid by construction, and their shapes agree.
+        dispatch!(self.chosen(), s => unsafe { all_rows(s, x.raw, out.raw) });
+        Ok(())
+    }
+
+    /// As [`softmax_in_place`].
+    ///
+    /// # Errors
+    /// As [`softmax_in_place`].
+    pub fn run_in_place<T: Elem>(self, x: MatMut<'_, T>) -> Result<(), Error> {
+        // SAFETY: the view is valid by construction.
+        dispatch!(self.chosen(), s => unsafe { all_rows(s, x.raw, x.raw) });
+        Ok(())
+    }
+
+    /// As [`log_sum_exp`](crate::log_sum_exp).
+    ///
+    /// # Errors
+    /// As [`log_sum_exp`](crate::log_sum_exp).
+    pub fn log_sum_exp<T: Elem>(self, x: MatRef<'_, T>, out: &mut [f32]) -> Result<(), Error> {
+        expect_dim("length of the output (rows)", x.rows(), out.len())?;
+        // SAFETY: the view is valid by construction; `out` has a place for each row.
+        dispatch!(self.chosen(), s => unsafe { all_log_sum_exps(s, x.raw, out) });
+        Ok(())
+    }
+
+    /// As [`exp_in_place`](crate::exp_in_place).
+    pub fn exp_in_place(self, x: &mut [f32]) {
+        dispatch!(self.chosen(), s => exp_slice(s, x));
+    }
+}
+
+#[inline(never)]
+fn exp_slice<S: Simd>(s: S, x: &mut [f32]) {
+    s.vectorize(
+        #[inline(always)]
+        || {
+            let mut i = 0;
+            while i < x.len() {
+                let (p, n) = (x.as_mut_ptr().wrapping_add(i), x.len() - i);
+                // SAFETY: `n` floats from `i` on are inside the slice.
+                unsafe { store_up_to(s, p, n, exp::exp(s, load_up_to(s, p, n))) };
+                i += S::LANES;
+            }
+        },
+    );
+}
+
+#[inline(never)]
+unsafe fn all_rows<S: Simd>(s: S, x: RawMat, out: RawMat) {
+    s.vectorize(
+        #[inline(always)]
+        || {
+            for i in 0..x.rows {
+                // SAFETY: row `i` of both.
+                unsafe {
+                    let m = max(s, x, i);
+                    let sum = weights(s, x, i, m, out);
+                    normalise(s, x, i, m, if sum == 0.0 { 0.0 } else { 1.0 / sum }, out);
+                }
+            }
+        },
+    );
+}
+
+#[inline(never)]
+unsafe fn all_log_sum_exps<S: Simd>(s: S, x: RawMat, out: &mut [f32]) {
+    s.vectorize(
+        #[inline(always)]
+        || {
+            for (i, lse) in out.iter_mut().enumerate() {
+                // SAFETY: there is a row for each output.
+                unsafe {
+                    let m = max(s, x, i);
+                    // No output takes the weights.
+                    let sum = weights(s, x, i, m, RawMat { cols: 0, col_stride: 0, ..x });
+                    *lse = if sum == 0.0 { f32::NEG_INFINITY } else { m + libm::logf(sum) };
+                }
+            }
+        },
+    );
+}
+
+/// Whether rows are contiguous floats, which need no buffer.
+fn is_plain(x: RawMat) -> bool {
+    x.kind == Kind::F32 && x.col_stride == 1
+}
+
+/// Up to a block of row `i` as floats: where it lies, or widened into the buffer.
+#[inline(always)]
+unsafe fn block<S: Simd>(s: S, x: RawMat, i: usize, j: usize, n: usize, buffer: &mut [f32; BLOCK]) -> *const f32 {
+    if is_plain(x) {
+        return x.at::<f32>(i, j).cast_const();
+    }
+    // SAFETY: `n <= BLOCK` columns from `j` on are inside the row and fit the buffer.
+    unsafe { pack(s, x.block(i, j, 1, n), 1.0, buffer.as_mut_ptr(), BLOCK, n) };
+    buffer.as_ptr()
+}
+
+/// The largest element of row `i`, NaNs apart.
+#[inline(always)]
+unsafe fn max<S: Simd>(s: S, x: RawMat, i: usize) -> f32 {
+    let mut buffer = [0.0_f32; BLOCK];
+    let mut m = NO_MAX;
+    for j in (0..x.cols).step_by(BLOCK) {
+        let n = (x.cols - j).min(BLOCK);
+        // SAFETY: `n` columns of row `i`.
+        m = unsafe { row_max(s, block(s, x, i, j, n, &mut buffer), n, m) };
+    }
+    m
+}
+
+/// The sum of row `i`'s weights, block by block, which also go to `out` if it takes floats as they are.
+#[inline(always)]
+unsafe fn weights<S: Simd>(s: S, x: RawMat, i: usize, m: f32, out: RawMat) -> f32 {
+    let mut buffer = [0.0_f32; BLOCK];
+    let mut sum = 0.0;
+    for j in (0..x.cols).step_by(BLOCK) {
+        let n = (x.cols - j).min(BLOCK);
+        // SAFETY: `n` columns of row `i`, which the buffer has room for.
+        unsafe {
+            let scores = block(s, x, i, j, n, &mut buffer);
+            let to = if is_plain(out) { out.at::<f32>(i, j) } else { buffer.as_mut_ptr() };
+            sum += row(s, scores, to, n, m);
+        }
+    }
+    sum
+}
+
+/// Row `i` of the output: its weights times `factor`, found again if `out` could not keep them.
+#[inline(always)]
+unsafe fn normalise<S: Simd>(s: S, x: RawMat, i: usize, m: f32, factor: f32, out: RawMat) {
+    let mut buffer = [0.0_f32; BLOCK];
+    for j in (0..x.cols).step_by(BLOCK) {
+        let n = (x.cols - j).min(BLOCK);
+        // SAFETY: `n` columns of row `i`, which the buffer has room for.
+        unsafe {
+            let mut p = buffer.as_mut_ptr();
+            if is_plain(out) {
+                p = out.at::<f32>(i, j);
+            } else {
+                let scores = block(s, x, i, j, n, &mut buffer);
+                row(s, scores, p, n, m);
+            }
+            let mut t = 0;
+            while t < n {
+                let weight = load_up_to(s, p.add(t), n - t);
+                store_up_to(s, p.add(t), n - t, s.mul(weight, s.splat(factor)));
+                t += S::LANES;
+            }
+            if !is_plain(out) {
+                unpack_row(s, p, out.block(i, j, 1, n), 0);
+            }
+        }
+    }
+}

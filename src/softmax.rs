@@ -151,7 +151,7 @@ unsafe fn all_rows<S: Simd>(s: S, x: RawMat, out: RawMat) {
                 // SAFETY: row `i` of both.
                 unsafe {
                     let m = max(s, x, i);
-                    let sum = weights(s, x, i, m, out);
+                    let sum = weights(s, x, i, m, Some(out));
                     normalise(s, x, i, m, if sum == 0.0 { 0.0 } else { 1.0 / sum }, out);
                 }
             }
@@ -168,8 +168,7 @@ unsafe fn all_log_sum_exps<S: Simd>(s: S, x: RawMat, out: &mut [f32]) {
                 // SAFETY: there is a row for each output.
                 unsafe {
                     let m = max(s, x, i);
-                    // No output takes the weights.
-                    let sum = weights(s, x, i, m, RawMat { cols: 0, col_stride: 0, ..x });
+                    let sum = weights(s, x, i, m, None);
                     *lse = if sum == 0.0 { f32::NEG_INFINITY } else { m + libm::logf(sum) };
                 }
             }
@@ -208,7 +207,7 @@ unsafe fn max<S: Simd>(s: S, x: RawMat, i: usize) -> f32 {
 
 /// The sum of row `i`'s weights, block by block, which also go to `out` if it takes floats as they are.
 #[inline(always)]
-unsafe fn weights<S: Simd>(s: S, x: RawMat, i: usize, m: f32, out: RawMat) -> f32 {
+unsafe fn weights<S: Simd>(s: S, x: RawMat, i: usize, m: f32, out: Option<RawMat>) -> f32 {
     let mut buffer = [0.0_f32; BLOCK];
     let mut sum = 0.0;
     for j in (0..x.cols).step_by(BLOCK) {
@@ -216,7 +215,10 @@ unsafe fn weights<S: Simd>(s: S, x: RawMat, i: usize, m: f32, out: RawMat) -> f3
         // SAFETY: `n` columns of row `i`, which the buffer has room for.
         unsafe {
             let scores = block(s, x, i, j, n, &mut buffer);
-            let to = if is_plain(out) { out.at::<f32>(i, j) } else { buffer.as_mut_ptr() };
+            let to = match out {
+                Some(out) if is_plain(out) => out.at::<f32>(i, j),
+                _ => buffer.as_mut_ptr(),
+            };
             sum += row(s, scores, to, n, m);
         }
     }

@@ -45,11 +45,6 @@ impl RawMat {
         let offset = (i * self.row_stride + j * self.col_stride) * self.kind.size();
         RawMat { ptr: self.ptr.wrapping_add(offset), rows, cols, ..*self }
     }
-
-    /// A row-major matrix of `f32` in scratch memory.
-    pub fn scratch(ptr: *mut f32, rows: usize, cols: usize, row_stride: usize) -> RawMat {
-        RawMat { ptr: ptr.cast(), kind: Kind::F32, rows, cols, row_stride, col_stride: 1 }
-    }
 }
 
 /// The heads of Q, K, V or the output: `len` rows of `head_dim` contiguous elements for each head.

@@ -9,7 +9,7 @@ use core::fmt;
 /// ```
 /// use qkv::{Error, MatRef};
 /// let data = [1.0_f32; 5];
-/// assert_eq!(MatRef::new(&data, 2, 3).unwrap_err(), Error::SliceTooShort { needed: 6, got: 5 });
+/// assert_eq!(MatRef::new(&data, 2, 3).err(), Some(Error::SliceTooShort { needed: 6, got: 5 }));
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]

@@ -1,7 +1,9 @@
 //! `e^x`, within 1 ULP on every tier.
 //!
+//! ```text
 //!     n = round(x / ln 2)      r = x - n ln 2, in two steps (Cody and Waite, 1980), |r| <= ln 2 / 2
 //!     e^r = 1 + r (1 + r (c2 + r (c3 + r (c4 + r (c5 + r c6)))))        e^x = e^r 2^n
+//! ```
 //!
 //! The coefficients minimise the relative error over |r| <= 1.001 ln 2 / 2 with the first two fixed
 //! at 1, so that e^0 = 1; what is left is 3.1e-9 (0.05 of half an ULP). The rest is rounding.

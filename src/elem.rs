@@ -66,6 +66,10 @@ pub mod sealed {
         /// # Safety
         /// - `p` is valid for reading `n <= S::LANES` elements.
         unsafe fn load_partial<S: Simd>(s: S, p: *const Self, n: usize) -> S::V;
+        /// Four columns of `LANES` rows: lane `i` of vector `e` is `p[i * stride + e]`.
+        /// # Safety
+        /// - `p` is valid for reading 4 elements at each of `S::LANES` rows, `stride` apart.
+        unsafe fn load_columns<S: Simd>(s: S, p: *const Self, stride: usize) -> [S::V; 4];
         /// # Safety
         /// - `p` is valid for writing `S::LANES` elements.
         unsafe fn store<S: Simd>(s: S, p: *mut Self, v: S::V);
@@ -99,6 +103,11 @@ impl Lanes for f32 {
         unsafe { s.load_partial(p, n) }
     }
     #[inline(always)]
+    unsafe fn load_columns<S: Simd>(s: S, p: *const f32, stride: usize) -> [S::V; 4] {
+        // SAFETY: as the caller promises.
+        unsafe { s.load_columns(p, stride) }
+    }
+    #[inline(always)]
     unsafe fn store<S: Simd>(s: S, p: *mut f32, v: S::V) {
         // SAFETY: as the caller promises.
         unsafe { s.store(p, v) }
@@ -113,7 +122,7 @@ impl Lanes for f32 {
 /// Both 16-bit types: whole vectors by the tier's instructions, partial ones through a buffer.
 #[cfg(feature = "half")]
 macro_rules! half_lanes {
-    ($t:ty, $kind:ident, $load:ident, $store:ident, $widen:ident, $narrow:ident) => {
+    ($t:ty, $kind:ident, $load:ident, $columns:ident, $store:ident, $widen:ident, $narrow:ident) => {
         impl Elem for $t {}
         impl Lanes for $t {
             const KIND: Kind = Kind::$kind;
@@ -142,6 +151,11 @@ macro_rules! half_lanes {
                 }
             }
             #[inline(always)]
+            unsafe fn load_columns<S: Simd>(s: S, p: *const $t, stride: usize) -> [S::V; 4] {
+                // SAFETY: as the caller promises; the type is a transparent u16.
+                unsafe { s.$columns(p.cast(), stride) }
+            }
+            #[inline(always)]
             unsafe fn store<S: Simd>(s: S, p: *mut $t, v: S::V) {
                 // SAFETY: as the caller promises; the type is a transparent u16.
                 unsafe { s.$store(p.cast(), v) }
@@ -160,9 +174,9 @@ macro_rules! half_lanes {
     };
 }
 #[cfg(feature = "half")]
-half_lanes!(half::f16, F16, load_f16, store_f16, f16_to_f32, f32_to_f16);
+half_lanes!(half::f16, F16, load_f16, load_columns_f16, store_f16, f16_to_f32, f32_to_f16);
 #[cfg(feature = "half")]
-half_lanes!(half::bf16, Bf16, load_bf16, store_bf16, bf16_to_f32, f32_to_bf16);
+half_lanes!(half::bf16, Bf16, load_bf16, load_columns_bf16, store_bf16, bf16_to_f32, f32_to_bf16);
 
 /// A vector of `n` elements or of `LANES`, whichever is less; zero beyond.
 ///
@@ -182,6 +196,30 @@ pub unsafe fn load_up_to<S: Simd, E: Elem>(s: S, p: *const E, n: usize) -> S::V 
 pub unsafe fn store_up_to<S: Simd, E: Elem>(s: S, p: *mut E, n: usize, v: S::V) {
     // SAFETY: as the caller promises.
     unsafe { if n >= S::LANES { E::store(s, p, v) } else { E::store_partial(s, p, n, v) } }
+}
+
+/// [`Lanes::load_columns`] where only `columns <= 4` of each row exist, and only the rows for which `row`
+/// gives an address; zero elsewhere.
+///
+/// # Safety
+/// - Every address is valid for reading `columns` elements.
+#[inline(always)]
+pub unsafe fn load_some_columns<S: Simd, E: Elem>(
+    s: S,
+    columns: usize,
+    row: impl Fn(usize) -> Option<*const E>,
+) -> [S::V; 4] {
+    let mut quads = [[E::narrow(0.0); 4]; MAX_LANES];
+    for (i, quad) in quads.iter_mut().enumerate().take(S::LANES) {
+        if let Some(p) = row(i) {
+            for (e, x) in quad.iter_mut().enumerate().take(columns) {
+                // SAFETY: one of the columns that exist.
+                *x = unsafe { *p.add(e) };
+            }
+        }
+    }
+    // SAFETY: the array holds 4 columns of `LANES` rows.
+    unsafe { E::load_columns(s, quads.as_ptr().cast(), 4) }
 }
 
 /// binary16 to `f32`, exact, without a branch on the value: the exponent and fraction are shifted

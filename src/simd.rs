@@ -1,6 +1,6 @@
 //! `Simd`: the vector operations of one tier, as methods of a token that proves the CPU has them.
 
-/// Most lanes any tier has: the length of the arrays that hold a block of `LANES` vectors.
+/// Most lanes any tier has: the length of the arrays that hold a vector.
 pub const MAX_LANES: usize = 16;
 
 /// The vector operations of one tier.
@@ -43,9 +43,6 @@ pub trait Simd: Copy + 'static {
     /// The lane's bits shifted left by 23: `2^n` where `t = n + 127 + 1.5 * 2^23`, `-127 < n < 128`,
     /// and `0` for `n = -127`.
     fn pow2(self, t: Self::V) -> Self::V;
-    /// Transposes the square of the first `LANES` vectors; the rest of the array is ignored.
-    fn transpose(self, rows: [Self::V; MAX_LANES]) -> [Self::V; MAX_LANES];
-
     /// `LANES` floats from `p`, of any alignment.
     /// # Safety
     /// - `p` is valid for reading `LANES` floats.
@@ -62,6 +59,18 @@ pub trait Simd: Copy + 'static {
     /// # Safety
     /// - `p` is valid for reading `LANES` 16-bit values.
     unsafe fn load_bf16(self, p: *const u16) -> Self::V;
+    /// Four columns of `LANES` rows: lane `i` of vector `e` is `p[i * stride + e]`.
+    /// # Safety
+    /// - `p` is valid for reading 4 floats at each of `LANES` rows, `stride` apart.
+    unsafe fn load_columns(self, p: *const f32, stride: usize) -> [Self::V; 4];
+    /// [`load_columns`](Simd::load_columns) of binary16 numbers, widened.
+    /// # Safety
+    /// - As there, of 16-bit values.
+    unsafe fn load_columns_f16(self, p: *const u16, stride: usize) -> [Self::V; 4];
+    /// [`load_columns`](Simd::load_columns) of bfloat16 numbers, widened.
+    /// # Safety
+    /// - As there, of 16-bit values.
+    unsafe fn load_columns_bf16(self, p: *const u16, stride: usize) -> [Self::V; 4];
     /// Stores all lanes to `p`, of any alignment.
     /// # Safety
     /// - `p` is valid for writing `LANES` floats.

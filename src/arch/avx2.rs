@@ -1,6 +1,6 @@
 //! The AVX2 tier: AVX2, FMA and F16C, eight lanes.
 
-use crate::simd::{MAX_LANES, Simd};
+use crate::simd::Simd;
 use core::arch::x86_64::*;
 
 /// Proof that this CPU and its operating system have AVX2, FMA and F16C.
@@ -27,6 +27,36 @@ macro_rules! avx2 {
 #[inline(always)]
 fn first(n: usize) -> __m256i {
     avx2!(_mm256_cmpgt_epi32(_mm256_set1_epi32(n as i32), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)))
+}
+
+#[inline(always)]
+fn widen_bf16(x: __m128i) -> __m256 {
+    avx2!(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(x))))
+}
+
+/// Four 16-bit values from `p` and four from `p + apart`.
+#[inline(always)]
+unsafe fn two_quads(p: *const u16, apart: usize) -> __m128i {
+    avx2!({
+        let quad = |p: *const u16| p.cast::<i64>().read_unaligned();
+        _mm_set_epi64x(quad(p.add(apart)), quad(p))
+    })
+}
+
+/// Vector `i` holds four columns of row `i` and, in its upper half, of row `i + 4`: 8 shuffles turn
+/// them into four columns of eight rows.
+#[inline(always)]
+fn transpose_halves([a, b, c, d]: [__m256; 4]) -> [__m256; 4] {
+    avx2!({
+        let (ab_low, ab_high) = (_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+        let (cd_low, cd_high) = (_mm256_unpacklo_ps(c, d), _mm256_unpackhi_ps(c, d));
+        [
+            _mm256_shuffle_ps::<0x44>(ab_low, cd_low),
+            _mm256_shuffle_ps::<0xee>(ab_low, cd_low),
+            _mm256_shuffle_ps::<0x44>(ab_high, cd_high),
+            _mm256_shuffle_ps::<0xee>(ab_high, cd_high),
+        ]
+    })
 }
 
 impl Simd for Avx2 {
@@ -72,22 +102,6 @@ impl Simd for Avx2 {
         avx2!(_mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_castps_si256(t))))
     }
     #[inline(always)]
-    fn transpose(self, mut r: [__m256; MAX_LANES]) -> [__m256; MAX_LANES] {
-        // Pairs of floats, then quads, then halves: 24 shuffles.
-        let lo = |i: usize| avx2!(_mm256_unpacklo_ps(r[i], r[i + 1]));
-        let hi = |i: usize| avx2!(_mm256_unpackhi_ps(r[i], r[i + 1]));
-        let pairs = [lo(0), hi(0), lo(2), hi(2), lo(4), hi(4), lo(6), hi(6)];
-        let even = |i: usize| avx2!(_mm256_shuffle_ps::<0x44>(pairs[i], pairs[i + 2]));
-        let odd = |i: usize| avx2!(_mm256_shuffle_ps::<0xee>(pairs[i], pairs[i + 2]));
-        let top = [even(0), odd(0), even(1), odd(1)];
-        let bottom = [even(4), odd(4), even(5), odd(5)];
-        for i in 0..4 {
-            r[i] = avx2!(_mm256_permute2f128_ps::<0x20>(top[i], bottom[i]));
-            r[i + 4] = avx2!(_mm256_permute2f128_ps::<0x31>(top[i], bottom[i]));
-        }
-        r
-    }
-    #[inline(always)]
     unsafe fn load(self, p: *const f32) -> __m256 {
         avx2!(_mm256_loadu_ps(p))
     }
@@ -101,7 +115,24 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     unsafe fn load_bf16(self, p: *const u16) -> __m256 {
-        avx2!(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast())))))
+        avx2!(widen_bf16(_mm_loadu_si128(p.cast())))
+    }
+    #[inline(always)]
+    unsafe fn load_columns(self, p: *const f32, stride: usize) -> [__m256; 4] {
+        transpose_halves([0, 1, 2, 3].map(|i| {
+            avx2!({
+                let low = _mm256_castps128_ps256(_mm_loadu_ps(p.add(i * stride)));
+                _mm256_insertf128_ps::<1>(low, _mm_loadu_ps(p.add((i + 4) * stride)))
+            })
+        }))
+    }
+    #[inline(always)]
+    unsafe fn load_columns_f16(self, p: *const u16, stride: usize) -> [__m256; 4] {
+        transpose_halves([0, 1, 2, 3].map(|i| avx2!(_mm256_cvtph_ps(two_quads(p.add(i * stride), 4 * stride)))))
+    }
+    #[inline(always)]
+    unsafe fn load_columns_bf16(self, p: *const u16, stride: usize) -> [__m256; 4] {
+        transpose_halves([0, 1, 2, 3].map(|i| avx2!(widen_bf16(two_quads(p.add(i * stride), 4 * stride)))))
     }
     #[inline(always)]
     unsafe fn store(self, p: *mut f32, v: __m256) {

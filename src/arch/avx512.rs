@@ -1,6 +1,6 @@
 //! The AVX-512 tier: AVX-512F (with the AVX2 tier's features below it), sixteen lanes.
 
-use crate::simd::{MAX_LANES, Simd};
+use crate::simd::Simd;
 use core::arch::x86_64::*;
 
 /// Proof that this CPU and its operating system have AVX-512F, AVX2, FMA and F16C.
@@ -27,6 +27,36 @@ macro_rules! avx512 {
 #[inline(always)]
 fn first(n: usize) -> __mmask16 {
     ((1_u32 << n) - 1) as __mmask16
+}
+
+#[inline(always)]
+fn widen_bf16(x: __m256i) -> __m512 {
+    avx512!(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(x))))
+}
+
+/// Four 16-bit values from each of `p`, `p + apart`, `p + 2 apart` and `p + 3 apart`.
+#[inline(always)]
+unsafe fn four_quads(p: *const u16, apart: usize) -> __m256i {
+    avx512!({
+        let quad = |g: usize| p.add(g * apart).cast::<i64>().read_unaligned();
+        _mm256_setr_epi64x(quad(0), quad(1), quad(2), quad(3))
+    })
+}
+
+/// Quarter `g` of vector `i` holds four columns of row `i + 4 g`: 8 shuffles turn them into four
+/// columns of sixteen rows.
+#[inline(always)]
+fn transpose_quarters([a, b, c, d]: [__m512; 4]) -> [__m512; 4] {
+    avx512!({
+        let (ab_low, ab_high) = (_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+        let (cd_low, cd_high) = (_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+        [
+            _mm512_shuffle_ps::<0x44>(ab_low, cd_low),
+            _mm512_shuffle_ps::<0xee>(ab_low, cd_low),
+            _mm512_shuffle_ps::<0x44>(ab_high, cd_high),
+            _mm512_shuffle_ps::<0xee>(ab_high, cd_high),
+        ]
+    })
 }
 
 impl Simd for Avx512 {
@@ -71,33 +101,6 @@ impl Simd for Avx512 {
         avx512!(_mm512_castsi512_ps(_mm512_slli_epi32::<23>(_mm512_castps_si512(t))))
     }
     #[inline(always)]
-    fn transpose(self, mut r: [__m512; MAX_LANES]) -> [__m512; MAX_LANES] {
-        avx512!({
-            // Pairs of floats, quads, then the 4 x 4 grid of quads in two steps: 64 shuffles.
-            let mut quads = r;
-            for g in 0..4 {
-                let (a, b, c, d) = (r[4 * g], r[4 * g + 1], r[4 * g + 2], r[4 * g + 3]);
-                let (ab_lo, ab_hi) = (_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
-                let (cd_lo, cd_hi) = (_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
-                quads[4 * g] = _mm512_shuffle_ps::<0x44>(ab_lo, cd_lo);
-                quads[4 * g + 1] = _mm512_shuffle_ps::<0xee>(ab_lo, cd_lo);
-                quads[4 * g + 2] = _mm512_shuffle_ps::<0x44>(ab_hi, cd_hi);
-                quads[4 * g + 3] = _mm512_shuffle_ps::<0xee>(ab_hi, cd_hi);
-            }
-            // quads[4g + j] holds columns j, j+4, j+8, j+12 of rows 4g..4g+4.
-            for j in 0..4 {
-                let (a, b, c, d) = (quads[j], quads[4 + j], quads[8 + j], quads[12 + j]);
-                let (ab_even, ab_odd) = (_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0xdd>(a, b));
-                let (cd_even, cd_odd) = (_mm512_shuffle_f32x4::<0x88>(c, d), _mm512_shuffle_f32x4::<0xdd>(c, d));
-                r[j] = _mm512_shuffle_f32x4::<0x88>(ab_even, cd_even);
-                r[j + 4] = _mm512_shuffle_f32x4::<0x88>(ab_odd, cd_odd);
-                r[j + 8] = _mm512_shuffle_f32x4::<0xdd>(ab_even, cd_even);
-                r[j + 12] = _mm512_shuffle_f32x4::<0xdd>(ab_odd, cd_odd);
-            }
-            r
-        })
-    }
-    #[inline(always)]
     unsafe fn load(self, p: *const f32) -> __m512 {
         avx512!(_mm512_loadu_ps(p))
     }
@@ -111,7 +114,26 @@ impl Simd for Avx512 {
     }
     #[inline(always)]
     unsafe fn load_bf16(self, p: *const u16) -> __m512 {
-        avx512!(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast())))))
+        avx512!(widen_bf16(_mm256_loadu_si256(p.cast())))
+    }
+    #[inline(always)]
+    unsafe fn load_columns(self, p: *const f32, stride: usize) -> [__m512; 4] {
+        transpose_quarters([0, 1, 2, 3].map(|i| {
+            avx512!({
+                let quad = |g: usize| _mm_loadu_ps(p.add((i + 4 * g) * stride));
+                let v = _mm512_castps128_ps512(quad(0));
+                let v = _mm512_insertf32x4::<1>(v, quad(1));
+                _mm512_insertf32x4::<3>(_mm512_insertf32x4::<2>(v, quad(2)), quad(3))
+            })
+        }))
+    }
+    #[inline(always)]
+    unsafe fn load_columns_f16(self, p: *const u16, stride: usize) -> [__m512; 4] {
+        transpose_quarters([0, 1, 2, 3].map(|i| avx512!(_mm512_cvtph_ps(four_quads(p.add(i * stride), 4 * stride)))))
+    }
+    #[inline(always)]
+    unsafe fn load_columns_bf16(self, p: *const u16, stride: usize) -> [__m512; 4] {
+        transpose_quarters([0, 1, 2, 3].map(|i| avx512!(widen_bf16(four_quads(p.add(i * stride), 4 * stride)))))
     }
     #[inline(always)]
     unsafe fn store(self, p: *mut f32, v: __m512) {

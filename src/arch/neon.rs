@@ -1,7 +1,7 @@
 //! The NEON tier: AArch64's baseline vectors with fused multiply-add, four lanes.
 
 use crate::elem::{bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16};
-use crate::simd::{MAX_LANES, Simd};
+use crate::simd::Simd;
 use core::arch::aarch64::*;
 
 /// The build's baseline has NEON.
@@ -14,6 +14,20 @@ macro_rules! neon {
         // SAFETY: NEON is in the build's baseline; pointers are as the caller of the method promises.
         unsafe { $e }
     };
+}
+
+#[inline(always)]
+fn transpose([a, b, c, d]: [float32x4_t; 4]) -> [float32x4_t; 4] {
+    neon!({
+        let (ac_low, ac_high) = (vzip1q_f32(a, c), vzip2q_f32(a, c));
+        let (bd_low, bd_high) = (vzip1q_f32(b, d), vzip2q_f32(b, d));
+        [
+            vzip1q_f32(ac_low, bd_low),
+            vzip2q_f32(ac_low, bd_low),
+            vzip1q_f32(ac_high, bd_high),
+            vzip2q_f32(ac_high, bd_high),
+        ]
+    })
 }
 
 impl Simd for Neon {
@@ -59,16 +73,6 @@ impl Simd for Neon {
         neon!(vreinterpretq_f32_u32(vshlq_n_u32::<23>(vreinterpretq_u32_f32(t))))
     }
     #[inline(always)]
-    fn transpose(self, mut r: [float32x4_t; MAX_LANES]) -> [float32x4_t; MAX_LANES] {
-        neon!({
-            let (a, b) = (vzip1q_f32(r[0], r[2]), vzip2q_f32(r[0], r[2]));
-            let (c, d) = (vzip1q_f32(r[1], r[3]), vzip2q_f32(r[1], r[3]));
-            (r[0], r[1]) = (vzip1q_f32(a, c), vzip2q_f32(a, c));
-            (r[2], r[3]) = (vzip1q_f32(b, d), vzip2q_f32(b, d));
-            r
-        })
-    }
-    #[inline(always)]
     unsafe fn load(self, p: *const f32) -> float32x4_t {
         neon!(vld1q_f32(p))
     }
@@ -90,6 +94,18 @@ impl Simd for Neon {
     unsafe fn load_bf16(self, p: *const u16) -> float32x4_t {
         let lanes = neon!(p.cast::<[u16; 4]>().read_unaligned()).map(bf16_to_f32);
         neon!(vld1q_f32(lanes.as_ptr()))
+    }
+    #[inline(always)]
+    unsafe fn load_columns(self, p: *const f32, stride: usize) -> [float32x4_t; 4] {
+        transpose(neon!([0, 1, 2, 3].map(|i| self.load(p.add(i * stride)))))
+    }
+    #[inline(always)]
+    unsafe fn load_columns_f16(self, p: *const u16, stride: usize) -> [float32x4_t; 4] {
+        transpose(neon!([0, 1, 2, 3].map(|i| self.load_f16(p.add(i * stride)))))
+    }
+    #[inline(always)]
+    unsafe fn load_columns_bf16(self, p: *const u16, stride: usize) -> [float32x4_t; 4] {
+        transpose(neon!([0, 1, 2, 3].map(|i| self.load_bf16(p.add(i * stride)))))
     }
     #[inline(always)]
     unsafe fn store(self, p: *mut f32, v: float32x4_t) {

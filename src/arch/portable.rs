@@ -4,7 +4,7 @@
 //! that this tier gives the bits of the scalar one.
 
 use crate::elem::{bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16};
-use crate::simd::{MAX_LANES, Simd};
+use crate::simd::Simd;
 use wide::f32x4;
 
 /// The vectors of the build's baseline.
@@ -53,12 +53,6 @@ impl Simd for Portable {
         f32x4::from_bits(t.to_bits() << 23_u32)
     }
     #[inline(always)]
-    fn transpose(self, mut rows: [f32x4; MAX_LANES]) -> [f32x4; MAX_LANES] {
-        let [a, b, c, d] = f32x4::transpose([rows[0], rows[1], rows[2], rows[3]]);
-        (rows[0], rows[1], rows[2], rows[3]) = (a, b, c, d);
-        rows
-    }
-    #[inline(always)]
     unsafe fn load(self, p: *const f32) -> f32x4 {
         // SAFETY: four floats are readable at `p`, as the caller promises.
         f32x4::new(unsafe { p.cast::<[f32; 4]>().read_unaligned() })
@@ -79,6 +73,21 @@ impl Simd for Portable {
     unsafe fn load_bf16(self, p: *const u16) -> f32x4 {
         // SAFETY: four 16-bit values are readable at `p`, as the caller promises.
         f32x4::new(unsafe { p.cast::<[u16; 4]>().read_unaligned() }.map(bf16_to_f32))
+    }
+    #[inline(always)]
+    unsafe fn load_columns(self, p: *const f32, stride: usize) -> [f32x4; 4] {
+        // SAFETY: as the caller promises.
+        f32x4::transpose(unsafe { [0, 1, 2, 3].map(|i| self.load(p.add(i * stride))) })
+    }
+    #[inline(always)]
+    unsafe fn load_columns_f16(self, p: *const u16, stride: usize) -> [f32x4; 4] {
+        // SAFETY: as the caller promises.
+        f32x4::transpose(unsafe { [0, 1, 2, 3].map(|i| self.load_f16(p.add(i * stride))) })
+    }
+    #[inline(always)]
+    unsafe fn load_columns_bf16(self, p: *const u16, stride: usize) -> [f32x4; 4] {
+        // SAFETY: as the caller promises.
+        f32x4::transpose(unsafe { [0, 1, 2, 3].map(|i| self.load_bf16(p.add(i * stride))) })
     }
     #[inline(always)]
     unsafe fn store(self, p: *mut f32, v: f32x4) {

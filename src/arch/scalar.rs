@@ -1,7 +1,7 @@
 //! The scalar tier: one lane, for targets without vectors (Cortex-M, RISC-V, soft float).
 
 use crate::elem::{bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16};
-use crate::simd::{MAX_LANES, Simd};
+use crate::simd::Simd;
 
 /// One `f32` is a vector. Every CPU has it.
 #[derive(Clone, Copy)]
@@ -48,10 +48,6 @@ impl Simd for Scalar {
         f32::from_bits(t.to_bits() << 23)
     }
     #[inline(always)]
-    fn transpose(self, rows: [f32; MAX_LANES]) -> [f32; MAX_LANES] {
-        rows
-    }
-    #[inline(always)]
     unsafe fn load(self, p: *const f32) -> f32 {
         // SAFETY: as the caller promises.
         unsafe { p.read() }
@@ -70,6 +66,21 @@ impl Simd for Scalar {
     unsafe fn load_bf16(self, p: *const u16) -> f32 {
         // SAFETY: as the caller promises.
         bf16_to_f32(unsafe { p.read() })
+    }
+    #[inline(always)]
+    unsafe fn load_columns(self, p: *const f32, _: usize) -> [f32; 4] {
+        // SAFETY: as the caller promises.
+        unsafe { [0, 1, 2, 3].map(|e| self.load(p.add(e))) }
+    }
+    #[inline(always)]
+    unsafe fn load_columns_f16(self, p: *const u16, _: usize) -> [f32; 4] {
+        // SAFETY: as the caller promises.
+        unsafe { [0, 1, 2, 3].map(|e| self.load_f16(p.add(e))) }
+    }
+    #[inline(always)]
+    unsafe fn load_columns_bf16(self, p: *const u16, _: usize) -> [f32; 4] {
+        // SAFETY: as the caller promises.
+        unsafe { [0, 1, 2, 3].map(|e| self.load_bf16(p.add(e))) }
     }
     #[inline(always)]
     unsafe fn store(self, p: *mut f32, v: f32) {

@@ -5,11 +5,11 @@
 
 use super::panel::{Block, Panel};
 use super::scratch::Scratch;
-use crate::elem::{Elem, by_kind, load_up_to};
+use crate::elem::{Elem, by_kind, load_some_columns};
 use crate::kernel::exp::exp_weight;
 use crate::kernel::pack::pack;
 use crate::kernel::softmax::{BLOCK, CHAINS, row, row_max};
-use crate::simd::{MAX_LANES, Simd};
+use crate::simd::Simd;
 use crate::view::RawMat;
 
 /// Rows that share a pass over K: their 4 x 2 chains keep the multipliers busy.
@@ -21,8 +21,7 @@ const MAX_ROWS: usize = 4;
 /// - `x` has room for the panel; the panel's rows are inside Q.
 pub unsafe fn load_q<S: Simd>(s: S, panel: &Panel, x: &Scratch) {
     let (p, d) = (panel.p, panel.p.q.head_dim);
-    for r in 0..panel.rows {
-        let (query, head) = p.row(panel.kv_head, panel.first + r);
+    for (r, (query, head)) in p.rows(panel.kv_head, panel.first).enumerate().take(panel.rows) {
         // SAFETY: as the caller promises.
         unsafe { pack(s, p.q.head(head).block(query, 0, 1, d), p.scale, x.q.add(r * d), d, d) };
     }
@@ -105,31 +104,20 @@ unsafe fn all_keys<S: Simd, E: Elem, const R: usize>(
     // Whole vectors of the block, two at a time: a tile of R x 2 chains.
     let mut t = block.from - block.from % (2 * S::LANES);
     while t < block.to {
+        let keys = Keys { k: k.block(block.start, 0, k.rows - block.start, k.cols), block, t };
+        let seen = block.from <= t && t + 2 * S::LANES <= block.to;
         let mut acc = [[s.splat(0.0); 2]; R];
         let mut d = 0;
-        while d < k.cols {
-            let n = k.cols - d;
-            for half in 0..2 {
-                let first = t + half * S::LANES;
-                let mut square = [s.splat(0.0); MAX_LANES];
-                for (c, v) in square.iter_mut().enumerate().take(S::LANES) {
-                    if (block.from..block.to).contains(&(first + c)) {
-                        // SAFETY: a key that some row sees; `n` features from `d` on.
-                        *v = unsafe { load_up_to::<S, E>(s, k.at(block.start + first + c, d), n) };
-                    }
-                }
-                let square = s.transpose(square);
-                for (e, &features) in square.iter().enumerate().take(S::LANES) {
-                    if e < n {
-                        for (r, acc) in acc.iter_mut().enumerate() {
-                            // SAFETY: feature `d + e < head_dim` of row `r`.
-                            let x = s.splat(unsafe { *q.add(r * k.cols + d + e) });
-                            acc[half] = s.fma(x, features, acc[half]);
-                        }
-                    }
-                }
+        // SAFETY: `d` is a feature of the keys at `t`, all of which are seen or marked as an edge.
+        unsafe {
+            while d + 4 <= k.cols && seen {
+                acc = keys.columns::<S, E, R, false>(s, q, d, acc);
+                d += 4;
             }
-            d += S::LANES;
+            while d < k.cols {
+                acc = keys.columns::<S, E, R, true>(s, q, d, acc);
+                d += 4;
+            }
         }
         for (r, acc) in acc.iter().enumerate() {
             for (half, &v) in acc.iter().enumerate() {
@@ -138,5 +126,49 @@ unsafe fn all_keys<S: Simd, E: Elem, const R: usize>(
             }
         }
         t += 2 * S::LANES;
+    }
+}
+
+/// Two vectors of keys of a block, from key `t` of it on.
+struct Keys {
+    k: RawMat,
+    block: Block,
+    t: usize,
+}
+
+impl Keys {
+    /// Four features from `d` on: continues the chains of `R` rows. At an `EDGE` some of the keys are
+    /// not seen or some of the features do not exist: they are not read.
+    #[inline(always)]
+    unsafe fn columns<S: Simd, E: Elem, const R: usize, const EDGE: bool>(
+        &self,
+        s: S,
+        q: *const f32,
+        d: usize,
+        mut acc: [[S::V; 2]; R],
+    ) -> [[S::V; 2]; R] {
+        let n = (self.k.cols - d).min(4);
+        for half in 0..2 {
+            let first = self.t + half * S::LANES;
+            let seen = |c: usize| (self.block.from..self.block.to).contains(&(first + c));
+            // SAFETY: keys that some row sees; `n` features from `d` on.
+            let features = unsafe {
+                if EDGE {
+                    load_some_columns(s, n, |c| seen(c).then(|| self.k.at::<E>(first + c, d).cast_const()))
+                } else {
+                    E::load_columns(s, self.k.at(first, d), self.k.row_stride)
+                }
+            };
+            for (e, &feature) in features.iter().enumerate() {
+                if !EDGE || e < n {
+                    for (r, acc) in acc.iter_mut().enumerate() {
+                        // SAFETY: feature `d + e < head_dim` of row `r`.
+                        let x = s.splat(unsafe { *q.add(r * self.k.cols + d + e) });
+                        acc[half] = s.fma(x, feature, acc[half]);
+                    }
+                }
+            }
+        }
+        acc
     }
 }

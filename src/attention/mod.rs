@@ -203,10 +203,20 @@ pub(crate) struct Problem {
 }
 
 impl Problem {
-    /// Query and head of row `row` of a key head: the heads of the group follow each other, so that
-    /// neighbouring rows see nearly the same keys.
-    fn row(&self, kv_head: usize, row: usize) -> (usize, usize) {
-        (row / self.group, kv_head * self.group.get() + row % self.group)
+    /// Query and head of the rows of a key head from `first` on: the heads of the group follow each
+    /// other, so that neighbouring rows see nearly the same keys.
+    fn rows(&self, kv_head: usize, first: usize) -> impl Iterator<Item = (usize, usize)> {
+        let (group, base) = (self.group.get(), kv_head * self.group.get());
+        let (mut query, mut member) = (first / self.group, first % self.group);
+        // Stepping instead of a division for each row.
+        core::iter::repeat_with(move || {
+            let row = (query, base + member);
+            member += 1;
+            if member == group {
+                (query, member) = (query + 1, 0);
+            }
+            row
+        })
     }
 }
 

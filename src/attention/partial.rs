@@ -87,8 +87,7 @@ pub unsafe fn finish<S: Simd>(s: S, p: &Problem, x: &Scratch, kv_head: usize, fi
     s.vectorize(
         #[inline(always)]
         || {
-            for r in 0..rows {
-                let (query, head) = p.row(kv_head, first + r);
+            for (r, (query, head)) in p.rows(kv_head, first).enumerate().take(rows) {
                 // SAFETY: as the caller promises; `width` is at least `v_head_dim`, in whole vectors.
                 unsafe {
                     let l = *x.total_l.add(r);

@@ -25,12 +25,12 @@ pub unsafe fn load_q<S: Simd>(s: S, panel: &Panel, x: &Scratch) {
         #[inline(always)]
         || {
             by_kind!(p.q.kind, E => {
-                let column = |r: usize| {
-                    let (query, head) = p.row(panel.kv_head, panel.first + r);
-                    p.q.head(head).at::<E>(query, 0).cast_const()
-                };
+                let columns = p
+                    .rows(panel.kv_head, panel.first)
+                    .map(|(query, head)| p.q.head(head).at::<E>(query, 0).cast_const());
+                let apart = (p.group.get() == 1).then_some(p.q.token_stride);
                 // SAFETY: as the caller promises.
-                unsafe { transpose_columns(s, (d, panel.rows), column, p.scale, x.q, S::PANEL, width) };
+                unsafe { transpose_columns(s, (d, panel.rows), columns, apart, p.scale, x.q, S::PANEL, width) };
             });
         },
     );
@@ -56,48 +56,45 @@ pub unsafe fn scores<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
     }
     // SAFETY: the row arrays do not overlap.
     unsafe { core::ptr::copy_nonoverlapping(x.m, x.top, lanes) };
-    let mut t = block.from;
-    while t < block.to {
-        let n = (block.to - t).min(S::MR);
-        // SAFETY: rows `t..t + n` of the block are inside K and fit the strip.
-        unsafe {
-            let rows = if k.kind == Kind::F32 {
-                Rows { ptr: k.at(block.start + t, 0), row_stride: k.row_stride, col_stride: 1 }
-            } else {
-                pack(s, k.block(block.start + t, 0, n, k.cols), 1.0, x.k_rows, k.cols, k.cols);
-                Rows { ptr: x.k_rows, row_stride: k.cols, col_stride: 1 }
-            };
-            strip(s, x, block, lanes, (t, n, k.cols), rows);
-        }
-        t += n;
-    }
-    // SAFETY: as the caller promises.
     s.vectorize(
         #[inline(always)]
-        || unsafe { weights(s, x, block, lanes) },
+        || {
+            let mut t = block.from;
+            while t < block.to {
+                let n = (block.to - t).min(S::MR);
+                // SAFETY: rows `t..t + n` of the block are inside K and fit the strip.
+                unsafe {
+                    let rows = if k.kind == Kind::F32 {
+                        Rows { ptr: k.at(block.start + t, 0), row_stride: k.row_stride, col_stride: 1 }
+                    } else {
+                        pack(s, k.block(block.start + t, 0, n, k.cols), 1.0, x.k_rows, k.cols, k.cols);
+                        Rows { ptr: x.k_rows, row_stride: k.cols, col_stride: 1 }
+                    };
+                    strip(s, x, block, lanes, (t, n, k.cols), rows);
+                }
+                t += n;
+            }
+            // SAFETY: as the caller promises.
+            unsafe { weights(s, x, block, lanes) };
+        },
     );
 }
 
 /// `sizes` = (first key, keys, head_dim): scores of a tile's keys for all lanes.
-#[inline(never)]
+#[inline(always)]
 unsafe fn strip<S: Simd>(s: S, x: &Scratch, block: Block, lanes: usize, sizes: (usize, usize, usize), k: Rows) {
     let (t, n, d) = sizes;
-    s.vectorize(
-        #[inline(always)]
-        || {
-            with_rows!(S, n, MR => {
-                let mut lane = 0;
-                while lane < lanes {
-                    let cols = (lanes - lane).min(S::NV * S::LANES);
-                    with_vectors!(S, cols / S::LANES, NV => {
-                        // SAFETY: `cols` lanes from `lane` on; the strip is inside the scores.
-                        unsafe { score_tile::<S, MR, NV>(s, x, block, lane, t, d, k) };
-                    });
-                    lane += cols;
-                }
+    with_rows!(S, n, MR => {
+        let mut lane = 0;
+        while lane < lanes {
+            let cols = (lanes - lane).min(S::NV * S::LANES);
+            with_vectors!(S, cols / S::LANES, NV => {
+                // SAFETY: `cols` lanes from `lane` on; the strip is inside the scores.
+                unsafe { score_tile::<S, MR, NV>(s, x, block, lane, t, d, k) };
             });
-        },
-    );
+            lane += cols;
+        }
+    });
 }
 
 /// One tile of scores, masked, and the lanes' maxima with them.

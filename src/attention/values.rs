@@ -41,81 +41,107 @@ pub unsafe fn apply<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
         }
         // An unseen key's weight is 0, but 0 x NaN is not.
         let careful = block.partial && !all_finite(s, keys, block);
-        let mut r = 0;
-        while r < panel.rows {
-            let n = if careful { 1 } else { (panel.rows - r).min(S::MR) };
-            let (mut from, mut to) = (block.from, block.to);
-            if block.partial {
-                // The rows' first keys and ends grow with the row.
-                (from, to) = (*x.from.add(r) as usize, *x.to.add(r + n - 1) as usize);
-            }
-            if from < to || block.first {
-                let part = Part { x, rows: (r, n), keys: (from, to), first: block.first, weights };
-                by_kind!(v.kind, E => {
-                    let v = Panels { ptr: keys.at::<E>(0, 0).cast_const(), row_stride: v.row_stride, panel_stride: PANEL_COLS };
-                    strip(s, part, v, whole, 0);
-                });
-                if whole < v.cols {
-                    strip(s, part, tail, S::LANES, whole);
-                }
-            }
-            r += n;
+        let part = Part { x, rows: panel.rows, block, careful, weights };
+        if whole > 0 {
+            by_kind!(v.kind, E => {
+                let v = Panels { ptr: keys.at::<E>(0, 0).cast_const(), row_stride: v.row_stride, panel_stride: PANEL_COLS };
+                strips(s, part, v, whole, 0);
+            });
+        }
+        if whole < v.cols {
+            strips(s, part, tail, S::LANES, whole);
         }
     }
 }
 
-/// A tile's rows and the keys they are given.
+/// A block's rows and keys, and how they are weighted.
 #[derive(Clone, Copy)]
 struct Part<'a> {
     x: &'a Scratch,
-    /// First row and number of rows.
-    rows: (usize, usize),
-    /// First key and end, within the block.
-    keys: (usize, usize),
-    first: bool,
+    rows: usize,
+    block: Block,
+    /// Keys that a row does not see must not be touched for it.
+    careful: bool,
     weights: Rows,
 }
 
 /// `cols` columns of V, whole vectors, into columns `at..` of the accumulators.
 #[inline(never)]
-unsafe fn strip<S: Simd, E: Elem>(s: S, part: Part, v: Panels<E>, cols: usize, at: usize) {
+unsafe fn strips<S: Simd, E: Elem>(s: S, part: Part, v: Panels<E>, cols: usize, at: usize) {
     s.vectorize(
         #[inline(always)]
         || {
-            // SAFETY: as the caller promises. One or two rows alone have too few chains for the
-            // multipliers' latency: they take more columns.
-            unsafe {
-                let mut c = 0;
-                if part.rows.1 == 1 {
-                    c = wide::<S, E, 1, 8>(s, part, v, c, cols, at);
-                } else if part.rows.1 == 2 {
-                    c = wide::<S, E, 2, 4>(s, part, v, c, cols, at);
+            let mut r = 0;
+            while r < part.rows {
+                let n = if part.careful { 1 } else { (part.rows - r).min(S::MR) };
+                let mut keys = (part.block.from, part.block.to);
+                if part.block.partial {
+                    // The rows' first keys and ends grow with the row.
+                    // SAFETY: rows of the panel.
+                    keys = unsafe { (*part.x.from.add(r) as usize, *part.x.to.add(r + n - 1) as usize) };
                 }
-                with_rows!(S, part.rows.1, MR => {
-                    while c < cols {
-                        let n = (cols - c).min(S::NV * S::LANES);
-                        with_vectors!(S, n / S::LANES, NV => columns::<S, E, MR, NV>(s, part, v, c, at));
-                        c += n;
-                    }
-                });
+                if keys.0 < keys.1 || part.block.first {
+                    // SAFETY: as the caller promises.
+                    unsafe { strip(s, part, (r, n), keys, v, cols, at) };
+                }
+                r += n;
             }
         },
     );
+}
+
+/// `rows` = (first row, rows) of one tile, `keys` = (first key, end) that they are given.
+#[inline(always)]
+unsafe fn strip<S: Simd, E: Elem>(
+    s: S,
+    part: Part,
+    rows: (usize, usize),
+    keys: (usize, usize),
+    v: Panels<E>,
+    cols: usize,
+    at: usize,
+) {
+    let place = Place { part, r: rows.0, keys, at };
+    // SAFETY: as the caller promises. One or two rows alone have too few chains for the multipliers'
+    // latency: they take more columns.
+    unsafe {
+        let mut c = 0;
+        if rows.1 == 1 {
+            c = wide::<S, E, 1, 8>(s, place, v, c, cols);
+        } else if rows.1 == 2 {
+            c = wide::<S, E, 2, 4>(s, place, v, c, cols);
+        }
+        with_rows!(S, rows.1, MR => {
+            while c < cols {
+                let n = (cols - c).min(S::NV * S::LANES);
+                with_vectors!(S, n / S::LANES, NV => columns::<S, E, MR, NV>(s, place, v, c));
+                c += n;
+            }
+        });
+    }
+}
+
+/// Where a strip of tiles lies: its first row, its keys and its first column.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    part: Part<'a>,
+    r: usize,
+    keys: (usize, usize),
+    at: usize,
 }
 
 /// As many tiles of `NV` vectors as fit; returns the first column that is left.
 #[inline(always)]
 unsafe fn wide<S: Simd, E: Elem, const MR: usize, const NV: usize>(
     s: S,
-    part: Part,
+    place: Place,
     v: Panels<E>,
     mut c: usize,
     cols: usize,
-    at: usize,
 ) -> usize {
     while c + NV * S::LANES <= cols {
         // SAFETY: as the caller promises.
-        unsafe { columns::<S, E, MR, NV>(s, part, v, c, at) };
+        unsafe { columns::<S, E, MR, NV>(s, place, v, c) };
         c += NV * S::LANES;
     }
     c
@@ -125,21 +151,20 @@ unsafe fn wide<S: Simd, E: Elem, const MR: usize, const NV: usize>(
 #[inline(always)]
 unsafe fn columns<S: Simd, E: Elem, const MR: usize, const NV: usize>(
     s: S,
-    part: Part,
+    place: Place,
     v: Panels<E>,
     c: usize,
-    at: usize,
 ) {
-    let (x, (r, _), (from, to)) = (part.x, part.rows, part.keys);
+    let (part, r, (from, to)) = (place.part, place.r, place.keys);
     let v = Panels { ptr: v.ptr.wrapping_add(from * v.row_stride + c), ..v };
     // SAFETY: as the caller promises.
     unsafe {
         let chains = tile(s, to.saturating_sub(from), part.weights.at(r, from), v, zero::<S, MR, NV>(s));
         for (i, row) in chains.iter().enumerate() {
-            let factor = s.splat(*x.factor.add(r + i));
+            let factor = s.splat(*part.x.factor.add(r + i));
             for (n, &chain) in row.iter().enumerate() {
-                let acc = x.acc.add((r + i) * x.width + at + c + n * S::LANES);
-                s.store(acc, if part.first { chain } else { s.fma(s.load(acc), factor, chain) });
+                let acc = part.x.acc.add((r + i) * part.x.width + place.at + c + n * S::LANES);
+                s.store(acc, if part.block.first { chain } else { s.fma(s.load(acc), factor, chain) });
             }
         }
     }

@@ -1,7 +1,7 @@
 //! Moving blocks between the caller's memory and scratch: widen, transpose, scale, pad; and back.
 
 use crate::elem::sealed::Lanes;
-use crate::elem::{Elem, by_kind, load_up_to, store_up_to};
+use crate::elem::{Elem, by_kind, load_some_columns, load_up_to, store_up_to};
 use crate::simd::{MAX_LANES, Simd};
 use crate::view::RawMat;
 
@@ -47,7 +47,7 @@ unsafe fn copy<S: Simd, E: Elem>(s: S, src: RawMat, scale: f32, dst: *mut f32, d
     }
 }
 
-/// Rows lie together: squares of `LANES` vectors are turned in registers.
+/// Rows lie together: four rows of `LANES` columns at a time are turned in registers.
 #[inline(always)]
 unsafe fn transpose<S: Simd, E: Elem>(
     s: S,
@@ -57,22 +57,25 @@ unsafe fn transpose<S: Simd, E: Elem>(
     dst_stride: usize,
     width: usize,
 ) {
-    let column = |j: usize| src.at::<E>(0, j).cast_const();
+    let columns = (0..src.cols).map(|j| src.at::<E>(0, j).cast_const());
     // SAFETY: as the caller promises.
-    unsafe { transpose_columns(s, (src.rows, src.cols), column, scale, dst, dst_stride, width) };
+    unsafe { transpose_columns(s, (src.rows, src.cols), columns, Some(src.col_stride), scale, dst, dst_stride, width) };
 }
 
-/// `dst[i * dst_stride + j] = scale * column(j)[i]` for `sizes` = (rows, columns), zeros in columns up
-/// to `width`.
+/// `dst[i * dst_stride + j] = scale * columns[j][i]` for `sizes` = (rows, columns), zeros in columns
+/// up to `width`. `apart` is the distance between the columns, if it is always the same.
 ///
 /// # Safety
-/// - `column(j)` is valid for reading `rows` elements for every existing column.
+/// - `columns` gives at least as many addresses as there are columns, each valid for reading `rows`
+///   elements.
 /// - `dst` is valid for writing `width` elements at each of the rows.
 #[inline(always)]
+#[expect(clippy::too_many_arguments, reason = "a copy has two ends")]
 pub unsafe fn transpose_columns<S: Simd, E: Elem>(
     s: S,
     sizes: (usize, usize),
-    column: impl Fn(usize) -> *const E,
+    mut columns: impl Iterator<Item = *const E>,
+    apart: Option<usize>,
     scale: f32,
     dst: *mut f32,
     dst_stride: usize,
@@ -82,26 +85,28 @@ pub unsafe fn transpose_columns<S: Simd, E: Elem>(
     let mut j = 0;
     while j < width {
         let cols = sizes.1.saturating_sub(j).min(S::LANES);
+        let mut column = [core::ptr::null(); MAX_LANES];
+        for (column, p) in column.iter_mut().take(cols).zip(&mut columns) {
+            *column = p;
+        }
         let mut i = 0;
         while i < sizes.0 {
-            let rows = sizes.0 - i;
-            let mut square = [s.splat(0.0); MAX_LANES];
-            for (c, v) in square.iter_mut().enumerate().take(S::LANES) {
-                if c < cols {
-                    // SAFETY: rows from `i` on of an existing column.
-                    *v = unsafe { load_up_to(s, column(j + c).wrapping_add(i), rows) };
-                }
-            }
-            let square = s.transpose(square);
-            for (r, &v) in square.iter().enumerate().take(S::LANES) {
-                if r < rows {
-                    // SAFETY: `width - j` elements from there on are inside `dst`.
-                    unsafe {
+            let rows = (sizes.0 - i).min(4);
+            // SAFETY: rows from `i` on of columns that exist; `width - j` elements inside `dst`.
+            unsafe {
+                let quad = match apart {
+                    Some(apart) if rows == 4 && cols == S::LANES => {
+                        E::load_columns(s, column[0].wrapping_add(i), apart)
+                    }
+                    _ => load_some_columns(s, rows, |c| (c < cols).then(|| column[c].wrapping_add(i))),
+                };
+                for (r, &v) in quad.iter().enumerate() {
+                    if r < rows {
                         store_up_to(s, dst.add((i + r) * dst_stride + j), width - j, s.mul(v, scale));
                     }
                 }
             }
-            i += S::LANES;
+            i += 4;
         }
         j += S::LANES;
     }

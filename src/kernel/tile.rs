@@ -79,22 +79,27 @@ pub unsafe fn tile<S: Simd, E: Elem, const MR: usize, const NV: usize>(
     mut acc: Acc<S::V, MR, NV>,
 ) -> Acc<S::V, MR, NV> {
     let vector_stride = b.vector_stride::<S>();
-    let (mut a_col, mut b_row) = (a.ptr, b.ptr);
+    // A pointer for each row and one offset for all: the loop then has no address arithmetic left.
+    let mut rows = [a.ptr; MR];
+    for (i, row) in rows.iter_mut().enumerate() {
+        *row = a.ptr.wrapping_add(i * a.row_stride);
+    }
+    let (mut at, mut b_row) = (0, b.ptr);
     for _ in 0..k {
         let mut vectors = [s.splat(0.0); NV];
         for (v, vector) in vectors.iter_mut().enumerate() {
             // SAFETY: vector `v < NV` of a row that the caller vouches for.
             *vector = unsafe { E::load(s, b_row.add(v * vector_stride)) };
         }
-        for (i, row) in acc.iter_mut().enumerate() {
-            // SAFETY: row `i < MR` of a column that the caller vouches for.
-            let x = s.splat(unsafe { *a_col.add(i * a.row_stride) });
-            for (sum, &vector) in row.iter_mut().zip(&vectors) {
+        for (sums, &row) in acc.iter_mut().zip(&rows) {
+            // SAFETY: one of the first `k` columns of a row that the caller vouches for.
+            let x = s.splat(unsafe { *row.add(at) });
+            for (sum, &vector) in sums.iter_mut().zip(&vectors) {
                 *sum = s.fma(x, vector, *sum);
             }
         }
-        // Past the last step these may point outside; they are not read there.
-        a_col = a_col.wrapping_add(a.col_stride);
+        at += a.col_stride;
+        // Past the last step this may point outside; it is not read there.
         b_row = b_row.wrapping_add(b.row_stride);
     }
     acc

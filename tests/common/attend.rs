@@ -1,0 +1,212 @@
+//! An attention call as a value: random or fuzzed, run on any tier, checked against both twins.
+
+use super::buffer::Kind;
+use super::heads::{Heads, Order};
+use super::{GUARD, Rng, bits, nan_scratch, reference, same_bits};
+use crate::with_type;
+use qkv::{Attention, Error, Tier, attention_scratch_len};
+
+/// Which keys a query sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Causal {
+    No,
+    BottomRight,
+    Offset(isize),
+}
+
+/// Sizes, types, orders in memory and options.
+#[derive(Clone, Debug)]
+pub struct Shape {
+    pub q_len: usize,
+    pub kv_len: usize,
+    pub n_kv_heads: usize,
+    /// Query heads of each key head.
+    pub group: usize,
+    pub head_dim: usize,
+    pub v_head_dim: usize,
+    pub causal: Causal,
+    pub scale: Option<f32>,
+    /// Of Q, K, V and the output.
+    pub kinds: [Kind; 4],
+    pub orders: [Order; 4],
+    pub seed: u64,
+}
+
+impl Shape {
+    /// One head of `f32`.
+    pub fn plain(q_len: usize, kv_len: usize, head_dim: usize, seed: u64) -> Shape {
+        Shape {
+            q_len,
+            kv_len,
+            n_kv_heads: 1,
+            group: 1,
+            head_dim,
+            v_head_dim: head_dim,
+            causal: Causal::No,
+            scale: None,
+            kinds: [Kind::F32; 4],
+            orders: [Order::TokenMajor; 4],
+            seed,
+        }
+    }
+
+    /// Everything but the lengths at random.
+    pub fn random(q_len: usize, kv_len: usize, seed: u64) -> Shape {
+        let mut rng = Rng::new(seed);
+        let (n_kv_heads, group) = rng.pick(&[(1, 1), (2, 1), (1, 2), (2, 3), (1, 8), (3, 1), (2, 4)]);
+        let dims = [1, 2, 5, 8, 16, 17, 40, 64, 72];
+        let head_dim = rng.pick(&dims);
+        let v_head_dim = if rng.below(2) == 0 { head_dim } else { rng.pick(&dims) };
+        let offset = rng.below(kv_len + 9) as isize - 4 - rng.below(q_len + 1) as isize;
+        let causal =
+            rng.pick(&[Causal::No, Causal::BottomRight, Causal::Offset(offset), Causal::Offset(offset)]);
+        let scale = rng.pick(&[None, None, Some(1.0), Some(-0.7), Some(3.0)]);
+        let kinds = [(); 4].map(|()| rng.pick(&Kind::ALL));
+        let orders = [(); 4].map(|()| Order::random(&mut rng));
+        Shape { q_len, kv_len, n_kv_heads, group, head_dim, v_head_dim, causal, scale, kinds, orders, seed }
+    }
+
+    pub fn n_heads(&self) -> usize {
+        self.n_kv_heads * self.group
+    }
+
+    /// Operands with random numbers: scores of a few units, so that weights differ but none is 0.
+    pub fn lookup(&self) -> Lookup {
+        let mut rng = Rng::new(self.seed ^ 0x5eed);
+        self.lookup_of(GUARD, &mut |kind| kind.bits(2.0 * rng.unit()))
+    }
+
+    /// Operands whose bits come from `bits`. Inputs end with their slice's allocation if `guard` is 0.
+    pub fn lookup_of(&self, guard: usize, bits: &mut dyn FnMut(Kind) -> u32) -> Lookup {
+        let &Shape { q_len, kv_len, n_kv_heads, head_dim, v_head_dim, kinds, orders, .. } = self;
+        let n_heads = self.n_heads();
+        let q = Heads::with_guard(kinds[0], (q_len, n_heads, head_dim), orders[0], guard).fill_bits(bits);
+        let k = Heads::with_guard(kinds[1], (kv_len, n_kv_heads, head_dim), orders[1], guard).fill_bits(bits);
+        let v = Heads::with_guard(kinds[2], (kv_len, n_kv_heads, v_head_dim), orders[2], guard).fill_bits(bits);
+        let out = Heads::new(kinds[3], (q_len, n_heads, v_head_dim), orders[3]);
+        Lookup { q, k, v, out, causal: self.causal, scale: self.scale }
+    }
+}
+
+/// `out = softmax(scale·Q Kᵀ) V` with its operands.
+#[derive(Clone, Debug)]
+pub struct Lookup {
+    pub q: Heads,
+    pub k: Heads,
+    pub v: Heads,
+    pub out: Heads,
+    pub causal: Causal,
+    pub scale: Option<f32>,
+}
+
+impl Lookup {
+    pub fn options(&self, tier: Tier) -> Attention {
+        let options = match self.causal {
+            Causal::No => Attention::new(),
+            Causal::BottomRight => Attention::new().causal(),
+            Causal::Offset(offset) => Attention::new().causal_offset(offset),
+        };
+        match self.scale {
+            Some(scale) => options.scale(scale).tier(tier),
+            None => options.tier(tier),
+        }
+    }
+
+    pub fn scratch_len(&self) -> usize {
+        attention_scratch_len(self.q.len, self.k.len, self.q.head_dim, self.v.head_dim)
+    }
+
+    /// How many of the first keys query `i` sees.
+    pub fn seen(&self, i: usize) -> usize {
+        let (q_len, kv_len) = (self.q.len as i128, self.k.len as i128);
+        let offset = match self.causal {
+            Causal::No => return self.k.len,
+            Causal::BottomRight => kv_len - q_len,
+            Causal::Offset(offset) => offset as i128,
+        };
+        (i as i128 + offset + 1).clamp(0, kv_len) as usize
+    }
+
+    fn kv_head(&self, h: usize) -> usize {
+        h / (self.q.n_heads / self.k.n_heads.max(1)).max(1)
+    }
+
+    /// The output after the call, from scratch of the exact length that is full of NaN.
+    pub fn run(&self, tier: Tier) -> Heads {
+        let mut out = self.out.clone();
+        self.run_into(tier, &mut out, None, &mut nan_scratch(self.scratch_len())).expect("sizes agree");
+        out
+    }
+
+    /// The same with the log-sum-exps, `[n_heads][q_len]`.
+    pub fn run_with_lse(&self, tier: Tier) -> (Heads, Vec<f32>) {
+        let (mut out, mut lse) = (self.out.clone(), nan_scratch(self.q.n_heads * self.q.len));
+        self.run_into(tier, &mut out, Some(&mut lse), &mut nan_scratch(self.scratch_len())).expect("sizes agree");
+        (out, lse)
+    }
+
+    pub fn run_into(&self, tier: Tier, out: &mut Heads, lse: Option<&mut [f32]>, scratch: &mut [f32]) -> Result<(), Error> {
+        let options = self.options(tier);
+        with_type!(self.q.kind(), Q => with_type!(self.k.kind(), K => {
+            with_type!(self.v.kind(), V => with_type!(out.kind(), O => {
+                let (q, k, v) = (self.q.view::<Q>(), self.k.view::<K>(), self.v.view::<V>());
+                match lse {
+                    None => options.run(q, k, v, out.view_mut::<O>(), scratch),
+                    Some(lse) => options.run_with_lse(q, k, v, out.view_mut::<O>(), lse, scratch),
+                }
+            }))
+        }))
+    }
+
+    /// Guards, the `f64` bound and the bit model, of output and log-sum-exps.
+    pub fn check(&self, tier: Tier) -> Result<(), String> {
+        let (out, lse) = self.run_with_lse(tier);
+        self.check_result(tier, &out, &lse).map_err(|message| format!("{tier}: {message}"))
+    }
+
+    pub fn check_result(&self, tier: Tier, out: &Heads, lse: &[f32]) -> Result<(), String> {
+        out.check_guards(&self.out)?;
+        for h in 0..self.q.n_heads {
+            for i in 0..self.q.len {
+                let lse = lse[h * self.q.len + i];
+                self.check_row(tier.is_fused(), (i, h), out, lse)
+                    .map_err(|message| format!("query {i}, head {h}, {} keys: {message}", self.seen(i)))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn check_row(&self, fused: bool, (i, h): (usize, usize), out: &Heads, lse: f32) -> Result<(), String> {
+        let kind = out.kind();
+        self.check_row_bound((i, h), out, lse)?;
+        let (model, model_lse) = self.model(fused, i, h);
+        let model: Vec<u32> = model.iter().map(|&x| kind.bits(x)).collect();
+        same_bits(kind, &out.token_bits(i, h), &model).map_err(|m| format!("against the model, {m}"))?;
+        same_bits(Kind::F32, &[lse.to_bits()], &[model_lse.to_bits()]).map_err(|m| format!("lse model, {m}"))
+    }
+
+    /// One row against the `f64` reference.
+    pub fn check_row_bound(&self, (i, h): (usize, usize), out: &Heads, lse: f32) -> Result<(), String> {
+        let scale = match self.scale {
+            Some(scale) => f64::from(scale),
+            None if self.q.head_dim == 0 => 1.0,
+            None => 1.0 / (self.q.head_dim as f64).sqrt(),
+        };
+        let (q, k, v) = (&self.q, &self.k, &self.v);
+        let row = reference::attention_row(q, k, v, (i, h), self.kv_head(h), self.seen(i), scale);
+        for (j, expected) in row.out.iter().enumerate() {
+            expected.check(out.kind(), out.get(i, h, j)).map_err(|m| format!("feature {j}: {m}"))?;
+        }
+        row.lse.check(Kind::F32, lse).map_err(|m| format!("lse: {m}"))
+    }
+
+    /// The row of query `i` of head `h` before it is rounded, and its log-sum-exp.
+    pub fn model(&self, fused: bool, i: usize, h: usize) -> (Vec<f32>, f32) {
+        let scale = self.scale.unwrap_or_else(|| match self.q.head_dim {
+            0 => 1.0,
+            d => 1.0 / libm::sqrtf(d as f32),
+        });
+        let operands = (&self.q, &self.k, &self.v);
+        bits::attention_row(fused, operands, (i, h), self.kv_head(h), self.seen(i), scale)
+    }
+}

@@ -1,0 +1,126 @@
+//! Scalar models of the kernels that give the same bits: the contract on the order of arithmetic,
+//! written as plain loops over one number at a time.
+
+use super::heads::Heads;
+use super::mat::Mat;
+
+/// Logical block of k, block of keys, chunk of keys: parts of the contract.
+pub const KC: usize = 512;
+pub const BLOCK: usize = 64;
+pub const CHUNK: usize = 1024;
+
+/// `a * b + c`, rounded once or twice.
+pub fn fma(fused: bool, a: f32, b: f32, c: f32) -> f32 {
+    if fused { a.mul_add(b, c) } else { a * b + c }
+}
+
+/// The bits of `C = alpha A B + beta C + bias`: a chain for each block of k, blocks added in order.
+pub fn matmul(fused: bool, a: &Mat, b: &Mat, c: &Mat, bias: Option<&[f32]>, alpha: f32, beta: f32) -> Vec<u32> {
+    let k = if alpha == 0.0 { 0 } else { a.cols };
+    let mut bits = Vec::with_capacity(a.rows * b.cols);
+    for i in 0..a.rows {
+        for j in 0..b.cols {
+            let old = if beta == 0.0 { 0.0 } else { c.get(i, j) };
+            let mut sum = fma(fused, beta, old, bias.map_or(0.0, |bias| bias[j]));
+            let mut from = 0;
+            loop {
+                let to = (from + KC).min(k);
+                let chain = (from..to).fold(0.0, |chain, t| fma(fused, a.get(i, t), b.get(t, j), chain));
+                sum = fma(fused, alpha, chain, sum);
+                from = to;
+                if from == k {
+                    break;
+                }
+            }
+            bits.push(c.kind().bits(sum));
+        }
+    }
+    bits
+}
+
+/// The weight of a score that lies `-x` below the maximum: the polynomial of `src/kernel/exp.rs`.
+pub fn exp_weight(fused: bool, x: f32) -> f32 {
+    const BIASED: f32 = 12_582_912.0 + 127.0;
+    const POLYNOMIAL: [f32; 7] =
+        [1.381_45e-3, 8.368_78e-3, 4.166_839e-2, 1.666_652e-1, 4.999_999_3e-1, 1.0, 1.0];
+    let x = if -88.03 > x { -88.03 } else { x };
+    let biased = fma(fused, x, core::f32::consts::LOG2_E, BIASED);
+    let n = biased - BIASED;
+    let r = fma(fused, n, -0.693_145_75, x);
+    let r = fma(fused, n, -1.428_606_8e-6, r);
+    let p = POLYNOMIAL[1..].iter().fold(POLYNOMIAL[0], |p, &c| fma(fused, p, r, c));
+    p * f32::from_bits(biased.to_bits() << 23)
+}
+
+/// The running softmax of some keys: maximum, sum of weights, weighted values.
+struct State {
+    m: f32,
+    l: f32,
+    acc: Vec<f32>,
+}
+
+/// Query `(i, h)` over keys `0..seen` of head `kv_head`: the output before it is rounded to its type,
+/// and the log-sum-exp.
+pub fn attention_row(
+    fused: bool,
+    (q, k, v): (&Heads, &Heads, &Heads),
+    (i, h): (usize, usize),
+    kv_head: usize,
+    seen: usize,
+    scale: f32,
+) -> (Vec<f32>, f32) {
+    let query: Vec<f32> = q.token(i, h).iter().map(|x| x * scale).collect();
+    let mut total: Option<State> = None;
+    let mut start = 0;
+    while start < seen {
+        let end = (start + CHUNK).min(seen);
+        let chunk = attention_chunk(fused, &query, (k, v), kv_head, start, end);
+        total = Some(match total {
+            None => chunk,
+            Some(left) => merge(fused, &left, &chunk),
+        });
+        start = end;
+    }
+    let Some(State { m, l, acc }) = total.filter(|state| state.l != 0.0) else {
+        return (vec![0.0; v.head_dim], f32::NEG_INFINITY);
+    };
+    let inverse = 1.0 / l;
+    (acc.iter().map(|&x| fma(fused, x, inverse, 0.0)).collect(), m + libm::logf(l))
+}
+
+/// Keys `start..end` of one chunk, block by block.
+fn attention_chunk(fused: bool, query: &[f32], (k, v): (&Heads, &Heads), kv_head: usize, start: usize, end: usize) -> State {
+    let mut state = State { m: f32::MIN, l: 0.0, acc: vec![0.0; v.head_dim] };
+    for first in (start..end).step_by(BLOCK) {
+        let keys = first..(first + BLOCK).min(end);
+        let score = |t: usize| {
+            query.iter().enumerate().fold(0.0, |s, (d, &x)| fma(fused, x, k.get(t, kv_head, d), s))
+        };
+        let scores: Vec<f32> = keys.clone().map(score).collect();
+        let top = scores.iter().fold(state.m, |top, &x| if x > top { x } else { top });
+        let weights: Vec<f32> = scores.iter().map(|x| exp_weight(fused, x - top)).collect();
+        let mut sums = [0.0_f32; 4];
+        for (t, weight) in weights.iter().enumerate() {
+            sums[t % 4] += weight;
+        }
+        let sum = (sums[0] + sums[2]) + (sums[1] + sums[3]);
+        let factor = exp_weight(fused, state.m - top);
+        state.l = fma(fused, state.l, factor, sum);
+        for (j, acc) in state.acc.iter_mut().enumerate() {
+            let weighted = weights.iter().zip(keys.clone());
+            let chain = weighted.fold(0.0, |chain, (&w, t)| fma(fused, w, v.get(t, kv_head, j), chain));
+            // A chunk's first block has nothing to rescale.
+            *acc = if first == start { chain } else { fma(fused, *acc, factor, chain) };
+        }
+        state.m = top;
+    }
+    state
+}
+
+fn merge(fused: bool, left: &State, right: &State) -> State {
+    let m = if left.m > right.m { left.m } else { right.m };
+    let (f1, f2) = (exp_weight(fused, left.m - m), exp_weight(fused, right.m - m));
+    let merged = |a: f32, b: f32| fma(fused, a, f1, b * f2);
+    let acc = left.acc.iter().zip(&right.acc).map(|(&a, &b)| merged(a, b)).collect();
+    State { m, l: merged(left.l, right.l), acc }
+}

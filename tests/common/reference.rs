@@ -1,0 +1,225 @@
+//! The naive twins in `f64`, as plain loops, each number with a bound for what `f32` may make of it.
+//!
+//! `u = 2^-24`: one rounding multiplies a number by `1 + d`, `|d| <= u`, or, where it is subnormal,
+//! adds up to `2^-150`. A number that passes through `n` roundings is off by `n u / (1 - n u)`.
+
+use super::buffer::Kind;
+use super::heads::Heads;
+use super::mat::Mat;
+
+pub const U: f64 = 1.0 / (1_u64 << 24) as f64;
+/// One ULP, relative: the error of an exponential.
+const ULP: f64 = 2.0 * U;
+/// `f32::MAX`, less what the bounds may be short of it by.
+const PEAK: f64 = f32::MAX as f64 * (1.0 - 1e-5);
+/// The smallest subnormal `f32`.
+const TINY: f64 = 1.401_298_464_324_817_1e-45;
+/// Below `2^-126.5` of the largest, a weight is 0.
+const FLUSH: f64 = 1.2e-38;
+
+/// What one number must be.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Expected {
+    /// In exact arithmetic.
+    pub value: f64,
+    /// The most an `f32` computation is off by, before it is rounded to the output's type.
+    pub error: f64,
+    /// The largest partial result. If it is more than an `f32` holds, the result may be infinite or NaN.
+    pub peak: f64,
+    /// A NaN enters: the result is NaN.
+    pub nan: bool,
+    /// An infinity enters: the result is infinite or NaN.
+    pub infinite: bool,
+    /// Infinities cancel or weigh 0: only the bit model decides.
+    pub undecided: bool,
+}
+
+impl Expected {
+    pub fn exactly(value: f64) -> Expected {
+        Expected { value, ..Expected::default() }
+    }
+
+    /// Whether `got`, rounded to `kind`, is what it must be.
+    pub fn check(&self, kind: Kind, got: f32) -> Result<(), String> {
+        let (relative, absolute) = kind.rounding();
+        let most = self.value.abs() + self.error;
+        let bound = self.error + relative * most + absolute;
+        let right = if self.nan {
+            got.is_nan()
+        } else if self.undecided {
+            true
+        } else if self.infinite {
+            !got.is_finite()
+        } else if got.is_finite() {
+            (f64::from(got) - self.value).abs() <= bound
+        } else if self.value.is_infinite() {
+            f64::from(got) == self.value
+        } else {
+            self.peak >= PEAK || (!got.is_nan() && most >= kind.overflow() && (got > 0.0) == (self.value > 0.0))
+        };
+        if right { Ok(()) } else { Err(format!("got {got:e}, bound {bound:e}, {self:?}")) }
+    }
+}
+
+/// `C = alpha A B + beta C + bias`, row by row.
+///
+/// An element of A B passes through at most 512 roundings in a block's chain and 2 at its end, then
+/// one for each later block: at most `k + 2` in all; `beta C` and the bias through fewer. The bound
+/// `(k + 3) u` covers `1 / (1 - (k + 2) u)` up to k = 4,000.
+pub fn matmul(a: &Mat, b: &Mat, c: &Mat, bias: Option<&[f32]>, alpha: f32, beta: f32) -> Vec<Expected> {
+    let (m, k, n) = (a.rows, a.cols, b.cols);
+    assert!(k <= 4000, "the bound is for k up to 4,000");
+    let (alpha, beta) = (f64::from(alpha), f64::from(beta));
+    let steps = (k + 3) as f64;
+    let mut all = Vec::with_capacity(m * n);
+    for i in 0..m {
+        for j in 0..n {
+            let mut used = Vec::new();
+            let (mut sum, mut size) = (0.0_f64, 0.0_f64);
+            if alpha != 0.0 {
+                used.push(alpha);
+                for t in 0..k {
+                    let (x, y) = (f64::from(a.get(i, t)), f64::from(b.get(t, j)));
+                    used.extend([x, y]);
+                    sum += x * y;
+                    size += (x * y).abs();
+                }
+            }
+            let (mut value, mut total) = (alpha * sum, alpha.abs() * size);
+            if alpha == 0.0 {
+                (value, total) = (0.0, 0.0);
+            }
+            if beta != 0.0 {
+                let x = f64::from(c.get(i, j));
+                used.extend([beta, x]);
+                value += beta * x;
+                total += (beta * x).abs();
+            }
+            if let Some(bias) = bias {
+                let x = f64::from(bias[j]);
+                used.push(x);
+                value += x;
+                total += x.abs();
+            }
+            let nan = used.iter().any(|x| x.is_nan());
+            all.push(Expected {
+                value,
+                error: steps * (U * total + TINY * (1.0 + alpha.abs())),
+                peak: total.max(size),
+                nan,
+                infinite: !nan && used.iter().any(|x| x.is_infinite()),
+                undecided: false,
+            });
+        }
+    }
+    all
+}
+
+/// The output of one query and its log-sum-exp.
+#[derive(Clone, Debug)]
+pub struct Row {
+    pub out: Vec<Expected>,
+    pub lse: Expected,
+}
+
+/// `softmax(scale·q Kᵀ) V` of query `(i, h)` over keys `0..seen` of head `kv_head`.
+///
+/// The bound follows the errors forward. `q·scale`, the products and their sum are off by
+/// `(head_dim + 4) u Σ |scale q k|` (2 for the default scale). A weight is `e^(s - m)`: the maximum
+/// cancels between numerator and denominator, the difference is rounded (`u |s - m|`), each
+/// exponential is off by an ULP, and there is one more for each of the blocks and chunks in which the
+/// maximum may grow. The sums take up to 64 roundings in a block, 2 a block and 3 a chunk.
+pub fn attention_row(q: &Heads, k: &Heads, v: &Heads, at: (usize, usize), kv_head: usize, seen: usize, scale: f64) -> Row {
+    let (i, h) = at;
+    let d = q.head_dim;
+    if seen == 0 {
+        return Row {
+            out: vec![Expected::exactly(0.0); v.head_dim],
+            lse: Expected::exactly(f64::NEG_INFINITY),
+        };
+    }
+    let (mut scores, mut errors) = (vec![0.0_f64; seen], vec![0.0_f64; seen]);
+    let (mut nan, mut wild) = (false, false);
+    for t in 0..seen {
+        let mut size = 0.0;
+        for e in 0..d {
+            let (x, y) = (f64::from(q.get(i, h, e)) * scale, f64::from(k.get(t, kv_head, e)));
+            nan |= x.is_nan() || y.is_nan();
+            wild |= !y.is_finite() || x.abs() >= PEAK;
+            scores[t] += x * y;
+            size += (x * y).abs();
+            errors[t] += TINY * (1.0 + y.abs());
+        }
+        errors[t] += (d + 4) as f64 * U * size;
+        wild |= size >= PEAK;
+    }
+    let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let top_error = errors.iter().copied().fold(0.0, f64::max);
+    let (blocks, chunks) = (seen.div_ceil(64), seen.div_ceil(1024));
+    let roundings = (seen.min(64) + 1 + 2 * blocks.min(16) + 3 * chunks + 3) as f64;
+    let rescales = (1 + blocks + chunks) as f64;
+    let weights: Vec<f64> = scores.iter().map(|s| (s - top).exp()).collect();
+    let sum: f64 = weights.iter().sum();
+    // The logarithm of what each weight, with its part in a sum, may be multiplied by.
+    let slack = |t: usize| {
+        let distance = top - scores[t] + 2.0 * top_error;
+        (errors[t] + U * distance + rescales * ULP + 1.01 * roundings * U).min(50.0)
+    };
+    let off: Vec<f64> = (0..seen).map(|t| weights[t] / sum * slack(t).exp_m1()).collect();
+    let sum_off: f64 = off.iter().sum::<f64>() + seen as f64 * FLUSH;
+    let column = |j: usize| {
+        let values = (0..seen).map(|t| f64::from(v.get(t, kv_head, j)));
+        let (mut value, mut error, mut largest, mut peak) = (0.0, 0.0, 0.0_f64, 0.0);
+        for (t, x) in values.clone().enumerate() {
+            value += weights[t] / sum * x;
+            error += off[t] * x.abs();
+            largest = largest.max(x.abs());
+            peak += x.abs();
+        }
+        let error = if sum_off < 0.5 {
+            (error + value.abs() * sum_off) / (1.0 - sum_off) + seen as f64 * (FLUSH * largest + 2.0 * TINY)
+        } else {
+            // Whatever the weights: an average of the values.
+            2.5 * largest
+        };
+        let nan = nan || values.clone().any(f64::is_nan);
+        let infinite = !nan && values.clone().any(f64::is_infinite);
+        Expected { value, error, peak, nan, infinite, undecided: wild }
+    };
+    let value = top + sum.ln();
+    let error = if sum_off < 0.5 { sum_off / (1.0 - sum_off) } else { 2.0 * top_error + 1.0 }
+        + 2.0 * ULP * (1.0 + seen as f64).ln()
+        + 2.0 * U * (value.abs() + top_error);
+    let lse = Expected { value, error, peak: value.abs(), nan, infinite: false, undecided: wild };
+    Row { out: (0..v.head_dim).map(column).collect(), lse }
+}
+
+/// The softmax of one row, and its log-sum-exp. The weights as in [`attention_row`], their sum with up
+/// to 18 roundings in a block and one more a block.
+pub fn softmax_row(x: &[f32]) -> Row {
+    let x: Vec<f64> = x.iter().map(|&x| f64::from(x)).collect();
+    let top = x.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    if x.iter().any(|x| x.is_nan() || *x == f64::INFINITY) {
+        let nan = Expected { nan: true, ..Expected::default() };
+        return Row { out: vec![nan; x.len()], lse: nan };
+    }
+    if top == f64::NEG_INFINITY {
+        let lse = Expected::exactly(f64::NEG_INFINITY);
+        return Row { out: vec![Expected::exactly(0.0); x.len()], lse };
+    }
+    let weights: Vec<f64> = x.iter().map(|x| (x - top).exp()).collect();
+    let sum: f64 = weights.iter().sum();
+    let roundings = (18 + x.len().div_ceil(64) + 2) as f64;
+    let off: Vec<f64> = (0..x.len())
+        .map(|t| weights[t] / sum * (U * (top - x[t]) + ULP + 1.01 * roundings * U).min(50.0).exp_m1())
+        .collect();
+    let sum_off: f64 = off.iter().sum::<f64>() + x.len() as f64 * FLUSH;
+    let out = (0..x.len()).map(|t| {
+        let p = weights[t] / sum;
+        let error = (off[t] + p * sum_off) / (1.0 - sum_off) + FLUSH;
+        Expected { value: p, error, ..Expected::default() }
+    });
+    let value = top + sum.ln();
+    let error = sum_off / (1.0 - sum_off) + ULP * sum.ln() + U * (value.abs() + sum.ln());
+    Row { out: out.collect(), lse: Expected { value, error, peak: value.abs(), ..Expected::default() } }
+}

@@ -1,0 +1,52 @@
+#!/bin/bash
+# Proves that the library needs no std and no allocator and cannot panic: the binary of this crate links
+# although its panic handler calls a function that exists nowhere, at the optimisation levels of
+# servers and of firmware, and runs with the right results. Then shows that the proof can fail.
+set -euo pipefail
+cd "$(dirname "$0")"
+target="${CARGO_TARGET_DIR:-$PWD/target}/no_std"
+missing=a_panic_path_is_reachable
+log="$(mktemp)"
+trap 'rm -f "$log"' EXIT
+
+build() { # level, directory, then arguments to cargo
+    CARGO_PROFILE_RELEASE_OPT_LEVEL="$1" cargo build --release --locked --target-dir "$target/$2" "${@:3}" >"$log" 2>&1
+}
+
+# Every call of a panic function that is left, with the source lines that it was inlined from.
+locate() {
+    CARGO_PROFILE_RELEASE_DEBUG=line-tables-only build "$1" locate --features locate || return 0
+    local binary="$target/locate/release/no_std" address
+    objdump --demangle --disassemble --no-show-raw-insn "$binary" |
+        sed -nE 's/^ *([0-9a-f]+):\t(call|jmp|lea).*<core.*::(panicking|(slice::index|str|option|result|cell)::.*(fail|panic)).*/\1/p' |
+        while read -r address; do
+            echo "a panic path:"
+            addr2line --demangle --functions --inlines --pretty-print --exe "$binary" "0x$address" |
+                grep -v '/library/core/' || true
+        done
+}
+
+for level in 3 s; do
+    if ! build "$level" "$level"; then
+        cat "$log"
+        locate "$level"
+        echo "no_std: FAILED at opt-level $level"
+        exit 1
+    fi
+    "$target/$level/release/no_std"
+    if nm "$target/$level/release/no_std" | grep -E '__rust_alloc|__rdl_alloc|core9panicking'; then
+        echo "no_std: FAILED at opt-level $level: an allocator or a panic function is linked"
+        exit 1
+    fi
+    echo "opt-level $level: links without std, allocator or any panic path, and runs"
+done
+
+if build 3 bad --features bad; then
+    echo "no_std: FAILED: a planted index panic did not break the link"
+    exit 1
+elif ! grep -q "undefined.*$missing" "$log"; then
+    cat "$log"
+    echo "no_std: FAILED: the planted panic broke the build in another way"
+    exit 1
+fi
+echo "a planted index panic breaks the link: $missing is undefined"

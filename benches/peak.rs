@@ -1,1 +1,308 @@
-fn main() {}
+//! How far the kernels are from what the processor can do: `cargo bench --bench peak [-- --quick] [filter]`.
+//!
+//! Limits and kernels are measured in turn, in one process, and of each the best time counts: the FMA
+//! peak (independent chains of fused multiply-adds), for a decode step also the bandwidth of reading
+//! the very K and V that it reads. One thread, about a minute.
+
+mod common;
+
+use std::hint::black_box;
+use std::rc::Rc;
+use std::time::{Duration, Instant, SystemTime};
+
+use common::{Number, Shape, numbers};
+use qkv::{
+    Attention, HeadsMut, HeadsRef, MatMut, MatRef, Tier, attention_scratch_len, bf16, f16, matmul,
+    matmul_scratch_len,
+};
+
+/// The least that a timing lasts, so that the clock's resolution does not matter (seconds).
+const SHORTEST: f64 = 100e-6;
+
+/// One kernel call, and what it is compared with.
+struct Row {
+    name: String,
+    flops: f64,
+    call: Box<dyn FnMut()>,
+    best: f64,
+    read: Option<Read>,
+    /// Largest error of sampled rows against `f64`, over the largest result.
+    error: f64,
+}
+
+/// Reading the operands and nothing else.
+struct Read {
+    bytes: f64,
+    call: Box<dyn FnMut()>,
+    best: f64,
+}
+
+fn main() -> Result<(), lexopt::Error> {
+    let (mut quick, mut benching, mut filter) = (false, false, String::new());
+    let mut args = lexopt::Parser::from_env();
+    while let Some(arg) = args.next()? {
+        match arg {
+            lexopt::Arg::Long("quick") => quick = true,
+            lexopt::Arg::Long("bench") => benching = true,
+            lexopt::Arg::Value(name) => filter = name.to_string_lossy().into_owned(),
+            other => return Err(other.unexpected()),
+        }
+    }
+    if !benching {
+        println!("measures only under `cargo bench --bench peak`");
+        return Ok(());
+    }
+    let time = Duration::from_secs(if quick { 5 } else { 60 });
+    let mut rows = rows(&filter);
+    let peak = measure(&mut rows, time);
+    print(peak, &rows);
+    Ok(())
+}
+
+fn rows(filter: &str) -> Vec<Row> {
+    let mut rows = Vec::new();
+    let mut add = |name: String, row: &dyn Fn(String) -> Row| {
+        if name.contains(filter) {
+            rows.push(row(name));
+        }
+    };
+    for n in [64, 256, 512, 1024] {
+        add(format!("matmul f32 {n}x{n}x{n}"), &|name| product::<f32>(name, n));
+        add(format!("matmul bf16 {n}x{n}x{n}"), &|name| product::<bf16>(name, n));
+    }
+    for len in [512, 2048] {
+        let shape = Shape::prefill(len, 8, 64);
+        add(format!("attention f32 8x{len}x64"), &|name| attention::<f32>(name, shape));
+        add(format!("causal f32 8x{len}x64"), &|name| attention::<f32>(name, shape.causal()));
+    }
+    let shape = Shape::decode(4096, 32, 8, 128);
+    add("decode f32 32/8x4096x128".into(), &|name| attention::<f32>(name, shape));
+    add("decode f16 32/8x4096x128".into(), &|name| attention::<f16>(name, shape));
+    rows
+}
+
+/// Square, all operands of one type.
+fn product<T: Number>(name: String, n: usize) -> Row {
+    let (a, b) = (numbers::<T>(n * n, 1), numbers::<T>(n * n, 2));
+    let (mut c, mut scratch) = (vec![T::of(0.0); n * n], vec![0.0; matmul_scratch_len(n, n, n)]);
+    let mut run = move |a: &[T], b: &[T], c: &mut [T]| {
+        let (a, b) = (MatRef::new(a, n, n).unwrap(), MatRef::new(b, n, n).unwrap());
+        matmul(a, b, MatMut::new(c, n, n).unwrap(), &mut scratch).unwrap();
+    };
+    run(&a, &b, &mut c);
+    let exact = |i: usize, j: usize| (0..n).map(|t| a[i * n + t].to() * b[t * n + j].to()).sum::<f64>();
+    let mut error = Error::default();
+    for i in [0, n / 3, n / 2, n - 1] {
+        (0..n).for_each(|j| error.add(c[i * n + j].to(), exact(i, j)));
+    }
+    let call = Box::new(move || run(&a, &b, black_box(&mut c)));
+    Row { name, flops: 2.0 * (n as f64).powi(3), call, best: f64::MAX, read: None, error: error.relative() }
+}
+
+/// Queries and outputs in `f32`, K and V in `T`.
+fn attention<T: Number>(name: String, shape: Shape) -> Row {
+    let Shape { q_len, kv_len, n_heads, n_kv_heads, head_dim: d, causal } = shape;
+    let q = numbers::<f32>(q_len * n_heads * d, 1);
+    let (k, v) =
+        (Rc::new(numbers::<T>(shape.kv_elements(), 2)), Rc::new(numbers::<T>(shape.kv_elements(), 3)));
+    let mut out = vec![0.0_f32; q_len * n_heads * d];
+    let mut scratch = vec![0.0; attention_scratch_len(q_len, kv_len, d, d)];
+    let options = if causal { Attention::new().causal() } else { Attention::new() };
+    let mut run = move |q: &[f32], k: &[T], v: &[T], out: &mut [f32]| {
+        let q = HeadsRef::token_major(q, q_len, n_heads, d).unwrap();
+        let k = HeadsRef::token_major(k, kv_len, n_kv_heads, d).unwrap();
+        let v = HeadsRef::token_major(v, kv_len, n_kv_heads, d).unwrap();
+        let out = HeadsMut::token_major(out, q_len, n_heads, d).unwrap();
+        options.run(q, k, v, out, &mut scratch).unwrap();
+    };
+    run(&q, &k, &v, &mut out);
+    let mut error = Error::default();
+    for (h, i) in
+        [0, n_heads / 2, n_heads - 1].into_iter().flat_map(|h| [0, q_len / 2, q_len - 1].map(|i| (h, i)))
+    {
+        let at = |t: usize| (t * n_kv_heads + h / (n_heads / n_kv_heads)) * d;
+        let q = &q[(i * n_heads + h) * d..][..d];
+        let dot = |t: usize| q.iter().zip(&k[at(t)..]).map(|(q, k)| f64::from(*q) * k.to()).sum::<f64>();
+        let seen = if causal { i + 1 } else { kv_len };
+        // Scores of numbers of -1 to 1 are small: no maximum is needed.
+        let weights: Vec<f64> = (0..seen).map(|t| (dot(t) / (d as f64).sqrt()).exp()).collect();
+        let sum: f64 = weights.iter().sum();
+        for e in 0..d {
+            let blend = weights.iter().enumerate().map(|(t, w)| w * v[at(t) + e].to()).sum::<f64>();
+            error.add(out[(i * n_heads + h) * d + e].into(), blend / sum);
+        }
+    }
+    let bytes = (2 * shape.kv_elements() * size_of::<T>()) as f64;
+    let read = {
+        let (k, v) = (k.clone(), v.clone());
+        move || _ = black_box(sum_bits(&k) ^ sum_bits(&v))
+    };
+    let read = (q_len == 1).then(|| Read { bytes, call: Box::new(read), best: f64::MAX });
+    let call = Box::new(move || run(&q, &k, &v, black_box(&mut out)));
+    Row { name, flops: shape.flops(), call, best: f64::MAX, read, error: error.relative() }
+}
+
+#[derive(Default)]
+struct Error {
+    largest: f64,
+    scale: f64,
+}
+
+impl Error {
+    fn add(&mut self, got: f64, want: f64) {
+        // In the total order NaN is the largest of all.
+        let error = (got - want).abs();
+        self.largest = if error.total_cmp(&self.largest).is_gt() { error } else { self.largest };
+        self.scale = self.scale.max(want.abs());
+    }
+
+    fn relative(&self) -> f64 {
+        self.largest / self.scale
+    }
+}
+
+/// All limits and rows in turn until `time` is over, at least once; the peak in FLOP/s.
+fn measure(rows: &mut [Row], time: Duration) -> Option<f64> {
+    let (start, mut chains) = (Instant::now(), f64::MAX);
+    loop {
+        for row in &mut *rows {
+            // A decode step runs from whatever cache its operands fit: the rows before have emptied it.
+            let repeats = if row.read.is_some() { 4 } else { 1 };
+            for _ in 0..repeats {
+                best_of(&mut chains, &mut || _ = black_box(peak::chains()));
+                if let Some(read) = &mut row.read {
+                    best_of(&mut read.best, &mut read.call);
+                }
+                best_of(&mut row.best, &mut row.call);
+            }
+        }
+        if start.elapsed() >= time {
+            return peak::chains().map(|flops| flops / chains);
+        }
+    }
+}
+
+/// Times one call, or as many as take long enough, and keeps the best.
+fn best_of(best: &mut f64, call: &mut dyn FnMut()) {
+    let calls = (SHORTEST / *best).ceil().max(1.0);
+    let start = Instant::now();
+    (0..calls as usize).for_each(|_| call());
+    *best = best.min(start.elapsed().as_secs_f64() / calls);
+}
+
+fn print(peak: Option<f64>, rows: &[Row]) {
+    println!("{}, {} tier, 1 thread, {}", processor(), Tier::detect(), date());
+    match peak {
+        Some(peak) => println!("FMA peak {:.1} GFLOP/s", peak / 1e9),
+        None => println!("FMA peak unknown: no chains of fused multiply-adds for this processor"),
+    }
+    println!("error: the largest of sampled rows against f64, relative to their largest result\n");
+    println!("{:26} {:>10} {:>14} {:>18} {:>10} {:>8}", "call", "time", "rate", "limit", "of limit", "error");
+    for row in rows {
+        let fma = peak.map_or(f64::NAN, |peak| row.flops / peak);
+        let (unit, work, limit) = match &row.read {
+            None => ("GFLOP/s", row.flops, (fma, "FMA")),
+            Some(read) if read.best < fma => ("GB/s", read.bytes, (fma, "FMA")),
+            Some(read) => ("GB/s", read.bytes, (read.best, "read")),
+        };
+        let rate = |time: f64, unit: &str| format!("{:.1} {unit}", work / time / 1e9);
+        println!(
+            "{:26} {:>7.3} ms {:>14} {:>18} {:>8.1} % {:>8.1e}",
+            row.name,
+            row.best * 1e3,
+            rate(row.best, unit),
+            rate(limit.0, &format!("{unit} {:4}", limit.1)),
+            100.0 * limit.0 / row.best,
+            row.error
+        );
+        if let Some(read) = &row.read {
+            let (mb, read, fma) = (read.bytes / 1e6, rate(read.best, unit), rate(fma, unit));
+            println!("{:>37} {read} reading these {mb:.1} MB, {fma} at the FMA peak", "limits:");
+        }
+    }
+}
+
+fn processor() -> String {
+    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let name = info.lines().find_map(|line| line.strip_prefix("model name")?.split(": ").nth(1));
+    name.unwrap_or(std::env::consts::ARCH).trim().into()
+}
+
+/// Today as year-month-day, UTC: days since 1970 to a date after Hinnant (2013), "chrono-compatible
+/// low-level date algorithms".
+fn date() -> String {
+    let days =
+        SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_secs() / 86_400);
+    let of_era = (days + 719_468) % 146_097;
+    let year = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year + year / 4 - year / 100);
+    let month = (5 * of_year + 2) / 153;
+    let (day, month) = (of_year - (153 * month + 2) / 5 + 1, if month < 10 { month + 3 } else { month - 9 });
+    let year = year + (days + 719_468) / 146_097 * 400 + u64::from(month <= 2);
+    format!("{year}-{month:02}-{day:02}")
+}
+
+/// Adds up a slice word by word, in vectors where the processor has them.
+fn sum_bits<T: Number>(x: &[T]) -> u64 {
+    // SAFETY: the element types have no padding, and any bits are a `u64`.
+    let (_, words, _) = unsafe { x.align_to::<u64>() };
+    #[cfg(target_arch = "x86_64")]
+    if std::arch::is_x86_feature_detected!("avx2") {
+        #[target_feature(enable = "avx2")]
+        fn in_vectors(words: &[u64]) -> u64 {
+            sum_words(words)
+        }
+        // SAFETY: the processor has AVX2.
+        return unsafe { in_vectors(words) };
+    }
+    sum_words(words)
+}
+
+#[inline(always)]
+fn sum_words(words: &[u64]) -> u64 {
+    let mut sums = [0_u64; 32];
+    for chunk in words.as_chunks::<32>().0 {
+        for (sum, word) in sums.iter_mut().zip(chunk) {
+            *sum = sum.wrapping_add(*word);
+        }
+    }
+    sums.into_iter().fold(0, u64::wrapping_add)
+}
+
+/// Chains of fused multiply-adds that do not wait for each other: two a cycle with a latency of four or
+/// five cycles need ten, and 12 with their operands fit 16 registers.
+mod peak {
+    #[cfg(target_arch = "x86_64")]
+    pub fn chains() -> Option<f64> {
+        use core::arch::x86_64::*;
+        const STEPS: usize = 10_000;
+        macro_rules! chains {
+            ($features:literal, $lanes:literal, $splat:ident, $fma:ident) => {{
+                #[target_feature(enable = $features)]
+                fn run() -> f64 {
+                    let (a, b) = ($splat(core::hint::black_box(0.5)), $splat(core::hint::black_box(1.0)));
+                    let mut sums = [b; 12];
+                    for _ in 0..STEPS {
+                        sums = sums.map(|sum| $fma(a, sum, b));
+                    }
+                    core::hint::black_box(sums);
+                    (STEPS * 12 * $lanes * 2) as f64
+                }
+                // SAFETY: only called where the features have been found.
+                Some(unsafe { run() })
+            }};
+        }
+        if std::arch::is_x86_feature_detected!("avx512f") {
+            chains!("avx512f", 16, _mm512_set1_ps, _mm512_fmadd_ps)
+        } else if std::arch::is_x86_feature_detected!("fma") {
+            chains!("avx2,fma", 8, _mm256_set1_ps, _mm256_fmadd_ps)
+        } else {
+            None
+        }
+    }
+
+    #[cfg(not(target_arch = "x86_64"))]
+    pub fn chains() -> Option<f64> {
+        None
+    }
+}

@@ -82,7 +82,11 @@ impl<'w, W: Elem> SelfAttention<'w, W> {
         expect_dim("rows of W_V (d_model)", rows, self.w_v.rows())?;
         let product = |heads: usize, dim: usize| heads.checked_mul(dim).ok_or(Error::ShapeOverflow);
         expect_dim("columns of W_Q (n_heads * head_dim)", product(self.n_heads, sizes.head_dim)?, sizes.q)?;
-        expect_dim("columns of W_K (n_kv_heads * head_dim)", product(self.n_kv_heads, sizes.head_dim)?, sizes.k)?;
+        expect_dim(
+            "columns of W_K (n_kv_heads * head_dim)",
+            product(self.n_kv_heads, sizes.head_dim)?,
+            sizes.k,
+        )?;
         expect_dim(
             "columns of W_V (n_kv_heads * v_head_dim)",
             product(self.n_kv_heads, sizes.v_head_dim)?,

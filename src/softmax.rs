@@ -183,7 +183,14 @@ fn is_plain(x: RawMat) -> bool {
 
 /// Up to a block of row `i` as floats: where it lies, or widened into the buffer.
 #[inline(always)]
-unsafe fn block<S: Simd>(s: S, x: RawMat, i: usize, j: usize, n: usize, buffer: &mut [f32; BLOCK]) -> *const f32 {
+unsafe fn block<S: Simd>(
+    s: S,
+    x: RawMat,
+    i: usize,
+    j: usize,
+    n: usize,
+    buffer: &mut [f32; BLOCK],
+) -> *const f32 {
     if is_plain(x) {
         return x.at::<f32>(i, j).cast_const();
     }

@@ -106,7 +106,11 @@ fn check_disjoint(a: (usize, usize), b: (usize, usize), width: usize) -> Result<
     }
     // The smallest stride that steps over what lies inside, where there is anything to step over.
     let steps_over = |dim: (usize, usize), needed: usize| {
-        if dim.0 == 1 || dim.1 >= needed { Ok(()) } else { Err(Error::OverlappingStrides { stride: dim.1, needed }) }
+        if dim.0 == 1 || dim.1 >= needed {
+            Ok(())
+        } else {
+            Err(Error::OverlappingStrides { stride: dim.1, needed })
+        }
     };
     let nested = |outer: (usize, usize), inner: (usize, usize)| {
         steps_over(inner, width)?;

@@ -27,7 +27,11 @@ impl Arbitrary for Small {
 
     fn shrink(&self) -> Box<dyn Iterator<Item = Small>> {
         let shape = self.0.clone();
-        Box::new((shape.m, shape.k, shape.n).shrink().map(move |(m, k, n)| Small(Shape { m, k, n, ..shape.clone() })))
+        Box::new(
+            (shape.m, shape.k, shape.n)
+                .shrink()
+                .map(move |(m, k, n)| Small(Shape { m, k, n, ..shape.clone() })),
+        )
     }
 }
 
@@ -54,7 +58,8 @@ fn prop_scratch_contents_change_nothing() {
                 let mut scratch = vec![fill; product.scratch_len() + 5];
                 let mut c = product.c.clone();
                 product.run_into(tier, &mut c, &mut scratch[3..]).map_err(|e| e.to_string())?;
-                same_bits(c.kind(), &c.bits(), &expected).map_err(|m| format!("{tier}, scratch of {fill}: {m}"))?;
+                same_bits(c.kind(), &c.bits(), &expected)
+                    .map_err(|m| format!("{tier}, scratch of {fill}: {m}"))?;
             }
         }
         Ok(())
@@ -232,7 +237,10 @@ fn c_split_by_rows_has_the_same_bits() {
             for (part, a, m) in [(above, &a[..row * 70], row), (below, &a[row * 70..], 80 - row)] {
                 let a = MatRef::new(a, m, 70).expect("rows of A");
                 let mut scratch = nan_scratch(matmul_scratch_len(m, 70, 33));
-                Matmul::new().tier(tier).run(a, product.b.view::<f32>(), part, &mut scratch).expect("sizes agree");
+                Matmul::new()
+                    .tier(tier)
+                    .run(a, product.b.view::<f32>(), part, &mut scratch)
+                    .expect("sizes agree");
             }
             expect(same_bits(Kind::F32, &c.bits(), &whole), (tier, row));
         }
@@ -310,13 +318,21 @@ fn nan_and_infinity_reach_exactly_their_row_or_column() {
                 product.a.set(m / 2, k / 3, poison);
                 let c = product.run(tier);
                 for (at, x) in c.values().iter().enumerate() {
-                    assert_eq!(x.is_finite(), at / n != m / 2, "A: {tier}, {m} x {k} x {n}, element {at}: {x}");
+                    assert_eq!(
+                        x.is_finite(),
+                        at / n != m / 2,
+                        "A: {tier}, {m} x {k} x {n}, element {at}: {x}"
+                    );
                 }
                 let mut product = Shape::plain(m, k, n, 15).product();
                 product.b.set(k / 3, n - 1, poison);
                 let c = product.run(tier);
                 for (at, x) in c.values().iter().enumerate() {
-                    assert_eq!(x.is_finite(), at % n != n - 1, "B: {tier}, {m} x {k} x {n}, element {at}: {x}");
+                    assert_eq!(
+                        x.is_finite(),
+                        at % n != n - 1,
+                        "B: {tier}, {m} x {k} x {n}, element {at}: {x}"
+                    );
                 }
             }
         }
@@ -353,7 +369,10 @@ fn operands_may_repeat_rows_by_a_stride_of_zero() {
         let mut c = [0.0_f32; 10];
         let a = MatRef::with_strides(&row, 5, 3, 0, 1).expect("inside");
         let b = MatRef::with_strides(&b, 3, 2, 1, 0).expect("inside");
-        Matmul::new().tier(tier).run(a, b, MatMut::new(&mut c, 5, 2).expect("inside"), &mut []).expect("sizes agree");
+        Matmul::new()
+            .tier(tier)
+            .run(a, b, MatMut::new(&mut c, 5, 2).expect("inside"), &mut [])
+            .expect("sizes agree");
         assert_eq!(c, [321.0; 10], "{tier}");
     }
 }
@@ -363,12 +382,14 @@ fn free_functions_are_the_options_of_their_name() {
     let product = Shape { beta: 1.0, ..Shape::plain(70, 20, 30, 17) }.product();
     let mut scratch = nan_scratch(product.scratch_len());
     let mut sum = product.c.clone();
-    matmul_add(product.a.view::<f32>(), product.b.view::<f32>(), sum.view_mut::<f32>(), &mut scratch).expect("sizes");
+    matmul_add(product.a.view::<f32>(), product.b.view::<f32>(), sum.view_mut::<f32>(), &mut scratch)
+        .expect("sizes");
     assert_eq!(sum.bits(), product.run(Tier::detect()).bits());
 
     let product = Product { beta: 0.0, ..product };
     let mut plain = product.c.clone();
-    matmul(product.a.view::<f32>(), product.b.view::<f32>(), plain.view_mut::<f32>(), &mut scratch).expect("sizes");
+    matmul(product.a.view::<f32>(), product.b.view::<f32>(), plain.view_mut::<f32>(), &mut scratch)
+        .expect("sizes");
     assert_eq!(plain.bits(), product.run(Tier::detect()).bits());
 }
 

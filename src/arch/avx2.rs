@@ -128,7 +128,9 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     unsafe fn load_columns_f16(self, p: *const u16, stride: usize) -> [__m256; 4] {
-        transpose_halves([0, 1, 2, 3].map(|i| avx2!(_mm256_cvtph_ps(two_quads(p.add(i * stride), 4 * stride)))))
+        transpose_halves(
+            [0, 1, 2, 3].map(|i| avx2!(_mm256_cvtph_ps(two_quads(p.add(i * stride), 4 * stride)))),
+        )
     }
     #[inline(always)]
     unsafe fn load_columns_bf16(self, p: *const u16, stride: usize) -> [__m256; 4] {

@@ -129,11 +129,15 @@ impl Simd for Avx512 {
     }
     #[inline(always)]
     unsafe fn load_columns_f16(self, p: *const u16, stride: usize) -> [__m512; 4] {
-        transpose_quarters([0, 1, 2, 3].map(|i| avx512!(_mm512_cvtph_ps(four_quads(p.add(i * stride), 4 * stride)))))
+        transpose_quarters(
+            [0, 1, 2, 3].map(|i| avx512!(_mm512_cvtph_ps(four_quads(p.add(i * stride), 4 * stride)))),
+        )
     }
     #[inline(always)]
     unsafe fn load_columns_bf16(self, p: *const u16, stride: usize) -> [__m512; 4] {
-        transpose_quarters([0, 1, 2, 3].map(|i| avx512!(widen_bf16(four_quads(p.add(i * stride), 4 * stride)))))
+        transpose_quarters(
+            [0, 1, 2, 3].map(|i| avx512!(widen_bf16(four_quads(p.add(i * stride), 4 * stride)))),
+        )
     }
     #[inline(always)]
     unsafe fn store(self, p: *mut f32, v: __m512) {

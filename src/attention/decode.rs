@@ -78,7 +78,14 @@ unsafe fn weights<S: Simd>(s: S, x: &Scratch, block: Block, r: usize) {
 
 /// `scores[r * BLOCK + t] = q[r] · k[start + t]` for the block's keys.
 #[inline(never)]
-unsafe fn products<S: Simd, E: Elem>(s: S, rows: usize, q: *const f32, k: RawMat, block: Block, scores: *mut f32) {
+unsafe fn products<S: Simd, E: Elem>(
+    s: S,
+    rows: usize,
+    q: *const f32,
+    k: RawMat,
+    block: Block,
+    scores: *mut f32,
+) {
     // SAFETY: as the caller promises.
     s.vectorize(
         #[inline(always)]

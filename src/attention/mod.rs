@@ -18,12 +18,7 @@ use mask::Mask;
 
 /// `f32`s of scratch for [`Attention::run`] of these sizes, for any number of heads and any types;
 /// `usize::MAX` if that is more than fits.
-pub const fn attention_scratch_len(
-    q_len: usize,
-    kv_len: usize,
-    head_dim: usize,
-    v_head_dim: usize,
-) -> usize {
+pub const fn attention_scratch_len(q_len: usize, kv_len: usize, head_dim: usize, v_head_dim: usize) -> usize {
     if q_len == 0 { 0 } else { scratch::scratch_len(kv_len, head_dim, v_head_dim) }
 }
 

@@ -67,7 +67,11 @@ impl Panel<'_> {
         let (first, last) = (self.seen(0), self.seen(self.rows - 1));
         // SAFETY: the scratch has room for the panel; blocks lie inside K and V.
         unsafe {
-            if self.in_lanes { prefill::load_q(s, self, &x) } else { decode::load_q(s, self, &x) }
+            if self.in_lanes {
+                prefill::load_q(s, self, &x)
+            } else {
+                decode::load_q(s, self, &x)
+            }
             let (mut merged, mut fresh) = (false, true);
             partial::start(&x, S::PANEL);
             let mut start = first.start - first.start % BLOCK;
@@ -78,7 +82,11 @@ impl Panel<'_> {
                     fresh = true;
                 }
                 let block = self.block(&x, start, first.start, last.end, fresh);
-                if self.in_lanes { prefill::scores(s, self, &x, block) } else { decode::scores(s, self, &x, block) }
+                if self.in_lanes {
+                    prefill::scores(s, self, &x, block)
+                } else {
+                    decode::scores(s, self, &x, block)
+                }
                 values::apply(s, self, &x, block);
                 fresh = false;
                 start += BLOCK;

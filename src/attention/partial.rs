@@ -10,7 +10,7 @@
 
 use super::Problem;
 use super::scratch::Scratch;
-use crate::elem::{by_kind, store_up_to};
+use crate::elem::{Elem, by_kind};
 use crate::kernel::exp::exp_weight;
 use crate::kernel::softmax::NO_MAX;
 use crate::simd::Simd;
@@ -84,33 +84,40 @@ pub unsafe fn merge<S: Simd>(s: S, x: &Scratch, rows: usize) {
 /// - The total holds `rows` rows, which are rows `first..first + rows` of key head `kv_head`.
 #[inline(never)]
 pub unsafe fn finish<S: Simd>(s: S, p: &Problem, x: &Scratch, kv_head: usize, first: usize, rows: usize) {
-    s.vectorize(
-        #[inline(always)]
-        || {
-            for (r, (query, head)) in p.rows(kv_head, first).enumerate().take(rows) {
-                // SAFETY: as the caller promises; `width` is at least `v_head_dim`, in whole vectors.
-                unsafe {
-                    let l = *x.total_l.add(r);
-                    let inverse = s.splat(if l == 0.0 { 0.0 } else { 1.0 / l });
-                    let acc = x.total_acc.add(r * x.width);
-                    let out = p.out.head(head);
-                    by_kind!(out.kind, E => {
-                        let mut c = 0;
-                        while c < out.cols {
-                            // Adding 0 turns -0 into 0: whether a masked key's 0 x v was added shows in
-                            // nothing else.
-                            let v = s.fma(s.load(acc.add(c)), inverse, s.splat(0.0));
-                            store_up_to::<S, E>(s, out.at(query, c), out.cols - c, v);
-                            c += S::LANES;
-                        }
-                    });
-                    if !p.lse.is_null() {
-                        let lse =
-                            if l == 0.0 { f32::NEG_INFINITY } else { *x.total_m.add(r) + libm::logf(l) };
-                        *p.lse.add(head * p.q.len + query) = lse;
-                    }
-                }
+    // SAFETY: as the caller promises.
+    unsafe {
+        for (r, (query, head)) in p.rows(kv_head, first).enumerate().take(rows) {
+            let l = *x.total_l.add(r);
+            *x.factor.add(r) = if l == 0.0 { 0.0 } else { 1.0 / l };
+            if !p.lse.is_null() {
+                let lse = if l == 0.0 { f32::NEG_INFINITY } else { *x.total_m.add(r) + libm::logf(l) };
+                *p.lse.add(head * p.q.len + query) = lse;
             }
-        },
-    );
+        }
+        by_kind!(p.out.kind, E => s.vectorize(
+            #[inline(always)]
+            || for (r, (query, head)) in p.rows(kv_head, first).enumerate().take(rows) {
+                scaled_row::<S, E>(s, x, r, p.out.head(head).at(query, 0), p.out.head_dim);
+            },
+        ));
+    }
+}
+
+/// Row `r` of the total, divided by its sum.
+#[inline(always)]
+unsafe fn scaled_row<S: Simd, E: Elem>(s: S, x: &Scratch, r: usize, out: *mut E, cols: usize) {
+    // SAFETY: as the caller promises; `width` is at least `cols`, in whole vectors.
+    unsafe {
+        let (acc, inverse) = (x.total_acc.add(r * x.width), s.splat(*x.factor.add(r)));
+        // Adding 0 turns -0 into 0: whether a masked key's 0 x v was added shows in nothing else.
+        let value = |c: usize| s.fma(s.load(acc.add(c)), inverse, s.splat(0.0));
+        let mut c = 0;
+        while c + S::LANES <= cols {
+            E::store(s, out.add(c), value(c));
+            c += S::LANES;
+        }
+        if c < cols {
+            E::store_partial(s, out.add(c), cols - c, value(c));
+        }
+    }
 }

@@ -82,7 +82,14 @@ pub unsafe fn scores<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
 
 /// `sizes` = (first key, keys, head_dim): scores of a tile's keys for all lanes.
 #[inline(always)]
-unsafe fn strip<S: Simd>(s: S, x: &Scratch, block: Block, lanes: usize, sizes: (usize, usize, usize), k: Rows) {
+unsafe fn strip<S: Simd>(
+    s: S,
+    x: &Scratch,
+    block: Block,
+    lanes: usize,
+    sizes: (usize, usize, usize),
+    k: Rows,
+) {
     let (t, n, d) = sizes;
     with_rows!(S, n, MR => {
         let mut lane = 0;
@@ -109,7 +116,8 @@ unsafe fn score_tile<S: Simd, const MR: usize, const NV: usize>(
     k: Rows,
 ) {
     let unseen = s.splat(f32::NEG_INFINITY);
-    let q = Panels { ptr: x.q.wrapping_add(lane).cast_const(), row_stride: S::PANEL, panel_stride: PANEL_COLS };
+    let q =
+        Panels { ptr: x.q.wrapping_add(lane).cast_const(), row_stride: S::PANEL, panel_stride: PANEL_COLS };
     // SAFETY: as the caller promises.
     unsafe {
         // Both ends of the keys that a row sees grow with the row.

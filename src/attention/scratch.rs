@@ -69,7 +69,13 @@ impl Scratch {
     ///
     /// # Safety
     /// - `scratch` is valid for [`scratch_len`] floats of the same sizes.
-    pub unsafe fn cut<S: Simd>(_: S, scratch: *mut f32, kv_len: usize, head_dim: usize, v_head_dim: usize) -> Scratch {
+    pub unsafe fn cut<S: Simd>(
+        _: S,
+        scratch: *mut f32,
+        kv_len: usize,
+        head_dim: usize,
+        v_head_dim: usize,
+    ) -> Scratch {
         const { assert!(S::PANEL <= MAX_PANEL && S::MR <= MAX_MR && S::LANES <= WIDTH) };
         let width = round_up(v_head_dim, WIDTH);
         let mut at = scratch.wrapping_add(scratch.align_offset(64).min(ALIGN));
@@ -87,6 +93,22 @@ impl Scratch {
         let k_rows = take(head_dim * MAX_MR);
         let acc = take(width * S::PANEL);
         let total_acc = if kv_len > CHUNK { take(width * S::PANEL) } else { acc };
-        Scratch { q, scores, k_rows, v_tail, acc, total_acc, width, m, l, total_m, total_l, top, factor, from, to }
+        Scratch {
+            q,
+            scores,
+            k_rows,
+            v_tail,
+            acc,
+            total_acc,
+            width,
+            m,
+            l,
+            total_m,
+            total_l,
+            top,
+            factor,
+            from,
+            to,
+        }
     }
 }

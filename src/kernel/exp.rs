@@ -19,19 +19,32 @@ const ROUND: f32 = 12_582_912.0;
 /// The same with the exponent bias, which puts `n + 127` into the lowest bits.
 const ROUND_BIASED: f32 = ROUND + 127.0;
 /// c6 down to c2, then the two fixed ones.
-const POLYNOMIAL: [f32; 7] =
-    [1.381_45e-3, 8.368_78e-3, 4.166_839e-2, 1.666_652e-1, 4.999_999_3e-1, 1.0, 1.0];
+const POLYNOMIAL: [f32; 7] = [1.381_45e-3, 8.368_78e-3, 4.166_839e-2, 1.666_652e-1, 4.999_999_3e-1, 1.0, 1.0];
 
-/// `n + ROUND_BIASED` and `e^r` for `x` in about -104 to 89.
+/// `n + ROUND_BIASED` and `e^r` for `x` in about -104 to 89. The vectors go through each step side by
+/// side: one after the other, the chain of one is longer than what a CPU looks ahead.
 #[inline(always)]
-fn reduce<S: Simd>(s: S, x: S::V) -> (S::V, S::V) {
-    let biased = s.fma(x, s.splat(LOG2_E), s.splat(ROUND_BIASED));
-    let n = s.sub(biased, s.splat(ROUND_BIASED));
-    let r = s.fma(n, s.splat(-LN2_HIGH), x);
-    let r = s.fma(n, s.splat(-LN2_LOW), r);
-    let mut p = s.splat(POLYNOMIAL[0]);
+fn reduce<S: Simd, const N: usize>(s: S, x: [S::V; N]) -> ([S::V; N], [S::V; N]) {
+    let biased = x.map(
+        #[inline(always)]
+        |x| s.fma(x, s.splat(LOG2_E), s.splat(ROUND_BIASED)),
+    );
+    let mut n = biased;
+    let mut r = x;
+    let mut p = [s.splat(POLYNOMIAL[0]); N];
+    for n in &mut n {
+        *n = s.sub(*n, s.splat(ROUND_BIASED));
+    }
+    for (r, &n) in r.iter_mut().zip(&n) {
+        *r = s.fma(n, s.splat(-LN2_HIGH), *r);
+    }
+    for (r, &n) in r.iter_mut().zip(&n) {
+        *r = s.fma(n, s.splat(-LN2_LOW), *r);
+    }
     for &c in &POLYNOMIAL[1..] {
-        p = s.fma(p, r, s.splat(c));
+        for (p, &r) in p.iter_mut().zip(&r) {
+            *p = s.fma(*p, r, s.splat(c));
+        }
     }
     (biased, p)
 }
@@ -43,7 +56,7 @@ pub fn exp<S: Simd>(s: S, x: S::V) -> S::V {
     let (low, high) = (s.splat(-104.0), s.splat(89.0));
     let x = s.max(low, x);
     let x = s.select_gt(x, high, high, x);
-    let (biased, p) = reduce(s, x);
+    let ([biased], [p]) = reduce(s, [x]);
     // 2^n in two factors, since n may lie outside the exponents of normal numbers. The first product
     // is exact, the second rounds once.
     let n = s.sub(biased, s.splat(ROUND_BIASED));
@@ -57,8 +70,21 @@ pub fn exp<S: Simd>(s: S, x: S::V) -> S::V {
 /// `e^x` for `x <= 0` or NaN, the weight of a score that lies `-x` below its row's maximum: at most
 /// 1 ULP off, and exactly 0 where `e^x < 2^-126.5`. The fewest operations the two uses allow.
 #[inline(always)]
+pub fn exp_weights<S: Simd, const N: usize>(s: S, mut x: [S::V; N]) -> [S::V; N] {
+    for x in &mut x {
+        // -127 ln 2 and a little: there 2^n comes out as 0.
+        *x = s.max(s.splat(-88.03), *x);
+    }
+    let (biased, mut p) = reduce(s, x);
+    for (p, &biased) in p.iter_mut().zip(&biased) {
+        *p = s.mul(*p, s.pow2(biased));
+    }
+    p
+}
+
+/// [`exp_weights`] of one vector.
+#[inline(always)]
 pub fn exp_weight<S: Simd>(s: S, x: S::V) -> S::V {
-    // -127 ln 2 and a little: there 2^n comes out as 0.
-    let (biased, p) = reduce(s, s.max(s.splat(-88.03), x));
-    s.mul(p, s.pow2(biased))
+    let [weight] = exp_weights(s, [x]);
+    weight
 }

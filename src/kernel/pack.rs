@@ -16,21 +16,30 @@ pub unsafe fn pack<S: Simd>(s: S, src: RawMat, scale: f32, dst: *mut f32, dst_st
     // SAFETY: as the caller promises.
     s.vectorize(
         #[inline(always)]
-        || by_kind!(src.kind, E => unsafe {
-            if src.col_stride == 1 {
-                copy::<S, E>(s, src, scale, dst, dst_stride, width);
-            } else if src.row_stride == 1 {
-                transpose::<S, E>(s, src, scale, dst, dst_stride, width);
-            } else {
-                gather::<E>(src, scale, dst, dst_stride, width);
-            }
-        }),
+        || {
+            by_kind!(src.kind, E => unsafe {
+                if src.col_stride == 1 {
+                    copy::<S, E>(s, src, scale, dst, dst_stride, width);
+                } else if src.row_stride == 1 {
+                    transpose::<S, E>(s, src, scale, dst, dst_stride, width);
+                } else {
+                    gather::<E>(src, scale, dst, dst_stride, width);
+                }
+            })
+        },
     );
 }
 
 /// Columns lie together: vectors move as they are.
 #[inline(always)]
-unsafe fn copy<S: Simd, E: Elem>(s: S, src: RawMat, scale: f32, dst: *mut f32, dst_stride: usize, width: usize) {
+unsafe fn copy<S: Simd, E: Elem>(
+    s: S,
+    src: RawMat,
+    scale: f32,
+    dst: *mut f32,
+    dst_stride: usize,
+    width: usize,
+) {
     let scale = s.splat(scale);
     for i in 0..src.rows {
         let row = dst.wrapping_add(i * dst_stride);
@@ -39,7 +48,11 @@ unsafe fn copy<S: Simd, E: Elem>(s: S, src: RawMat, scale: f32, dst: *mut f32, d
             let n = src.cols.saturating_sub(j).min(S::LANES);
             // SAFETY: `n` columns from `j` on are inside `src`, `width - j` inside `dst`.
             unsafe {
-                let v = if n == S::LANES { E::load(s, src.at(i, j)) } else { E::load_partial(s, src.at(i, j), n) };
+                let v = if n == S::LANES {
+                    E::load(s, src.at(i, j))
+                } else {
+                    E::load_partial(s, src.at(i, j), n)
+                };
                 store_up_to(s, row.add(j), width - j, s.mul(v, scale));
             }
             j += S::LANES;
@@ -59,7 +72,18 @@ unsafe fn transpose<S: Simd, E: Elem>(
 ) {
     let columns = (0..src.cols).map(|j| src.at::<E>(0, j).cast_const());
     // SAFETY: as the caller promises.
-    unsafe { transpose_columns(s, (src.rows, src.cols), columns, Some(src.col_stride), scale, dst, dst_stride, width) };
+    unsafe {
+        transpose_columns(
+            s,
+            (src.rows, src.cols),
+            columns,
+            Some(src.col_stride),
+            scale,
+            dst,
+            dst_stride,
+            width,
+        )
+    };
 }
 
 /// `dst[i * dst_stride + j] = scale * columns[j][i]` for `sizes` = (rows, columns), zeros in columns
@@ -90,16 +114,25 @@ pub unsafe fn transpose_columns<S: Simd, E: Elem>(
             *column = p;
         }
         let mut i = 0;
+        if let Some(apart) = apart
+            && cols == S::LANES
+        {
+            while i + 4 <= sizes.0 {
+                // SAFETY: four rows of `LANES` columns that exist, and their places in `dst`.
+                unsafe {
+                    let quad = E::load_columns(s, column[0].wrapping_add(i), apart);
+                    for (r, &v) in quad.iter().enumerate() {
+                        s.store(dst.add((i + r) * dst_stride + j), s.mul(v, scale));
+                    }
+                }
+                i += 4;
+            }
+        }
         while i < sizes.0 {
             let rows = (sizes.0 - i).min(4);
             // SAFETY: rows from `i` on of columns that exist; `width - j` elements inside `dst`.
             unsafe {
-                let quad = match apart {
-                    Some(apart) if rows == 4 && cols == S::LANES => {
-                        E::load_columns(s, column[0].wrapping_add(i), apart)
-                    }
-                    _ => load_some_columns(s, rows, |c| (c < cols).then(|| column[c].wrapping_add(i))),
-                };
+                let quad = load_some_columns(s, rows, |c| (c < cols).then(|| column[c].wrapping_add(i)));
                 for (r, &v) in quad.iter().enumerate() {
                     if r < rows {
                         store_up_to(s, dst.add((i + r) * dst_stride + j), width - j, s.mul(v, scale));

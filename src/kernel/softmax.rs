@@ -4,7 +4,7 @@
 //! the keys `t = c mod 4`, added as `(0 + 2) + (1 + 3)`: an order that both directions can keep, with
 //! rows in the lanes ([`columns`]) and with keys in the lanes ([`row`]).
 
-use super::exp::exp_weight;
+use super::exp::{exp_weight, exp_weights};
 use crate::elem::{load_up_to, store_up_to};
 use crate::simd::Simd;
 
@@ -35,14 +35,16 @@ pub unsafe fn columns<S: Simd>(s: S, scores: *mut f32, stride: usize, keys: usiz
     let mut sums = [s.splat(0.0); CHAINS];
     let mut p = scores;
     for _ in 0..keys / CHAINS {
-        for (c, sum) in sums.iter_mut().enumerate() {
-            let at = p.wrapping_add(c * stride);
+        let mut x = [m; CHAINS];
+        for (c, x) in x.iter_mut().enumerate() {
             // SAFETY: one of the `keys` rows.
-            unsafe {
-                let weight = exp_weight(s, s.sub(s.load(at), m));
-                s.store(at, weight);
-                *sum = s.add(*sum, weight);
-            }
+            *x = s.sub(unsafe { s.load(p.wrapping_add(c * stride)) }, m);
+        }
+        let weights = exp_weights(s, x);
+        for (c, (sum, &weight)) in sums.iter_mut().zip(&weights).enumerate() {
+            // SAFETY: as above.
+            unsafe { s.store(p.wrapping_add(c * stride), weight) };
+            *sum = s.add(*sum, weight);
         }
         p = p.wrapping_add(CHAINS * stride);
     }

@@ -142,7 +142,8 @@ unsafe fn small<S: Simd>(s: S, p: &Product) {
             let mut j = direct;
             while j < n {
                 let cols = (n - j).min(PANEL_COLS);
-                let panels = Panels { ptr: panel.cast_const(), row_stride: PANEL_COLS, panel_stride: PANEL_COLS };
+                let panels =
+                    Panels { ptr: panel.cast_const(), row_stride: PANEL_COLS, panel_stride: PANEL_COLS };
                 // SAFETY: `k <= SMALL` rows of `cols <= PANEL_COLS` columns fit the panel.
                 unsafe {
                     pack(s, b.block(0, j, k, cols), 1.0, panel, PANEL_COLS, PANEL_COLS);

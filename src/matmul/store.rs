@@ -91,14 +91,7 @@ impl Store {
     }
 
     #[inline(always)]
-    unsafe fn put_row_in_region<S: Simd>(
-        &self,
-        s: S,
-        sums: *mut f32,
-        i: usize,
-        j: usize,
-        cols: usize,
-    ) {
+    unsafe fn put_row_in_region<S: Simd>(&self, s: S, sums: *mut f32, i: usize, j: usize, cols: usize) {
         let partial = self.partial.wrapping_add(i * self.partial_stride + j);
         let (alpha, beta, c) = (s.splat(self.alpha), s.splat(self.beta), self.c.block(i, j, 1, cols));
         let direct = Self::is_direct(self.c);

@@ -82,7 +82,8 @@ impl Shape {
         let n_heads = self.n_heads();
         let q = Heads::with_guard(kinds[0], (q_len, n_heads, head_dim), orders[0], guard).fill_bits(bits);
         let k = Heads::with_guard(kinds[1], (kv_len, n_kv_heads, head_dim), orders[1], guard).fill_bits(bits);
-        let v = Heads::with_guard(kinds[2], (kv_len, n_kv_heads, v_head_dim), orders[2], guard).fill_bits(bits);
+        let v =
+            Heads::with_guard(kinds[2], (kv_len, n_kv_heads, v_head_dim), orders[2], guard).fill_bits(bits);
         let out = Heads::new(kinds[3], (q_len, n_heads, v_head_dim), orders[3]);
         Lookup { q, k, v, out, causal: self.causal, scale: self.scale }
     }
@@ -141,11 +142,18 @@ impl Lookup {
     /// The same with the log-sum-exps, `[n_heads][q_len]`.
     pub fn run_with_lse(&self, tier: Tier) -> (Heads, Vec<f32>) {
         let (mut out, mut lse) = (self.out.clone(), nan_scratch(self.q.n_heads * self.q.len));
-        self.run_into(tier, &mut out, Some(&mut lse), &mut nan_scratch(self.scratch_len())).expect("sizes agree");
+        self.run_into(tier, &mut out, Some(&mut lse), &mut nan_scratch(self.scratch_len()))
+            .expect("sizes agree");
         (out, lse)
     }
 
-    pub fn run_into(&self, tier: Tier, out: &mut Heads, lse: Option<&mut [f32]>, scratch: &mut [f32]) -> Result<(), Error> {
+    pub fn run_into(
+        &self,
+        tier: Tier,
+        out: &mut Heads,
+        lse: Option<&mut [f32]>,
+        scratch: &mut [f32],
+    ) -> Result<(), Error> {
         let options = self.options(tier);
         with_type!(self.q.kind(), Q => with_type!(self.k.kind(), K => {
             with_type!(self.v.kind(), V => with_type!(out.kind(), O => {

@@ -15,7 +15,15 @@ pub fn fma(fused: bool, a: f32, b: f32, c: f32) -> f32 {
 }
 
 /// The bits of `C = alpha A B + beta C + bias`: a chain for each block of k, blocks added in order.
-pub fn matmul(fused: bool, a: &Mat, b: &Mat, c: &Mat, bias: Option<&[f32]>, alpha: f32, beta: f32) -> Vec<u32> {
+pub fn matmul(
+    fused: bool,
+    a: &Mat,
+    b: &Mat,
+    c: &Mat,
+    bias: Option<&[f32]>,
+    alpha: f32,
+    beta: f32,
+) -> Vec<u32> {
     let k = if alpha == 0.0 { 0 } else { a.cols };
     let mut bits = Vec::with_capacity(a.rows * b.cols);
     for i in 0..a.rows {
@@ -89,7 +97,14 @@ pub fn attention_row(
 }
 
 /// Keys `start..end` of one chunk, block by block.
-fn attention_chunk(fused: bool, query: &[f32], (k, v): (&Heads, &Heads), kv_head: usize, start: usize, end: usize) -> State {
+fn attention_chunk(
+    fused: bool,
+    query: &[f32],
+    (k, v): (&Heads, &Heads),
+    kv_head: usize,
+    start: usize,
+    end: usize,
+) -> State {
     let mut state = State { m: f32::MIN, l: 0.0, acc: vec![0.0; v.head_dim] };
     for first in (start..end).step_by(BLOCK) {
         let keys = first..(first + BLOCK).min(end);

@@ -137,7 +137,11 @@ impl Buffer {
     }
 
     /// That nothing but the places in `written` differs from `before`, bit for bit.
-    pub fn check_untouched(&self, before: &Buffer, written: impl Iterator<Item = usize>) -> Result<(), String> {
+    pub fn check_untouched(
+        &self,
+        before: &Buffer,
+        written: impl Iterator<Item = usize>,
+    ) -> Result<(), String> {
         let mut free = vec![false; self.len()];
         for i in written {
             free[i] = true;

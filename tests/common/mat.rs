@@ -53,7 +53,8 @@ impl Mat {
     pub fn with_guard(kind: Kind, rows: usize, cols: usize, layout: Layout, guard: usize) -> Mat {
         let inner = if layout.by_columns { rows } else { cols };
         let (step, outer_step) = (1 + layout.gap, inner * (1 + layout.gap) + layout.outer_gap);
-        let (row_stride, col_stride) = if layout.by_columns { (step, outer_step) } else { (outer_step, step) };
+        let (row_stride, col_stride) =
+            if layout.by_columns { (step, outer_step) } else { (outer_step, step) };
         let empty = rows == 0 || cols == 0;
         let extent = if empty { 0 } else { (rows - 1) * row_stride + (cols - 1) * col_stride + 1 };
         let buffer = Buffer::new(kind, extent + 2 * guard);

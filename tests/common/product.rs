@@ -105,7 +105,8 @@ impl Product {
     pub fn check_result(&self, tier: Tier, c: &Mat) -> Result<(), String> {
         c.check_guards(&self.c)?;
         self.check_bound(c)?;
-        same_bits(c.kind(), &c.bits(), &self.model(tier.is_fused())).map_err(|m| format!("against the model, {m}"))
+        same_bits(c.kind(), &c.bits(), &self.model(tier.is_fused()))
+            .map_err(|m| format!("against the model, {m}"))
     }
 
     pub fn check_bound(&self, c: &Mat) -> Result<(), String> {

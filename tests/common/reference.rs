@@ -55,7 +55,8 @@ impl Expected {
         } else if self.value.is_infinite() {
             f64::from(got) == self.value
         } else {
-            self.peak >= PEAK || (!got.is_nan() && most >= kind.overflow() && (got > 0.0) == (self.value > 0.0))
+            self.peak >= PEAK
+                || (!got.is_nan() && most >= kind.overflow() && (got > 0.0) == (self.value > 0.0))
         };
         if right { Ok(()) } else { Err(format!("got {got:e}, bound {bound:e}, {self:?}")) }
     }
@@ -129,7 +130,15 @@ pub struct Row {
 /// cancels between numerator and denominator, the difference is rounded (`u |s - m|`), each
 /// exponential is off by an ULP, and there is one more for each of the blocks and chunks in which the
 /// maximum may grow. The sums take up to 64 roundings in a block, 2 a block and 3 a chunk.
-pub fn attention_row(q: &Heads, k: &Heads, v: &Heads, at: (usize, usize), kv_head: usize, seen: usize, scale: f64) -> Row {
+pub fn attention_row(
+    q: &Heads,
+    k: &Heads,
+    v: &Heads,
+    at: (usize, usize),
+    kv_head: usize,
+    seen: usize,
+    scale: f64,
+) -> Row {
     let (i, h) = at;
     let d = q.head_dim;
     if seen == 0 {

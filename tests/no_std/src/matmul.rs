@@ -39,7 +39,8 @@ fn all_sizes<A: Number, B: Number, C: Number>() -> Check {
     for tier in Tier::all() {
         for sizes in SIZES {
             let (m, k, n) = unknown(sizes);
-            let (a, b, scratch) = (unknown(a.as_slice()), unknown(b.as_slice()), unknown(scratch.as_mut_slice()));
+            let (a, b, scratch) =
+                (unknown(a.as_slice()), unknown(b.as_slice()), unknown(scratch.as_mut_slice()));
             let product = Matmul::new().tier(unknown(tier));
             let (a_view, b_view) = (MatRef::new(a, m, k)?, MatRef::new(b, k, n)?);
             let (b_turned, c) = (MatRef::new(b, n, k)?.t(), unknown(c.as_mut_slice()));
@@ -104,6 +105,11 @@ fn options() -> Check {
 
 fn fixed() -> Check {
     let mut c = unknown([[0.0_f32; 2]; 1]);
-    qkv::matmul_fixed(&unknown([[1.0_f32, 2.0]]), &unknown([[3.0_f32, 4.0], [5.0, 6.0]]), &mut c, &mut [0.0; 0]);
+    qkv::matmul_fixed(
+        &unknown([[1.0_f32, 2.0]]),
+        &unknown([[3.0_f32, 4.0], [5.0, 6.0]]),
+        &mut c,
+        &mut [0.0; 0],
+    );
     ensure(c == [[13.0, 16.0]], "sizes in the types")
 }

@@ -2,10 +2,9 @@
 
 mod common;
 
+use common::views::{fits, is_disjoint, mark, mark_heads};
 use common::{Rng, tiers};
-use qkv::{
-    Error, HeadsMut, HeadsRef, MatMut, MatRef, Matmul, PackedMat, attention_scratch_len, matmul_scratch_len,
-};
+use qkv::{Error, HeadsMut, HeadsRef, MatMut, MatRef, PackedMat, attention_scratch_len, matmul_scratch_len};
 use quickcheck::{Arbitrary, Gen, QuickCheck};
 
 const MAX: usize = usize::MAX;
@@ -137,29 +136,6 @@ fn check(seed: u64, property: fn([Size; 3], [Size; 2]) -> Result<(), String>) {
     }
 }
 
-/// Whether the last element of a view lies inside `len`, in numbers that cannot overflow.
-fn fits(dims: &[(usize, usize)], len: usize) -> bool {
-    let step = |&(size, stride): &(usize, usize)| (size as u128 - 1).saturating_mul(stride as u128);
-    dims.iter().any(|&(size, _)| size == 0)
-        || dims.iter().map(step).fold(0, u128::saturating_add) < len as u128
-}
-
-/// Whether no two elements of a view inside 60 places coincide.
-fn is_disjoint(dims: [(usize, usize); 3]) -> bool {
-    let [(rows, row_stride), (cols, col_stride), (width, _)] = dims;
-    let mut taken = [false; 60];
-    for (i, j) in (0..rows).flat_map(|i| (0..cols).map(move |j| (i, j))) {
-        for w in 0..width {
-            let at =
-                if rows > 1 { i * row_stride } else { 0 } + if cols > 1 { j * col_stride } else { 0 } + w;
-            if core::mem::replace(&mut taken[at], true) {
-                return false;
-            }
-        }
-    }
-    true
-}
-
 #[test]
 fn prop_matrix_views_are_sound_for_any_arguments() {
     check(1, |[Size(rows), Size(cols), _], [Size(row_stride), Size(col_stride)]| {
@@ -172,7 +148,7 @@ fn prop_matrix_views_are_sound_for_any_arguments() {
         let write = MatMut::with_strides(&mut data, rows, cols, row_stride, col_stride);
         // A view of more than 60 elements has some that coincide.
         let many = rows.checked_mul(cols).is_none_or(|n| n > 60);
-        if write.is_ok() && rows > 0 && cols > 0 && (many || !is_disjoint(dims)) {
+        if write.is_ok() && rows > 0 && cols > 0 && (many || !is_disjoint(dims, 60)) {
             return Err("a mutable view whose elements meet".to_owned());
         }
         if MatRef::new(&data, rows, cols).is_ok() != fits(&[(rows, cols), (cols, 1)], 60) {
@@ -195,7 +171,7 @@ fn prop_head_views_are_sound_for_any_arguments() {
         let empty = len == 0 || heads == 0 || dim == 0;
         let write = HeadsMut::with_strides(&mut data, len, heads, dim, token_stride, head_stride);
         let many = len.checked_mul(heads).and_then(|n| n.checked_mul(dim)).is_none_or(|n| n > 60);
-        if write.is_ok() && !empty && (many || !is_disjoint(dims)) {
+        if write.is_ok() && !empty && (many || !is_disjoint(dims, 60)) {
             return Err("a mutable view whose elements meet".to_owned());
         }
         let _ = (HeadsRef::token_major(&data, len, heads, dim), HeadsRef::head_major(&data, len, heads, dim));
@@ -228,15 +204,6 @@ fn prop_lengths_never_panic_and_grow_with_the_sizes() {
     });
 }
 
-/// Writes `value` to every element of a matrix through the crate.
-fn mark(c: MatMut<'_, f32>, value: f32) {
-    let bias = vec![value; c.cols()];
-    let (a, b) = ([0.0_f32; 0], [0.0_f32; 0]);
-    let (a, b) =
-        (MatRef::new(&a, c.rows(), 0).expect("no elements"), MatRef::new(&b, 0, c.cols()).expect("none"));
-    Matmul::new().bias(&bias).run(a, b, c, &mut []).expect("sizes agree");
-}
-
 #[test]
 fn rows_of_a_matrix_split_into_two_that_cover_it_once() {
     for row in 0..=5 {
@@ -253,17 +220,6 @@ fn rows_of_a_matrix_split_into_two_that_cover_it_once() {
     let mut data = [0.0_f32; 15];
     let refused = MatMut::new(&mut data, 3, 5).expect("15 elements").split_at_row(4).err();
     assert_eq!(refused, Some(Error::DimMismatch { dim: "part", expected: 3, got: 4 }));
-}
-
-/// Writes `value` to every element of some heads: the attention to one key with that value.
-fn mark_heads(out: HeadsMut<'_, f32>, value: f32) {
-    let (len, heads, dim) = (out.len(), out.n_heads(), out.head_dim());
-    let v = vec![value; dim];
-    let q = HeadsRef::token_major(&[] as &[f32], len, heads, 0).expect("no elements");
-    let k = HeadsRef::token_major(&[] as &[f32], 1, 1, 0).expect("no elements");
-    let mut scratch = vec![f32::NAN; attention_scratch_len(len, 1, 0, dim)];
-    let v = HeadsRef::token_major(&v, 1, 1, dim).expect("one value");
-    qkv::Attention::new().run(q, k, v, out, &mut scratch).expect("sizes agree");
 }
 
 fn sixty(

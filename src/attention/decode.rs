@@ -1,16 +1,17 @@
 //! Scores and softmax with keys in the lanes: a few queries, as in a decode step.
 //!
-//! Squares of K are transposed in registers as they are read, so that a score is the same chain over
-//! the features as with rows in the lanes, and each element of K is loaded once for all rows.
+//! Two vectors of keys at a time are transposed into the scratch, where they are the tile's vector
+//! operand: so a score is the same chain over the features as with rows in the lanes, and each element
+//! of K is loaded once for all rows. Keeping them in registers instead is slower: the compiler spills.
 
-use super::panel::{Block, Panel};
+use super::ahead::Ahead;
+use super::panel::{Block, DECODE_ROWS, Panel};
 use super::scratch::Scratch;
-use crate::elem::{Elem, by_kind, load_some_columns};
 use crate::kernel::exp::exp_weight;
 use crate::kernel::pack::pack;
 use crate::kernel::softmax::{BLOCK, CHAINS, row, row_max};
+use crate::kernel::tile::{PANEL_COLS, Panels, Rows, tile, with_rows, zero};
 use crate::simd::Simd;
-use crate::view::RawMat;
 
 /// Rows that share a pass over K: their 4 x 2 chains keep the multipliers busy.
 const MAX_ROWS: usize = 4;
@@ -34,12 +35,26 @@ pub unsafe fn load_q<S: Simd>(s: S, panel: &Panel, x: &Scratch) {
 #[inline(never)]
 pub unsafe fn scores<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
     let k = panel.p.k.head(panel.kv_head);
-    for r in (0..panel.rows).step_by(MAX_ROWS) {
-        let rows = (panel.rows - r).min(MAX_ROWS);
-        // SAFETY: rows `r..r + rows` are inside the scratch.
-        let (q, to) = unsafe { (x.q.add(r * k.cols).cast_const(), x.scores.add(r * BLOCK)) };
-        // SAFETY: the block is inside K.
-        by_kind!(k.kind, E => unsafe { products::<S, E>(s, rows, q, k, block, to) });
+    let d = k.cols;
+    // The keys in the lanes of two vectors, by features, behind the queries.
+    let width = 2 * S::LANES;
+    let turned = x.q.wrapping_add(DECODE_ROWS * d);
+    let q = Rows { ptr: x.q, row_stride: d, col_stride: 1 };
+    let keys = Panels { ptr: turned.cast_const(), row_stride: width, panel_stride: PANEL_COLS };
+    let mut ahead = next(panel, block, width);
+    let mut t = block.from - block.from % width;
+    while t < block.to {
+        let (from, to) = (t.max(block.from), (t + width).min(block.to));
+        // SAFETY: keys `from..to` are inside K; the scratch behind the queries has room for `d` rows of
+        // `width`, since a panel has `PANEL >= DECODE_ROWS + width` lanes; the scores have rows of
+        // `BLOCK`.
+        unsafe {
+            let seen = k.block(block.start + from, 0, to - from, d).t();
+            pack(s, seen, 1.0, turned.add(from - t), width, width - (from - t));
+            products(s, panel.rows, d, q, keys, x.scores.add(t));
+        }
+        ahead.step(s);
+        t += width;
     }
     s.vectorize(
         #[inline(always)]
@@ -50,6 +65,40 @@ pub unsafe fn scores<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
             }
         },
     );
+}
+
+/// `scores[r * BLOCK + lane] = q[r] · key[lane]` for two vectors of keys.
+#[inline(never)]
+unsafe fn products<S: Simd>(s: S, rows: usize, d: usize, q: Rows, keys: Panels<f32>, scores: *mut f32) {
+    s.vectorize(
+        #[inline(always)]
+        || {
+            let mut r = 0;
+            while r < rows {
+                let n = (rows - r).min(MAX_ROWS);
+                with_rows!(S, n, MR => {
+                    // SAFETY: as the caller promises.
+                    unsafe {
+                        let chains = tile(s, d, q.at(r, 0), keys, zero::<S, MR, 2>(s));
+                        for (i, row) in chains.iter().enumerate() {
+                            s.store(scores.add((r + i) * BLOCK), row[0]);
+                            s.store(scores.add((r + i) * BLOCK + S::LANES), row[1]);
+                        }
+                    }
+                });
+                r += n;
+            }
+        },
+    );
+}
+
+/// What is read next: this block's values and the next block's keys.
+fn next(panel: &Panel, block: Block, width: usize) -> Ahead {
+    let (k, v) = (panel.p.k.head(panel.kv_head), panel.p.v.head(panel.kv_head));
+    let after = (block.start + BLOCK).min(panel.end);
+    let keys = k.block(after, 0, (panel.end - after).min(BLOCK), k.cols);
+    let values = v.block(block.start + block.from, 0, block.to - block.from, v.cols);
+    Ahead::new(values, keys, (block.to - block.from) / width)
 }
 
 /// Masks one row's scores; then its weights, sum and factor.
@@ -73,109 +122,5 @@ unsafe fn weights<S: Simd>(s: S, x: &Scratch, block: Block, r: usize) {
         s.store_partial(x.l.add(r), 1, s.fma(s.splat(*x.l.add(r)), factor, s.splat(sum)));
         s.store_partial(x.factor.add(r), 1, factor);
         *x.m.add(r) = top;
-    }
-}
-
-/// `scores[r * BLOCK + t] = q[r] · k[start + t]` for the block's keys.
-#[inline(never)]
-unsafe fn products<S: Simd, E: Elem>(
-    s: S,
-    rows: usize,
-    q: *const f32,
-    k: RawMat,
-    block: Block,
-    scores: *mut f32,
-) {
-    // SAFETY: as the caller promises.
-    s.vectorize(
-        #[inline(always)]
-        || unsafe {
-            match rows {
-                1 => all_keys::<S, E, 1>(s, q, k, block, scores),
-                2 => all_keys::<S, E, 2>(s, q, k, block, scores),
-                3 => all_keys::<S, E, 3>(s, q, k, block, scores),
-                _ => all_keys::<S, E, 4>(s, q, k, block, scores),
-            }
-        },
-    );
-}
-
-#[inline(always)]
-unsafe fn all_keys<S: Simd, E: Elem, const R: usize>(
-    s: S,
-    q: *const f32,
-    k: RawMat,
-    block: Block,
-    scores: *mut f32,
-) {
-    // Whole vectors of the block, two at a time: a tile of R x 2 chains.
-    let mut t = block.from - block.from % (2 * S::LANES);
-    while t < block.to {
-        let keys = Keys { k: k.block(block.start, 0, k.rows - block.start, k.cols), block, t };
-        let seen = block.from <= t && t + 2 * S::LANES <= block.to;
-        let mut acc = [[s.splat(0.0); 2]; R];
-        let mut d = 0;
-        // SAFETY: `d` is a feature of the keys at `t`, all of which are seen or marked as an edge.
-        unsafe {
-            while d + 4 <= k.cols && seen {
-                acc = keys.columns::<S, E, R, false>(s, q, d, acc);
-                d += 4;
-            }
-            while d < k.cols {
-                acc = keys.columns::<S, E, R, true>(s, q, d, acc);
-                d += 4;
-            }
-        }
-        for (r, acc) in acc.iter().enumerate() {
-            for (half, &v) in acc.iter().enumerate() {
-                // SAFETY: `BLOCK` is a multiple of two vectors.
-                unsafe { s.store(scores.add(r * BLOCK + t + half * S::LANES), v) };
-            }
-        }
-        t += 2 * S::LANES;
-    }
-}
-
-/// Two vectors of keys of a block, from key `t` of it on.
-struct Keys {
-    k: RawMat,
-    block: Block,
-    t: usize,
-}
-
-impl Keys {
-    /// Four features from `d` on: continues the chains of `R` rows. At an `EDGE` some of the keys are
-    /// not seen or some of the features do not exist: they are not read.
-    #[inline(always)]
-    unsafe fn columns<S: Simd, E: Elem, const R: usize, const EDGE: bool>(
-        &self,
-        s: S,
-        q: *const f32,
-        d: usize,
-        mut acc: [[S::V; 2]; R],
-    ) -> [[S::V; 2]; R] {
-        let n = (self.k.cols - d).min(4);
-        for half in 0..2 {
-            let first = self.t + half * S::LANES;
-            let seen = |c: usize| (self.block.from..self.block.to).contains(&(first + c));
-            // SAFETY: keys that some row sees; `n` features from `d` on.
-            let features = unsafe {
-                if EDGE {
-                    load_some_columns(s, n, |c| seen(c).then(|| self.k.at::<E>(first + c, d).cast_const()))
-                } else {
-                    E::load_columns(s, self.k.at(first, d), self.k.row_stride)
-                }
-            };
-            for (e, &feature) in features.iter().enumerate() {
-                if !EDGE || e < n {
-                    for (r, acc) in acc.iter_mut().enumerate() {
-                        // SAFETY: feature `d + e < head_dim` of row `r`.
-                        let x = s.splat(unsafe { *q.add(r * self.k.cols + d + e) });
-                        acc[half] = s.fma(x, feature, acc[half]);
-                    }
-                }
-            }
-        }
-        acc
     }
 }

@@ -15,7 +15,7 @@ use crate::kernel::softmax::BLOCK;
 use crate::simd::Simd;
 
 /// Up to this many rows, keys are in the lanes: rows would leave most of them empty.
-const DECODE_ROWS: usize = 8;
+pub const DECODE_ROWS: usize = 8;
 
 /// A block of keys as a panel sees it.
 #[derive(Clone, Copy)]
@@ -42,7 +42,8 @@ pub unsafe fn head<S: Simd>(s: S, p: &Problem, kv_head: usize, scratch: *mut f32
     let in_lanes = S::LANES == 1 || rows > DECODE_ROWS;
     let step = if in_lanes { S::PANEL } else { DECODE_ROWS };
     for first in (0..rows).step_by(step) {
-        let panel = Panel { p, kv_head, first, rows: (rows - first).min(step), in_lanes };
+        let panel = Panel { p, kv_head, first, rows: (rows - first).min(step), in_lanes, end: 0 };
+        let panel = Panel { end: panel.seen(panel.rows - 1).end, ..panel };
         // SAFETY: as the caller promises.
         unsafe { panel.run(s, x) };
     }
@@ -55,6 +56,8 @@ pub struct Panel<'a> {
     pub first: usize,
     pub rows: usize,
     pub in_lanes: bool,
+    /// The first key that no row sees any more.
+    pub end: usize,
 }
 
 impl Panel<'_> {
@@ -64,7 +67,7 @@ impl Panel<'_> {
     }
 
     unsafe fn run<S: Simd>(&self, s: S, mut x: Scratch) {
-        let (first, last) = (self.seen(0), self.seen(self.rows - 1));
+        let first = self.seen(0);
         // SAFETY: the scratch has room for the panel; blocks lie inside K and V.
         unsafe {
             if self.in_lanes {
@@ -75,13 +78,13 @@ impl Panel<'_> {
             let (mut merged, mut fresh) = (false, true);
             partial::start(&x, S::PANEL);
             let mut start = first.start - first.start % BLOCK;
-            while start < last.end {
+            while start < self.end {
                 if start.is_multiple_of(CHUNK) && !fresh {
                     self.close_chunk(s, &mut x, &mut merged);
                     partial::start(&x, S::PANEL);
                     fresh = true;
                 }
-                let block = self.block(&x, start, first.start, last.end, fresh);
+                let block = self.block(&x, start, first.start, fresh);
                 if self.in_lanes {
                     prefill::scores(s, self, &x, block)
                 } else {
@@ -111,9 +114,9 @@ impl Panel<'_> {
     }
 
     /// The block at `start`, with each row's own keys if they differ.
-    unsafe fn block(&self, x: &Scratch, start: usize, lowest: usize, end: usize, first: bool) -> Block {
+    unsafe fn block(&self, x: &Scratch, start: usize, lowest: usize, first: bool) -> Block {
         let within = |key: usize| key.saturating_sub(start).min(BLOCK);
-        let (from, to) = (within(lowest), within(end));
+        let (from, to) = (within(lowest), within(self.end));
         let (early, late) = (self.seen(0), self.seen(self.rows - 1));
         // Both ends grow with the row: the last row starts latest, the first one ends earliest.
         let partial = within(late.start) > from || within(early.end) < to;

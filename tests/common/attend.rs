@@ -2,7 +2,8 @@
 
 use super::buffer::Kind;
 use super::heads::{Heads, Order};
-use super::{GUARD, Rng, bits, nan_scratch, reference, same_bits};
+use super::reference::{self, Row};
+use super::{GUARD, Rng, bits, nan_scratch, same_bits, tiers};
 use crate::with_type;
 use qkv::{Attention, Error, Tier, attention_scratch_len};
 
@@ -166,46 +167,66 @@ impl Lookup {
         }))
     }
 
-    /// Guards, the `f64` bound and the bit model, of output and log-sum-exps.
-    pub fn check(&self, tier: Tier) -> Result<(), String> {
-        let (out, lse) = self.run_with_lse(tier);
-        self.check_result(tier, &out, &lse).map_err(|message| format!("{tier}: {message}"))
-    }
-
-    pub fn check_result(&self, tier: Tier, out: &Heads, lse: &[f32]) -> Result<(), String> {
-        out.check_guards(&self.out)?;
-        for h in 0..self.q.n_heads {
-            for i in 0..self.q.len {
-                let lse = lse[h * self.q.len + i];
-                self.check_row(tier.is_fused(), (i, h), out, lse)
-                    .map_err(|message| format!("query {i}, head {h}, {} keys: {message}", self.seen(i)))?;
-            }
+    /// Every tier: guards, the `f64` bound and the bit model, of output and log-sum-exps.
+    pub fn check(&self) -> Result<(), String> {
+        let expected = self.expected();
+        let mut models = [None, None];
+        for tier in tiers() {
+            let fused = tier.is_fused();
+            let model = models[usize::from(fused)].get_or_insert_with(|| self.models(fused));
+            let (out, lse) = self.run_with_lse(tier);
+            self.check_result(&out, &lse, &expected, model)
+                .map_err(|message| format!("{tier}: {message}"))?;
         }
         Ok(())
     }
 
-    fn check_row(&self, fused: bool, (i, h): (usize, usize), out: &Heads, lse: f32) -> Result<(), String> {
+    pub fn check_result(
+        &self,
+        out: &Heads,
+        lse: &[f32],
+        expected: &[Row],
+        models: &[(Vec<f32>, f32)],
+    ) -> Result<(), String> {
+        out.check_guards(&self.out)?;
         let kind = out.kind();
-        self.check_row_bound((i, h), out, lse)?;
-        let (model, model_lse) = self.model(fused, i, h);
-        let model: Vec<u32> = model.iter().map(|&x| kind.bits(x)).collect();
-        same_bits(kind, &out.token_bits(i, h), &model).map_err(|m| format!("against the model, {m}"))?;
-        same_bits(Kind::F32, &[lse.to_bits()], &[model_lse.to_bits()]).map_err(|m| format!("lse model, {m}"))
+        for (row, &lse) in lse.iter().enumerate() {
+            let (h, i) = (row / self.q.len, row % self.q.len);
+            let place = |m: String| format!("query {i}, head {h}, {} keys: {m}", self.seen(i));
+            for (j, expected) in expected[row].out.iter().enumerate() {
+                expected.check(kind, out.get(i, h, j)).map_err(|m| place(format!("feature {j}: {m}")))?;
+            }
+            expected[row].lse.check(Kind::F32, lse).map_err(|m| place(format!("lse: {m}")))?;
+            let (model, model_lse) = &models[row];
+            let model: Vec<u32> = model.iter().map(|&x| kind.bits(x)).collect();
+            same_bits(kind, &out.token_bits(i, h), &model)
+                .map_err(|m| place(format!("against the model, {m}")))?;
+            same_bits(Kind::F32, &[lse.to_bits()], &[model_lse.to_bits()])
+                .map_err(|m| place(format!("lse, {m}")))?;
+        }
+        Ok(())
     }
 
-    /// One row against the `f64` reference.
-    pub fn check_row_bound(&self, (i, h): (usize, usize), out: &Heads, lse: f32) -> Result<(), String> {
+    fn rows(&self) -> impl Iterator<Item = (usize, usize)> {
+        (0..self.q.n_heads).flat_map(|h| (0..self.q.len).map(move |i| (i, h)))
+    }
+
+    /// All rows as `f64` has them, `[n_heads][q_len]`.
+    pub fn expected(&self) -> Vec<Row> {
         let scale = match self.scale {
             Some(scale) => f64::from(scale),
             None if self.q.head_dim == 0 => 1.0,
             None => 1.0 / (self.q.head_dim as f64).sqrt(),
         };
         let (q, k, v) = (&self.q, &self.k, &self.v);
-        let row = reference::attention_row(q, k, v, (i, h), self.kv_head(h), self.seen(i), scale);
-        for (j, expected) in row.out.iter().enumerate() {
-            expected.check(out.kind(), out.get(i, h, j)).map_err(|m| format!("feature {j}: {m}"))?;
-        }
-        row.lse.check(Kind::F32, lse).map_err(|m| format!("lse: {m}"))
+        self.rows()
+            .map(|(i, h)| reference::attention_row((q, k, v), (i, h), self.kv_head(h), self.seen(i), scale))
+            .collect()
+    }
+
+    /// All rows as the model has them, `[n_heads][q_len]`.
+    pub fn models(&self, fused: bool) -> Vec<(Vec<f32>, f32)> {
+        self.rows().map(|(i, h)| self.model(fused, i, h)).collect()
     }
 
     /// The row of query `i` of head `h` before it is rounded, and its log-sum-exp.

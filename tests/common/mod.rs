@@ -9,6 +9,7 @@ pub mod heads;
 pub mod mat;
 pub mod product;
 pub mod reference;
+pub mod views;
 
 use qkv::Tier;
 

@@ -2,9 +2,10 @@
 
 use super::buffer::Kind;
 use super::mat::{Layout, Mat};
-use super::{GUARD, Rng, bits, nan_scratch, reference, same_bits};
+use super::reference::{self, Expected};
+use super::{GUARD, Rng, bits, nan_scratch, same_bits, tiers};
 use crate::with_type;
-use qkv::{Error, Matmul, Tier, matmul_scratch_len};
+use qkv::{Error, Matmul, PackedMat, Tier, matmul_scratch_len};
 
 /// Sizes, types, strides and options.
 #[derive(Clone, Debug)]
@@ -97,26 +98,46 @@ impl Product {
         })))
     }
 
-    /// Guards, the `f64` bound and the bit model.
-    pub fn check(&self, tier: Tier) -> Result<(), String> {
-        self.check_result(tier, &self.run(tier)).map_err(|message| format!("{tier}: {message}"))
+    /// The product with B packed into storage of another type.
+    pub fn run_packed(&self, storage: Kind, tier: Tier) -> Mat {
+        let mut c = self.c.clone();
+        let mut scratch = nan_scratch(self.scratch_len());
+        let options = self.options(tier);
+        with_type!(storage, S => with_type!(self.b.kind(), B => {
+            let mut memory = vec![S::default(); PackedMat::<S>::len(self.b.rows, self.b.cols)];
+            let packed = PackedMat::pack(self.b.view::<B>(), &mut memory).expect("the right length");
+            with_type!(self.a.kind(), A => with_type!(c.kind(), C => {
+                options.run_packed(self.a.view::<A>(), packed, c.view_mut::<C>(), &mut scratch).expect("sizes agree");
+            }));
+        }));
+        c
     }
 
-    pub fn check_result(&self, tier: Tier, c: &Mat) -> Result<(), String> {
+    /// Every tier: guards, the `f64` bound and the bit model; B as it lies and packed.
+    pub fn check(&self) -> Result<(), String> {
+        let expected = self.expected();
+        let models = [false, true].map(|fused| self.model(fused));
+        for tier in tiers() {
+            let model = &models[usize::from(tier.is_fused())];
+            for (c, how) in [(self.run(tier), "strided"), (self.run_packed(self.b.kind(), tier), "packed")] {
+                self.check_result(&c, &expected, model)
+                    .map_err(|message| format!("{tier}, {how}: {message}"))?;
+            }
+        }
+        Ok(())
+    }
+
+    pub fn check_result(&self, c: &Mat, expected: &[Expected], model: &[u32]) -> Result<(), String> {
         c.check_guards(&self.c)?;
-        self.check_bound(c)?;
-        same_bits(c.kind(), &c.bits(), &self.model(tier.is_fused()))
-            .map_err(|m| format!("against the model, {m}"))
-    }
-
-    pub fn check_bound(&self, c: &Mat) -> Result<(), String> {
-        let Product { a, b, bias, .. } = self;
-        let expected = reference::matmul(a, b, &self.c, bias.as_deref(), self.alpha, self.beta);
         for (at, (expected, got)) in expected.iter().zip(c.values()).enumerate() {
             let place = (at / c.cols, at % c.cols);
             expected.check(c.kind(), got).map_err(|message| format!("C{place:?}: {message}"))?;
         }
-        Ok(())
+        same_bits(c.kind(), &c.bits(), model).map_err(|m| format!("against the model, {m}"))
+    }
+
+    pub fn expected(&self) -> Vec<Expected> {
+        reference::matmul(&self.a, &self.b, &self.c, self.bias.as_deref(), self.alpha, self.beta)
     }
 
     pub fn model(&self, fused: bool) -> Vec<u32> {

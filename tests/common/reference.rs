@@ -131,15 +131,12 @@ pub struct Row {
 /// exponential is off by an ULP, and there is one more for each of the blocks and chunks in which the
 /// maximum may grow. The sums take up to 64 roundings in a block, 2 a block and 3 a chunk.
 pub fn attention_row(
-    q: &Heads,
-    k: &Heads,
-    v: &Heads,
-    at: (usize, usize),
+    (q, k, v): (&Heads, &Heads, &Heads),
+    (i, h): (usize, usize),
     kv_head: usize,
     seen: usize,
     scale: f64,
 ) -> Row {
-    let (i, h) = at;
     let d = q.head_dim;
     if seen == 0 {
         return Row {

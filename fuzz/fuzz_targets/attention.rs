@@ -1,0 +1,148 @@
+//! Any attention call: within the `f64` bound, with the model's bits, guards intact; or an error and the
+//! output as it was.
+#![no_main]
+
+#[path = "../../tests/common/mod.rs"]
+mod common;
+mod input;
+
+use arbitrary::{Arbitrary, Unstructured};
+use common::attend::{Causal, Lookup, Shape};
+use common::heads::{Heads, Order};
+use common::{nan_scratch, tiers};
+use input::{Factor, Numbers, Type};
+use libfuzzer_sys::fuzz_target;
+
+#[derive(Arbitrary, Debug)]
+struct Input {
+    q_len: u8,
+    kv_len: u8,
+    /// Makes `kv_len` pass a chunk.
+    long: u8,
+    heads: (u8, u8),
+    head_dim: u8,
+    v_head_dim: u8,
+    causal: Seen,
+    scale: Option<Factor>,
+    types: [Type; 4],
+    orders: [Memory; 4],
+    numbers: Numbers,
+    /// What is wrong, if anything is.
+    wrong: Option<Wrong>,
+}
+
+#[derive(Arbitrary, Clone, Copy, Debug)]
+enum Seen {
+    All,
+    BottomRight,
+    Near(i8),
+    Offset(isize),
+}
+
+#[derive(Arbitrary, Clone, Copy, Debug)]
+enum Memory {
+    Tokens,
+    Heads,
+    TokensApart(u8),
+    HeadsApart(u8),
+}
+
+impl Memory {
+    fn order(self) -> Order {
+        let gaps = |gaps: u8| (usize::from(gaps % 8), usize::from(gaps / 8));
+        match self {
+            Memory::Tokens => Order::TokenMajor,
+            Memory::Heads => Order::HeadMajor,
+            Memory::TokensApart(apart) => Order::TokensApart(gaps(apart).0, gaps(apart).1),
+            Memory::HeadsApart(apart) => Order::HeadsApart(gaps(apart).0, gaps(apart).1),
+        }
+    }
+}
+
+#[derive(Arbitrary, Debug)]
+enum Wrong {
+    HeadDim(u8),
+    Keys(u8),
+    KeyHeads(u8),
+    Output(u8),
+    Lse(u8),
+    Scratch(u16),
+}
+
+/// Multiplications of a call, so that there are more than 1,000 runs a second.
+const MOST: usize = 8000;
+
+fuzz_target!(|data: &[u8]| {
+    let mut u = Unstructured::new(data);
+    let Ok(input) = Input::arbitrary(&mut u) else { return };
+    let chunks = match input.long % 32 {
+        1 => 1000,
+        2 => 2030,
+        _ => 0,
+    };
+    let shape = Shape {
+        q_len: usize::from(input.q_len % 110),
+        kv_len: usize::from(input.kv_len) + chunks,
+        n_kv_heads: usize::from(input.heads.0 % 4),
+        group: usize::from(input.heads.1 % 9),
+        head_dim: usize::from(input.head_dim % 80),
+        v_head_dim: usize::from(input.v_head_dim % 80),
+        causal: match input.causal {
+            Seen::All => Causal::No,
+            Seen::BottomRight => Causal::BottomRight,
+            Seen::Near(offset) => Causal::Offset(offset.into()),
+            Seen::Offset(offset) => Causal::Offset(offset),
+        },
+        scale: input.scale.map(Factor::value),
+        kinds: input.types.map(Type::kind),
+        orders: input.orders.map(Memory::order),
+        seed: 0,
+    };
+    let rows = shape.q_len * shape.n_heads();
+    let features = shape.head_dim + shape.v_head_dim + 4;
+    if rows * (shape.kv_len + 4) * features > MOST || shape.kv_len * shape.n_kv_heads * features > 2 * MOST {
+        return;
+    }
+    let lookup = shape.lookup_of(0, &mut input.numbers.bits(&mut u));
+    let result = match input.wrong {
+        None if shape.n_kv_heads > 0 => lookup.check(),
+        None => Ok(()),
+        Some(wrong) => refuse(&lookup, &wrong),
+    };
+    if let Err(message) = result {
+        panic!("{message}\n  in {shape:?}");
+    }
+});
+
+/// The call with something wrong: an error, and the output as it was.
+fn refuse(lookup: &Lookup, wrong: &Wrong) -> Result<(), String> {
+    let mut bad = lookup.clone();
+    let (mut scratch, mut lse) = (lookup.scratch_len(), lookup.q.n_heads * lookup.q.len);
+    let resized = |from: &Heads, len, heads, dim| {
+        let sizes = (from.len + len, from.n_heads + heads, from.head_dim + dim);
+        Heads::new(from.kind(), sizes, Order::TokenMajor)
+    };
+    let more = |n: u8| 1 + usize::from(n % 16);
+    match *wrong {
+        Wrong::HeadDim(n) => bad.k = resized(&lookup.k, 0, 0, more(n)),
+        Wrong::Keys(n) => bad.v = resized(&lookup.v, more(n), 0, 0),
+        Wrong::KeyHeads(n) => bad.v = resized(&lookup.v, 0, more(n), 0),
+        Wrong::Output(n) => bad.out = resized(&lookup.out, more(n), usize::from(n / 16), 0),
+        Wrong::Lse(n) => lse += more(n),
+        Wrong::Scratch(less) => match scratch.checked_sub(1 + usize::from(less)) {
+            Some(less) => scratch = less,
+            None => return Ok(()),
+        },
+    }
+    for tier in tiers() {
+        let (mut out, mut lse) = (bad.out.clone(), vec![7.0; lse]);
+        if bad.run_into(tier, &mut out, Some(&mut lse), &mut nan_scratch(scratch)).is_ok() {
+            return Err(format!("{tier}: {wrong:?} was accepted"));
+        }
+        out.check_untouched(&bad.out)?;
+        if lse.iter().any(|&x| x != 7.0) {
+            return Err(format!("{tier}: {wrong:?} changed the log-sum-exps"));
+        }
+    }
+    Ok(())
+}

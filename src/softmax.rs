@@ -3,7 +3,7 @@
 use crate::elem::{Elem, Kind, load_up_to, store_up_to};
 use crate::error::{Error, expect_dim};
 use crate::kernel::exp;
-use crate::kernel::pack::{pack, unpack_row};
+use crate::kernel::pack::{Grid, pack, unpack_row};
 use crate::kernel::softmax::{BLOCK, NO_MAX, row, row_max};
 use crate::simd::Simd;
 use crate::tier::{Tier, dispatch};
@@ -195,7 +195,7 @@ unsafe fn block<S: Simd>(
         return x.at::<f32>(i, j).cast_const();
     }
     // SAFETY: `n <= BLOCK` columns from `j` on are inside the row and fit the buffer.
-    unsafe { pack(s, x.block(i, j, 1, n), 1.0, buffer.as_mut_ptr(), BLOCK, n) };
+    unsafe { pack(s, x.block(i, j, 1, n), 1.0, Grid { dst: buffer.as_mut_ptr(), stride: BLOCK, width: n }) };
     buffer.as_ptr()
 }
 

@@ -38,11 +38,6 @@ impl RawMat {
         self.ptr.cast::<E>().wrapping_add(i * self.row_stride + j * self.col_stride)
     }
 
-    /// The address of the first element.
-    pub fn bytes(&self) -> *const u8 {
-        self.ptr
-    }
-
     /// The part of `rows` x `cols` that starts at `(i, j)` and must lie inside.
     #[inline(always)]
     pub fn block(&self, i: usize, j: usize, rows: usize, cols: usize) -> RawMat {

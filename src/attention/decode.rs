@@ -4,11 +4,10 @@
 //! operand: so a score is the same chain over the features as with rows in the lanes, and each element
 //! of K is loaded once for all rows. Keeping them in registers instead is slower: the compiler spills.
 
-use super::ahead::Ahead;
 use super::panel::{Block, DECODE_ROWS, Panel};
 use super::scratch::Scratch;
 use crate::kernel::exp::exp_weight;
-use crate::kernel::pack::pack;
+use crate::kernel::pack::{Grid, pack, pack_ahead};
 use crate::kernel::softmax::{BLOCK, CHAINS, row, row_max};
 use crate::kernel::tile::{PANEL_COLS, Panels, Rows, tile, with_rows, zero};
 use crate::simd::Simd;
@@ -24,7 +23,14 @@ pub unsafe fn load_q<S: Simd>(s: S, panel: &Panel, x: &Scratch) {
     let (p, d) = (panel.p, panel.p.q.head_dim);
     for (r, (query, head)) in p.rows(panel.kv_head, panel.first).enumerate().take(panel.rows) {
         // SAFETY: as the caller promises.
-        unsafe { pack(s, p.q.head(head).block(query, 0, 1, d), p.scale, x.q.add(r * d), d, d) };
+        unsafe {
+            pack(
+                s,
+                p.q.head(head).block(query, 0, 1, d),
+                p.scale,
+                Grid { dst: x.q.add(r * d), stride: d, width: d },
+            )
+        };
     }
 }
 
@@ -41,7 +47,6 @@ pub unsafe fn scores<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
     let turned = x.q.wrapping_add(DECODE_ROWS * d);
     let q = Rows { ptr: x.q, row_stride: d, col_stride: 1 };
     let keys = Panels { ptr: turned.cast_const(), row_stride: width, panel_stride: PANEL_COLS };
-    let mut ahead = next(panel, block, width);
     let mut t = block.from - block.from % width;
     while t < block.to {
         let (from, to) = (t.max(block.from), (t + width).min(block.to));
@@ -50,10 +55,10 @@ pub unsafe fn scores<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
         // `BLOCK`.
         unsafe {
             let seen = k.block(block.start + from, 0, to - from, d).t();
-            pack(s, seen, 1.0, turned.add(from - t), width, width - (from - t));
+            let to = Grid { dst: turned.add(from - t), stride: width, width: width - (from - t) };
+            pack_ahead(s, seen, BLOCK * k.row_stride, to);
             products(s, panel.rows, d, q, keys, x.scores.add(t));
         }
-        ahead.step(s);
         t += width;
     }
     s.vectorize(
@@ -79,7 +84,7 @@ unsafe fn products<S: Simd>(s: S, rows: usize, d: usize, q: Rows, keys: Panels<f
                 with_rows!(S, n, MR => {
                     // SAFETY: as the caller promises.
                     unsafe {
-                        let chains = tile(s, d, q.at(r, 0), keys, zero::<S, MR, 2>(s));
+                        let chains = tile::<S, f32, MR, 2, false>(s, d, q.at(r, 0), keys, 0, zero(s));
                         for (i, row) in chains.iter().enumerate() {
                             s.store(scores.add((r + i) * BLOCK), row[0]);
                             s.store(scores.add((r + i) * BLOCK + S::LANES), row[1]);
@@ -90,15 +95,6 @@ unsafe fn products<S: Simd>(s: S, rows: usize, d: usize, q: Rows, keys: Panels<f
             }
         },
     );
-}
-
-/// What is read next: this block's values and the next block's keys.
-fn next(panel: &Panel, block: Block, width: usize) -> Ahead {
-    let (k, v) = (panel.p.k.head(panel.kv_head), panel.p.v.head(panel.kv_head));
-    let after = (block.start + BLOCK).min(panel.end);
-    let keys = k.block(after, 0, (panel.end - after).min(BLOCK), k.cols);
-    let values = v.block(block.start + block.from, 0, block.to - block.from, v.cols);
-    Ahead::new(values, keys, (block.to - block.from) / width)
 }
 
 /// Masks one row's scores; then its weights, sum and factor.

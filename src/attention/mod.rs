@@ -1,6 +1,5 @@
 //! Attention: `softmax(scale·Q Kᵀ) V` for each head, without storing more than a tile of scores.
 
-mod ahead;
 mod decode;
 mod mask;
 mod panel;

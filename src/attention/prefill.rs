@@ -8,7 +8,7 @@ use super::panel::{Block, Panel};
 use super::scratch::Scratch;
 use crate::elem::{Kind, by_kind};
 use crate::kernel::exp::exp_weight;
-use crate::kernel::pack::{pack, transpose_columns};
+use crate::kernel::pack::{Columns, Grid, pack, turn};
 use crate::kernel::softmax::{CHAINS, columns};
 use crate::kernel::tile::{PANEL_COLS, Panels, Rows, tile, with_rows, with_vectors, zero};
 use crate::simd::Simd;
@@ -29,8 +29,10 @@ pub unsafe fn load_q<S: Simd>(s: S, panel: &Panel, x: &Scratch) {
                     .rows(panel.kv_head, panel.first)
                     .map(|(query, head)| p.q.head(head).at::<E>(query, 0).cast_const());
                 let apart = (p.group.get() == 1).then_some(p.q.token_stride);
+                let size = Columns { len: d, count: panel.rows, apart, ahead: 0 };
+                let to = Grid { dst: x.q, stride: S::PANEL, width };
                 // SAFETY: as the caller promises.
-                unsafe { transpose_columns(s, (d, panel.rows), columns, apart, p.scale, x.q, S::PANEL, width) };
+                unsafe { turn(s, size, columns, p.scale, to) };
             });
         },
     );
@@ -67,7 +69,12 @@ pub unsafe fn scores<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
                     let rows = if k.kind == Kind::F32 {
                         Rows { ptr: k.at(block.start + t, 0), row_stride: k.row_stride, col_stride: 1 }
                     } else {
-                        pack(s, k.block(block.start + t, 0, n, k.cols), 1.0, x.k_rows, k.cols, k.cols);
+                        pack(
+                            s,
+                            k.block(block.start + t, 0, n, k.cols),
+                            1.0,
+                            Grid { dst: x.k_rows, stride: k.cols, width: k.cols },
+                        );
                         Rows { ptr: x.k_rows, row_stride: k.cols, col_stride: 1 }
                     };
                     strip(s, x, block, lanes, (t, n, k.cols), rows);
@@ -125,7 +132,7 @@ unsafe fn score_tile<S: Simd, const MR: usize, const NV: usize>(
         let dead = block.partial && (*x.to.add(last) <= t as f32 || *x.from.add(lane) >= (t + MR) as f32);
         let mut acc = [[unseen; NV]; MR];
         if !dead {
-            acc = tile(s, d, k, q, zero::<S, MR, NV>(s));
+            acc = tile::<S, f32, MR, NV, false>(s, d, k, q, 0, zero(s));
             if block.partial {
                 for (i, row) in acc.iter_mut().enumerate() {
                     let key = s.splat((t + i) as f32);

@@ -3,7 +3,7 @@
 use super::panel::{Block, Panel};
 use super::scratch::Scratch;
 use crate::elem::{Elem, by_kind};
-use crate::kernel::pack::pack;
+use crate::kernel::pack::{Grid, pack};
 use crate::kernel::softmax::BLOCK;
 use crate::kernel::tile::{PANEL_COLS, Panels, Rows, tile, with_rows, with_vectors, zero};
 use crate::simd::Simd;
@@ -37,11 +37,18 @@ pub unsafe fn apply<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
     unsafe {
         if whole < v.cols {
             let seen = keys.block(block.from, whole, block.to - block.from, v.cols - whole);
-            pack(s, seen, 1.0, x.v_tail.add(block.from * S::LANES), S::LANES, S::LANES);
+            pack(
+                s,
+                seen,
+                1.0,
+                Grid { dst: x.v_tail.add(block.from * S::LANES), stride: S::LANES, width: S::LANES },
+            );
         }
         // An unseen key's weight is 0, but 0 x NaN is not.
         let careful = block.partial && !all_finite(s, keys, block);
-        let part = Part { x, rows: panel.rows, block, careful, weights };
+        // In a decode step the values of the next block are asked for while these are added.
+        let ahead = if panel.in_lanes { 0 } else { BLOCK * v.row_stride };
+        let part = Part { x, rows: panel.rows, block, careful, weights, ahead };
         if whole > 0 {
             by_kind!(v.kind, E => {
                 let v = Panels { ptr: keys.at::<E>(0, 0).cast_const(), row_stride: v.row_stride, panel_stride: PANEL_COLS };
@@ -49,7 +56,7 @@ pub unsafe fn apply<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
             });
         }
         if whole < v.cols {
-            strips(s, part, tail, S::LANES, whole);
+            strips(s, Part { ahead: 0, ..part }, tail, S::LANES, whole);
         }
     }
 }
@@ -63,6 +70,8 @@ struct Part<'a> {
     /// Keys that a row does not see must not be touched for it.
     careful: bool,
     weights: Rows,
+    /// Elements from a value to the one that is asked for with it; 0 for none.
+    ahead: usize,
 }
 
 /// `cols` columns of V, whole vectors, into columns `at..` of the accumulators.
@@ -159,7 +168,12 @@ unsafe fn columns<S: Simd, E: Elem, const MR: usize, const NV: usize>(
     let v = Panels { ptr: v.ptr.wrapping_add(from * v.row_stride + c), ..v };
     // SAFETY: as the caller promises.
     unsafe {
-        let chains = tile(s, to.saturating_sub(from), part.weights.at(r, from), v, zero::<S, MR, NV>(s));
+        let (n, weights) = (to.saturating_sub(from), part.weights.at(r, from));
+        let chains = if part.ahead > 0 {
+            tile::<S, E, MR, NV, true>(s, n, weights, v, part.ahead, zero(s))
+        } else {
+            tile::<S, E, MR, NV, false>(s, n, weights, v, 0, zero(s))
+        };
         for (i, row) in chains.iter().enumerate() {
             let factor = s.splat(*part.x.factor.add(r + i));
             for (n, &chain) in row.iter().enumerate() {

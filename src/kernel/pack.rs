@@ -5,138 +5,157 @@ use crate::elem::{Elem, by_kind, load_some_columns, load_up_to, store_up_to};
 use crate::simd::{MAX_LANES, Simd};
 use crate::view::RawMat;
 
-/// Writes `scale * src` as `f32` to `dst[i * dst_stride + j]`, zeros in columns `src.cols..width`.
+const LINE: usize = 64;
+
+/// Where a block goes: rows of `width` floats, `stride` apart.
+#[derive(Clone, Copy)]
+pub struct Grid {
+    pub dst: *mut f32,
+    pub stride: usize,
+    pub width: usize,
+}
+
+impl Grid {
+    #[inline(always)]
+    fn at(self, i: usize, j: usize) -> *mut f32 {
+        self.dst.wrapping_add(i * self.stride + j)
+    }
+}
+
+/// Writes `scale * src` as `f32` to `to`, zeros in columns `src.cols..to.width`.
 ///
 /// # Safety
 /// - `src` is a valid view.
-/// - `dst` is valid for writing `width` elements at each of `src.rows` rows; `src.cols <= width`.
+/// - `to` is valid for writing `src.rows` rows; `src.cols <= to.width`.
 #[inline(never)]
-pub unsafe fn pack<S: Simd>(s: S, src: RawMat, scale: f32, dst: *mut f32, dst_stride: usize, width: usize) {
-    debug_assert!(src.cols <= width);
+pub unsafe fn pack<S: Simd>(s: S, src: RawMat, scale: f32, to: Grid) {
+    debug_assert!(src.cols <= to.width);
     // SAFETY: as the caller promises.
     s.vectorize(
         #[inline(always)]
         || {
             by_kind!(src.kind, E => unsafe {
                 if src.col_stride == 1 {
-                    copy::<S, E>(s, src, scale, dst, dst_stride, width);
+                    copy::<S, E>(s, src, scale, to);
                 } else if src.row_stride == 1 {
-                    transpose::<S, E>(s, src, scale, dst, dst_stride, width);
+                    turn::<S, E>(s, Columns::of(src), (0..src.cols).map(|j| src.at::<E>(0, j).cast_const()), scale, to);
                 } else {
-                    gather::<E>(src, scale, dst, dst_stride, width);
+                    gather::<E>(src, scale, to);
                 }
-            })
+            });
+        },
+    );
+}
+
+/// [`pack`] of a view whose rows lie together, asking on the way for what lies `ahead` elements behind: a
+/// few lines with each step, since everything would wait for a burst of them.
+///
+/// # Safety
+/// - As [`pack`].
+#[inline(never)]
+pub unsafe fn pack_ahead<S: Simd>(s: S, src: RawMat, ahead: usize, to: Grid) {
+    debug_assert!(src.row_stride == 1 && src.cols <= to.width);
+    s.vectorize(
+        #[inline(always)]
+        || {
+            by_kind!(src.kind, E => {
+                let columns = Columns { ahead, ..Columns::of(src) };
+                // SAFETY: as the caller promises.
+                unsafe { turn::<S, E>(s, columns, (0..src.cols).map(|j| src.at::<E>(0, j).cast_const()), 1.0, to) };
+            });
         },
     );
 }
 
 /// Columns lie together: vectors move as they are.
 #[inline(always)]
-unsafe fn copy<S: Simd, E: Elem>(
-    s: S,
-    src: RawMat,
-    scale: f32,
-    dst: *mut f32,
-    dst_stride: usize,
-    width: usize,
-) {
+unsafe fn copy<S: Simd, E: Elem>(s: S, src: RawMat, scale: f32, to: Grid) {
     let scale = s.splat(scale);
     for i in 0..src.rows {
-        let row = dst.wrapping_add(i * dst_stride);
         let mut j = 0;
-        while j < width {
-            let n = src.cols.saturating_sub(j).min(S::LANES);
-            // SAFETY: `n` columns from `j` on are inside `src`, `width - j` inside `dst`.
-            unsafe {
-                let v = if n == S::LANES {
-                    E::load(s, src.at(i, j))
-                } else {
-                    E::load_partial(s, src.at(i, j), n)
-                };
-                store_up_to(s, row.add(j), width - j, s.mul(v, scale));
+        // SAFETY: the columns from `j` on that exist are inside `src`, `width - j` inside `to`.
+        unsafe {
+            while j + S::LANES <= src.cols {
+                s.store(to.at(i, j), s.mul(E::load(s, src.at(i, j)), scale));
+                j += S::LANES;
             }
-            j += S::LANES;
+            while j < to.width {
+                let n = src.cols.saturating_sub(j);
+                let v = E::load_partial(s, src.at(i, j), n);
+                store_up_to(s, to.at(i, j), to.width - j, s.mul(v, scale));
+                j += S::LANES;
+            }
         }
     }
 }
 
-/// Rows lie together: four rows of `LANES` columns at a time are turned in registers.
-#[inline(always)]
-unsafe fn transpose<S: Simd, E: Elem>(
-    s: S,
-    src: RawMat,
-    scale: f32,
-    dst: *mut f32,
-    dst_stride: usize,
-    width: usize,
-) {
-    let columns = (0..src.cols).map(|j| src.at::<E>(0, j).cast_const());
-    // SAFETY: as the caller promises.
-    unsafe {
-        transpose_columns(
-            s,
-            (src.rows, src.cols),
-            columns,
-            Some(src.col_stride),
-            scale,
-            dst,
-            dst_stride,
-            width,
-        )
-    };
+/// The sizes of what [`turn`] transposes.
+#[derive(Clone, Copy)]
+pub struct Columns {
+    /// Elements of a column, and columns.
+    pub len: usize,
+    pub count: usize,
+    /// From one column to the next, if that is always the same.
+    pub apart: Option<usize>,
+    /// Ask for what lies so many elements behind; 0 for nothing.
+    pub ahead: usize,
 }
 
-/// `dst[i * dst_stride + j] = scale * columns[j][i]` for `sizes` = (rows, columns), zeros in columns
-/// up to `width`. `apart` is the distance between the columns, if it is always the same.
+impl Columns {
+    fn of(src: RawMat) -> Columns {
+        Columns { len: src.rows, count: src.cols, apart: Some(src.col_stride), ahead: 0 }
+    }
+}
+
+/// Columns become rows of vectors, four of `LANES` columns at a time, turned in registers:
+/// `to[i][j] = scale * columns[j][i]`, zeros beyond the last column.
 ///
 /// # Safety
-/// - `columns` gives at least as many addresses as there are columns, each valid for reading `rows`
-///   elements.
-/// - `dst` is valid for writing `width` elements at each of the rows.
+/// - `columns` gives at least `size.count` addresses, each valid for reading `size.len` elements.
+/// - `to` is valid for writing `size.len` rows.
 #[inline(always)]
-#[expect(clippy::too_many_arguments, reason = "a copy has two ends")]
-pub unsafe fn transpose_columns<S: Simd, E: Elem>(
+pub unsafe fn turn<S: Simd, E: Elem>(
     s: S,
-    sizes: (usize, usize),
+    size: Columns,
     mut columns: impl Iterator<Item = *const E>,
-    apart: Option<usize>,
     scale: f32,
-    dst: *mut f32,
-    dst_stride: usize,
-    width: usize,
+    to: Grid,
 ) {
     let scale = s.splat(scale);
     let mut j = 0;
-    while j < width {
-        let cols = sizes.1.saturating_sub(j).min(S::LANES);
+    while j < to.width {
+        let cols = size.count.saturating_sub(j).min(S::LANES);
         let mut column = [core::ptr::null(); MAX_LANES];
         for (column, p) in column.iter_mut().take(cols).zip(&mut columns) {
             *column = p;
         }
         let mut i = 0;
-        if let Some(apart) = apart
+        if let Some(apart) = size.apart
             && cols == S::LANES
         {
-            while i + 4 <= sizes.0 {
-                // SAFETY: four rows of `LANES` columns that exist, and their places in `dst`.
+            while i + 4 <= size.len {
+                if size.ahead > 0 && i.is_multiple_of(LINE / size_of::<E>()) {
+                    for c in 0..S::LANES {
+                        s.prefetch(column[0].wrapping_add(i + c * apart + size.ahead));
+                    }
+                }
+                // SAFETY: four rows of `LANES` columns that exist, and their places in `to`.
                 unsafe {
                     let quad = E::load_columns(s, column[0].wrapping_add(i), apart);
                     for (r, &v) in quad.iter().enumerate() {
-                        s.store(dst.add((i + r) * dst_stride + j), s.mul(v, scale));
+                        s.store(to.at(i + r, j), s.mul(v, scale));
                     }
                 }
                 i += 4;
             }
         }
-        while i < sizes.0 {
-            let rows = (sizes.0 - i).min(4);
-            // SAFETY: rows from `i` on of columns that exist; `width - j` elements inside `dst`.
+        while i < size.len {
+            let rows = (size.len - i).min(4);
+            // SAFETY: rows from `i` on of columns that exist; `width - j` elements inside `to`.
             unsafe {
                 let quad = load_some_columns(s, rows, |c| (c < cols).then(|| column[c].wrapping_add(i)));
-                for (r, &v) in quad.iter().enumerate() {
-                    if r < rows {
-                        store_up_to(s, dst.add((i + r) * dst_stride + j), width - j, s.mul(v, scale));
-                    }
+                for (r, &v) in quad.iter().enumerate().take(rows) {
+                    store_up_to(s, to.at(i + r, j), to.width - j, s.mul(v, scale));
                 }
             }
             i += 4;
@@ -145,15 +164,15 @@ pub unsafe fn transpose_columns<S: Simd, E: Elem>(
     }
 }
 
-/// Neither: element by element.
+/// Neither rows nor columns lie together: element by element.
 #[inline(always)]
-unsafe fn gather<E: Elem>(src: RawMat, scale: f32, dst: *mut f32, dst_stride: usize, width: usize) {
+unsafe fn gather<E: Elem>(src: RawMat, scale: f32, to: Grid) {
     for i in 0..src.rows {
-        for j in 0..width {
-            // SAFETY: `(i, j)` is inside `src` where it is read, and inside `dst`.
+        for j in 0..to.width {
+            // SAFETY: `(i, j)` is inside `src` where it is read, and inside `to`.
             unsafe {
                 let x = if j < src.cols { (*src.at::<E>(i, j)).widen() } else { 0.0 };
-                *dst.add(i * dst_stride + j) = x * scale;
+                *to.at(i, j) = x * scale;
             }
         }
     }

@@ -18,6 +18,8 @@ use crate::simd::Simd;
 /// can be stored.
 pub const PANEL_COLS: usize = 16;
 
+const LINE: usize = 64;
+
 /// The broadcast operand: element `(i, k)` is at `ptr + i * row_stride + k * col_stride`.
 #[derive(Clone, Copy)]
 pub struct Rows {
@@ -65,17 +67,19 @@ impl<E: Elem> Panels<E> {
 pub type Acc<V, const MR: usize, const NV: usize> = [[V; NV]; MR];
 
 /// `acc[i] += Σ_k a(i, k) b(k)` over `k` in order, one chain of fused steps for each element: what
-/// `k` was cut into, and which operand was packed, leaves the same bits.
+/// `k` was cut into, and which operand was packed, leaves the same bits. With `AHEAD`, each step also
+/// asks for the memory `ahead` elements behind what it reads of `b`.
 ///
 /// # Safety
 /// - `a` is valid for reading `MR` rows of `k` elements.
 /// - `b` is valid for reading `k` rows of `NV` vectors.
 #[inline(always)]
-pub unsafe fn tile<S: Simd, E: Elem, const MR: usize, const NV: usize>(
+pub unsafe fn tile<S: Simd, E: Elem, const MR: usize, const NV: usize, const AHEAD: bool>(
     s: S,
     k: usize,
     a: Rows,
     b: Panels<E>,
+    ahead: usize,
     mut acc: Acc<S::V, MR, NV>,
 ) -> Acc<S::V, MR, NV> {
     let vector_stride = b.vector_stride::<S>();
@@ -96,6 +100,11 @@ pub unsafe fn tile<S: Simd, E: Elem, const MR: usize, const NV: usize>(
             let x = s.splat(unsafe { *row.add(at) });
             for (sum, &vector) in sums.iter_mut().zip(&vectors) {
                 *sum = s.fma(x, vector, *sum);
+            }
+        }
+        if AHEAD {
+            for offset in (0..NV * S::LANES).step_by(LINE / size_of::<E>()) {
+                s.prefetch(b_row.wrapping_add(ahead + offset));
             }
         }
         at += a.col_stride;

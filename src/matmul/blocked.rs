@@ -17,7 +17,7 @@ use core::mem::MaybeUninit;
 use super::store::Store;
 use super::{Product, Rhs};
 use crate::elem::{Elem, Kind, by_kind};
-use crate::kernel::pack::pack;
+use crate::kernel::pack::{Grid, pack};
 use crate::kernel::tile::{PANEL_COLS, Panels, Rows, tile, with_rows, with_vectors, zero};
 use crate::simd::Simd;
 use crate::view::RawMat;
@@ -146,7 +146,12 @@ unsafe fn small<S: Simd>(s: S, p: &Product) {
                     Panels { ptr: panel.cast_const(), row_stride: PANEL_COLS, panel_stride: PANEL_COLS };
                 // SAFETY: `k <= SMALL` rows of `cols <= PANEL_COLS` columns fit the panel.
                 unsafe {
-                    pack(s, b.block(0, j, k, cols), 1.0, panel, PANEL_COLS, PANEL_COLS);
+                    pack(
+                        s,
+                        b.block(0, j, k, cols),
+                        1.0,
+                        Grid { dst: panel, stride: PANEL_COLS, width: PANEL_COLS },
+                    );
                     strips::<S, f32>(s, p.a, panels, j, cols, &store);
                 }
                 j += cols;
@@ -170,7 +175,7 @@ unsafe fn strips<S: Simd, E: Elem>(s: S, a: RawMat, b: Panels<E>, j: usize, cols
         let mr = (a.rows - i).min(S::MR);
         // SAFETY: `mr <= 8` rows of `a.cols <= SMALL` columns fit the strip.
         unsafe {
-            pack(s, a.block(i, 0, mr, a.cols), 1.0, strip, SMALL, a.cols);
+            pack(s, a.block(i, 0, mr, a.cols), 1.0, Grid { dst: strip, stride: SMALL, width: a.cols });
             tiles(s, (mr, a.cols, cols), rows, b, (i, j), store);
         }
         i += mr;
@@ -208,7 +213,12 @@ unsafe fn blocked<S: Simd>(s: S, p: &Product, scratch: *mut f32) {
                     let rows = Rows { ptr: a_packed, row_stride: kc + SKEW, col_stride: 1 };
                     // SAFETY: the plan has room for `mc` rows of `kc + SKEW`; blocks are inside.
                     unsafe {
-                        pack(s, p.a.block(is + ic, pc, mc, kc), 1.0, a_packed, kc + SKEW, kc);
+                        pack(
+                            s,
+                            p.a.block(is + ic, pc, mc, kc),
+                            1.0,
+                            Grid { dst: a_packed, stride: kc + SKEW, width: kc },
+                        );
                         let sizes = (mc, kc, nc);
                         match p.b {
                             Rhs::Packed { kind, .. } => by_kind!(kind, E => {
@@ -238,7 +248,14 @@ unsafe fn pack_panels<S: Simd>(s: S, b: RawMat, dst: *mut f32) {
     for j in (0..b.cols).step_by(PANEL_COLS) {
         let cols = (b.cols - j).min(PANEL_COLS);
         // SAFETY: panel `j / PANEL_COLS` begins there.
-        unsafe { pack(s, b.block(0, j, b.rows, cols), 1.0, dst.add(j * b.rows), PANEL_COLS, PANEL_COLS) };
+        unsafe {
+            pack(
+                s,
+                b.block(0, j, b.rows, cols),
+                1.0,
+                Grid { dst: dst.add(j * b.rows), stride: PANEL_COLS, width: PANEL_COLS },
+            )
+        };
     }
 }
 
@@ -280,7 +297,7 @@ unsafe fn tiles_in_region<S: Simd, E: Elem>(
                 with_rows!(S, rows, MR => {
                     // SAFETY: the tile is inside the block; columns beyond `n` are padding of the panel.
                     unsafe {
-                        let acc = tile(s, k, a.at(ir, 0), b.at(0, jr), zero::<S, MR, NV>(s));
+                        let acc = tile::<S, E, MR, NV, false>(s, k, a.at(ir, 0), b.at(0, jr), 0, zero(s));
                         store.put(s, acc, at.0 + ir, at.1 + jr, cols);
                     }
                 });

@@ -75,40 +75,39 @@ pub fn matmul(a: &Mat, b: &Mat, c: &Mat, bias: Option<&[f32]>, alpha: f32, beta:
     let mut all = Vec::with_capacity(m * n);
     for i in 0..m {
         for j in 0..n {
-            let mut used = Vec::new();
             let (mut sum, mut size) = (0.0_f64, 0.0_f64);
+            let (mut nan, mut infinite) = (false, false);
+            let mut used = |x: f64| {
+                nan |= x.is_nan();
+                infinite |= x.is_infinite();
+                x
+            };
+            let (mut value, mut total) = (0.0, 0.0);
             if alpha != 0.0 {
-                used.push(alpha);
                 for t in 0..k {
-                    let (x, y) = (f64::from(a.get(i, t)), f64::from(b.get(t, j)));
-                    used.extend([x, y]);
+                    let (x, y) = (used(a.get(i, t).into()), used(b.get(t, j).into()));
                     sum += x * y;
                     size += (x * y).abs();
                 }
-            }
-            let (mut value, mut total) = (alpha * sum, alpha.abs() * size);
-            if alpha == 0.0 {
-                (value, total) = (0.0, 0.0);
+                value = used(alpha) * sum;
+                total = alpha.abs() * size;
             }
             if beta != 0.0 {
-                let x = f64::from(c.get(i, j));
-                used.extend([beta, x]);
-                value += beta * x;
+                let x = used(c.get(i, j).into());
+                value += used(beta) * x;
                 total += (beta * x).abs();
             }
             if let Some(bias) = bias {
-                let x = f64::from(bias[j]);
-                used.push(x);
+                let x = used(bias[j].into());
                 value += x;
                 total += x.abs();
             }
-            let nan = used.iter().any(|x| x.is_nan());
             all.push(Expected {
                 value,
                 error: steps * (U * total + TINY * (1.0 + alpha.abs())),
                 peak: total.max(size),
                 nan,
-                infinite: !nan && used.iter().any(|x| x.is_infinite()),
+                infinite: infinite && !nan,
                 undecided: false,
             });
         }

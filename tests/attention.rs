@@ -1,4 +1,5 @@
 //! `Attention` against the `f64` reference and the bit model, over shapes, masks, orders and types.
+#![cfg(feature = "half")]
 
 mod common;
 

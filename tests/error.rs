@@ -1,4 +1,5 @@
 //! Every refusal carries its numbers, has a message that names them, and leaves the output as it was.
+#![cfg(feature = "half")]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! `SelfAttention` against its composition: in `f64` with a propagated bound, and bit for bit.
+#![cfg(feature = "half")]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! `Matmul` against the `f64` reference, against the bit model, and against itself.
+#![cfg(feature = "half")]
 
 mod common;
 

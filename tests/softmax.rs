@@ -1,4 +1,5 @@
 //! Softmax, log-sum-exp and the exponential against `f64`; conversions of the 16-bit types.
+#![cfg(feature = "half")]
 
 mod common;
 
@@ -76,13 +77,13 @@ fn lse(tier: Tier, x: &Mat) -> Vec<f32> {
 
 /// Output and log-sum-exps of `x` against the reference.
 fn check_rows(x: &Mat, out: &Mat, lse: &[f32]) -> Result<(), String> {
-    for i in 0..x.rows {
+    for (i, &lse) in lse.iter().enumerate() {
         let row: Vec<f32> = (0..x.cols).map(|j| x.get(i, j)).collect();
         let expected = softmax_row(&row);
         for (j, expected) in expected.out.iter().enumerate() {
             expected.check(out.kind(), out.get(i, j)).map_err(|m| format!("({i}, {j}): {m}"))?;
         }
-        expected.lse.check(Kind::F32, lse[i]).map_err(|m| format!("lse {i}: {m}"))?;
+        expected.lse.check(Kind::F32, lse).map_err(|m| format!("lse {i}: {m}"))?;
     }
     Ok(())
 }

@@ -1,4 +1,5 @@
 //! What the targets make of their bytes: numbers of several kinds, types, layouts.
+#![allow(dead_code, reason = "every target uses its own part of this module")]
 
 use super::common::Rng;
 use super::common::buffer::Kind;

@@ -4,7 +4,6 @@
 
 #[path = "../../tests/common/mod.rs"]
 mod common;
-mod input;
 
 use arbitrary::{Arbitrary, Unstructured};
 use common::views::{fits, is_disjoint, mark, mark_heads};

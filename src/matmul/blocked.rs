@@ -95,10 +95,12 @@ pub unsafe fn run<S: Simd>(s: S, p: &Product, scratch: *mut f32) {
     }
     // SAFETY: as the caller promises.
     unsafe {
-        // C by columns is Cᵀ = Bᵀ Aᵀ by rows, with the same chain for each element.
+        // C by columns is Cᵀ = Bᵀ Aᵀ by rows, with the same chain for each element. A product that would
+        // want more scratch that way stays as it is, and stores its rows across.
         if p.c.col_stride != 1
             && p.c.row_stride == 1
             && p.bias.is_null()
+            && scratch_len(n, k, m) <= scratch_len(m, k, n)
             && let Rhs::Strided(b) = p.b
         {
             let turned = Product { a: b.t(), b: Rhs::Strided(p.a.t()), c: p.c.t(), ..*p };

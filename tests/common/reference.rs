@@ -13,7 +13,7 @@ const ULP: f64 = 2.0 * U;
 /// `f32::MAX`, less what the bounds may be short of it by.
 const PEAK: f64 = f32::MAX as f64 * (1.0 - 1e-5);
 /// The smallest subnormal `f32`.
-const TINY: f64 = 1.401_298_464_324_817_1e-45;
+const TINY: f64 = f32::from_bits(1) as f64;
 /// Below `2^-126.5` of the largest, a weight is 0.
 const FLUSH: f64 = 1.2e-38;
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!     n = round(x / ln 2)      r = x - n ln 2, in two steps (Cody and Waite, 1980), |r| <= ln 2 / 2
-//!     e^r = 1 + r (1 + r (c2 + r (c3 + r (c4 + r (c5 + r c6)))))        e^x = e^r 2^n
+//!     e^r = 1 + (r + r² (c2 + r (c3 + r (c4 + r (c5 + r c6)))))        e^x = e^r 2^n
 //! ```
 //!
 //! The coefficients minimise the relative error over |r| <= 1.001 ln 2 / 2 with the first two fixed
@@ -18,8 +18,8 @@ const LN2_LOW: f32 = 1.428_606_8e-6;
 const ROUND: f32 = 12_582_912.0;
 /// The same with the exponent bias, which puts `n + 127` into the lowest bits.
 const ROUND_BIASED: f32 = ROUND + 127.0;
-/// c6 down to c2, then the two fixed ones.
-const POLYNOMIAL: [f32; 7] = [1.381_45e-3, 8.368_78e-3, 4.166_839e-2, 1.666_652e-1, 4.999_999_3e-1, 1.0, 1.0];
+/// c6 down to c2.
+const POLYNOMIAL: [f32; 5] = [1.381_45e-3, 8.368_78e-3, 4.166_839e-2, 1.666_652e-1, 4.999_999_3e-1];
 
 /// `n + ROUND_BIASED` and `e^r` for `x` in about -104 to 89. The vectors go through each step side by
 /// side: one after the other, the chain of one is longer than what a CPU looks ahead.
@@ -45,6 +45,10 @@ fn reduce<S: Simd, const N: usize>(s: S, x: [S::V; N]) -> ([S::V; N], [S::V; N])
         for (p, &r) in p.iter_mut().zip(&r) {
             *p = s.fma(*p, r, s.splat(c));
         }
+    }
+    // 1 is added last, to the rest as a whole: Horner's rule to the end would round near 1 twice.
+    for (p, &r) in p.iter_mut().zip(&r) {
+        *p = s.add(s.fma(s.mul(*p, r), r, r), s.splat(1.0));
     }
     (biased, p)
 }

@@ -195,7 +195,7 @@ unsafe fn block<S: Simd>(
         return x.at::<f32>(i, j).cast_const();
     }
     // SAFETY: `n <= BLOCK` columns from `j` on are inside the row and fit the buffer.
-    unsafe { pack(s, x.block(i, j, 1, n), 1.0, Grid { dst: buffer.as_mut_ptr(), stride: BLOCK, width: n }) };
+    unsafe { pack(s, x.block(i, j, 1, n), Grid { dst: buffer.as_mut_ptr(), stride: BLOCK, width: n }) };
     buffer.as_ptr()
 }
 

@@ -22,15 +22,14 @@ const MAX_ROWS: usize = 4;
 pub unsafe fn load_q<S: Simd>(s: S, panel: &Panel, x: &Scratch) {
     let (p, d) = (panel.p, panel.p.q.head_dim);
     for (r, (query, head)) in p.rows(panel.kv_head, panel.first).enumerate().take(panel.rows) {
+        let to = Grid { dst: x.q.wrapping_add(r * d), stride: d, width: d };
         // SAFETY: as the caller promises.
         unsafe {
-            pack(
-                s,
-                p.q.head(head).block(query, 0, 1, d),
-                p.scale,
-                Grid { dst: x.q.add(r * d), stride: d, width: d },
-            )
-        };
+            pack(s, p.q.head(head).block(query, 0, 1, d), to);
+            for feature in core::slice::from_raw_parts_mut(to.dst, d) {
+                *feature *= p.scale;
+            }
+        }
     }
 }
 

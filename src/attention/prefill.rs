@@ -29,10 +29,11 @@ pub unsafe fn load_q<S: Simd>(s: S, panel: &Panel, x: &Scratch) {
                     .rows(panel.kv_head, panel.first)
                     .map(|(query, head)| p.q.head(head).at::<E>(query, 0).cast_const());
                 let apart = (p.group.get() == 1).then_some(p.q.token_stride);
+                let scale = s.splat(p.scale);
                 let size = Columns { len: d, count: panel.rows, apart, ahead: 0 };
                 let to = Grid { dst: x.q, stride: S::PANEL, width };
                 // SAFETY: as the caller promises.
-                unsafe { turn(s, size, columns, p.scale, to) };
+                unsafe { turn(s, size, columns, |v| s.mul(v, scale), to) };
             });
         },
     );
@@ -72,7 +73,6 @@ pub unsafe fn scores<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
                         pack(
                             s,
                             k.block(block.start + t, 0, n, k.cols),
-                            1.0,
                             Grid { dst: x.k_rows, stride: k.cols, width: k.cols },
                         );
                         Rows { ptr: x.k_rows, row_stride: k.cols, col_stride: 1 }

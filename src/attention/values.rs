@@ -40,7 +40,6 @@ pub unsafe fn apply<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
             pack(
                 s,
                 seen,
-                1.0,
                 Grid { dst: x.v_tail.add(block.from * S::LANES), stride: S::LANES, width: S::LANES },
             );
         }

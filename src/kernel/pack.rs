@@ -1,4 +1,4 @@
-//! Moving blocks between the caller's memory and scratch: widen, transpose, scale, pad; and back.
+//! Moving blocks between the caller's memory and scratch: widen, transpose, pad; and back.
 
 use crate::elem::sealed::Lanes;
 use crate::elem::{Elem, by_kind, load_some_columns, load_up_to, store_up_to};
@@ -22,25 +22,25 @@ impl Grid {
     }
 }
 
-/// Writes `scale * src` as `f32` to `to`, zeros in columns `src.cols..to.width`.
+/// Writes `src` as `f32` to `to`, zeros in columns `src.cols..to.width`.
 ///
 /// # Safety
 /// - `src` is a valid view.
 /// - `to` is valid for writing `src.rows` rows; `src.cols <= to.width`.
 #[inline(never)]
-pub unsafe fn pack<S: Simd>(s: S, src: RawMat, scale: f32, to: Grid) {
+pub unsafe fn pack<S: Simd>(s: S, src: RawMat, to: Grid) {
     debug_assert!(src.cols <= to.width);
-    // SAFETY: as the caller promises.
     s.vectorize(
         #[inline(always)]
         || {
+            // SAFETY: as the caller promises.
             by_kind!(src.kind, E => unsafe {
                 if src.col_stride == 1 {
-                    copy::<S, E>(s, src, scale, to);
+                    copy::<S, E>(s, src, to);
                 } else if src.row_stride == 1 {
-                    turn::<S, E>(s, Columns::of(src), (0..src.cols).map(|j| src.at::<E>(0, j).cast_const()), scale, to);
+                    turn::<S, E>(s, Columns::of(src), (0..src.cols).map(|j| src.at::<E>(0, j).cast_const()), |v| v, to);
                 } else {
-                    gather::<E>(src, scale, to);
+                    gather::<E>(src, to);
                 }
             });
         },
@@ -61,7 +61,7 @@ pub unsafe fn pack_ahead<S: Simd>(s: S, src: RawMat, ahead: usize, to: Grid) {
             by_kind!(src.kind, E => {
                 let columns = Columns { ahead, ..Columns::of(src) };
                 // SAFETY: as the caller promises.
-                unsafe { turn::<S, E>(s, columns, (0..src.cols).map(|j| src.at::<E>(0, j).cast_const()), 1.0, to) };
+                unsafe { turn::<S, E>(s, columns, (0..src.cols).map(|j| src.at::<E>(0, j).cast_const()), |v| v, to) };
             });
         },
     );
@@ -69,20 +69,19 @@ pub unsafe fn pack_ahead<S: Simd>(s: S, src: RawMat, ahead: usize, to: Grid) {
 
 /// Columns lie together: vectors move as they are.
 #[inline(always)]
-unsafe fn copy<S: Simd, E: Elem>(s: S, src: RawMat, scale: f32, to: Grid) {
-    let scale = s.splat(scale);
+unsafe fn copy<S: Simd, E: Elem>(s: S, src: RawMat, to: Grid) {
     for i in 0..src.rows {
         let mut j = 0;
         // SAFETY: the columns from `j` on that exist are inside `src`, `width - j` inside `to`.
         unsafe {
             while j + S::LANES <= src.cols {
-                s.store(to.at(i, j), s.mul(E::load(s, src.at(i, j)), scale));
+                s.store(to.at(i, j), E::load(s, src.at(i, j)));
                 j += S::LANES;
             }
             while j < to.width {
                 let n = src.cols.saturating_sub(j);
                 let v = E::load_partial(s, src.at(i, j), n);
-                store_up_to(s, to.at(i, j), to.width - j, s.mul(v, scale));
+                store_up_to(s, to.at(i, j), to.width - j, v);
                 j += S::LANES;
             }
         }
@@ -108,7 +107,7 @@ impl Columns {
 }
 
 /// Columns become rows of vectors, four of `LANES` columns at a time, turned in registers:
-/// `to[i][j] = scale * columns[j][i]`, zeros beyond the last column.
+/// `to[i][j] = map(columns[j][i])`, zeros beyond the last column.
 ///
 /// # Safety
 /// - `columns` gives at least `size.count` addresses, each valid for reading `size.len` elements.
@@ -118,10 +117,9 @@ pub unsafe fn turn<S: Simd, E: Elem>(
     s: S,
     size: Columns,
     mut columns: impl Iterator<Item = *const E>,
-    scale: f32,
+    map: impl Fn(S::V) -> S::V,
     to: Grid,
 ) {
-    let scale = s.splat(scale);
     let mut j = 0;
     while j < to.width {
         let cols = size.count.saturating_sub(j).min(S::LANES);
@@ -143,7 +141,7 @@ pub unsafe fn turn<S: Simd, E: Elem>(
                 unsafe {
                     let quad = E::load_columns(s, column[0].wrapping_add(i), apart);
                     for (r, &v) in quad.iter().enumerate() {
-                        s.store(to.at(i + r, j), s.mul(v, scale));
+                        s.store(to.at(i + r, j), map(v));
                     }
                 }
                 i += 4;
@@ -155,7 +153,7 @@ pub unsafe fn turn<S: Simd, E: Elem>(
             unsafe {
                 let quad = load_some_columns(s, rows, |c| (c < cols).then(|| column[c].wrapping_add(i)));
                 for (r, &v) in quad.iter().enumerate().take(rows) {
-                    store_up_to(s, to.at(i + r, j), to.width - j, s.mul(v, scale));
+                    store_up_to(s, to.at(i + r, j), to.width - j, map(v));
                 }
             }
             i += 4;
@@ -166,13 +164,13 @@ pub unsafe fn turn<S: Simd, E: Elem>(
 
 /// Neither rows nor columns lie together: element by element.
 #[inline(always)]
-unsafe fn gather<E: Elem>(src: RawMat, scale: f32, to: Grid) {
+unsafe fn gather<E: Elem>(src: RawMat, to: Grid) {
     for i in 0..src.rows {
         for j in 0..to.width {
             // SAFETY: `(i, j)` is inside `src` where it is read, and inside `to`.
             unsafe {
                 let x = if j < src.cols { (*src.at::<E>(i, j)).widen() } else { 0.0 };
-                *to.at(i, j) = x * scale;
+                *to.at(i, j) = x;
             }
         }
     }

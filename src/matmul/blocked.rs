@@ -151,7 +151,6 @@ unsafe fn small<S: Simd>(s: S, p: &Product) {
                     pack(
                         s,
                         b.block(0, j, k, cols),
-                        1.0,
                         Grid { dst: panel, stride: PANEL_COLS, width: PANEL_COLS },
                     );
                     strips::<S, f32>(s, p.a, panels, j, cols, &store);
@@ -177,7 +176,7 @@ unsafe fn strips<S: Simd, E: Elem>(s: S, a: RawMat, b: Panels<E>, j: usize, cols
         let mr = (a.rows - i).min(S::MR);
         // SAFETY: `mr <= 8` rows of `a.cols <= SMALL` columns fit the strip.
         unsafe {
-            pack(s, a.block(i, 0, mr, a.cols), 1.0, Grid { dst: strip, stride: SMALL, width: a.cols });
+            pack(s, a.block(i, 0, mr, a.cols), Grid { dst: strip, stride: SMALL, width: a.cols });
             tiles(s, (mr, a.cols, cols), rows, b, (i, j), store);
         }
         i += mr;
@@ -218,7 +217,6 @@ unsafe fn blocked<S: Simd>(s: S, p: &Product, scratch: *mut f32) {
                         pack(
                             s,
                             p.a.block(is + ic, pc, mc, kc),
-                            1.0,
                             Grid { dst: a_packed, stride: kc + SKEW, width: kc },
                         );
                         let sizes = (mc, kc, nc);
@@ -254,7 +252,6 @@ unsafe fn pack_panels<S: Simd>(s: S, b: RawMat, dst: *mut f32) {
             pack(
                 s,
                 b.block(0, j, b.rows, cols),
-                1.0,
                 Grid { dst: dst.add(j * b.rows), stride: PANEL_COLS, width: PANEL_COLS },
             )
         };

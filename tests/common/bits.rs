@@ -26,14 +26,17 @@ pub fn matmul(
 ) -> Vec<u32> {
     let k = if alpha == 0.0 { 0 } else { a.cols };
     let mut bits = Vec::with_capacity(a.rows * b.cols);
+    let (rows, columns) = (a.values(), b.columns());
     for i in 0..a.rows {
         for j in 0..b.cols {
+            let (row, column) = (&rows[i * a.cols..][..k], &columns[j * b.rows..][..k]);
             let old = if beta == 0.0 { 0.0 } else { c.get(i, j) };
             let mut sum = fma(fused, beta, old, bias.map_or(0.0, |bias| bias[j]));
             let mut from = 0;
             loop {
                 let to = (from + KC).min(k);
-                let chain = (from..to).fold(0.0, |chain, t| fma(fused, a.get(i, t), b.get(t, j), chain));
+                let pairs = row[from..to].iter().zip(&column[from..to]);
+                let chain = pairs.fold(0.0, |chain, (&x, &y)| fma(fused, x, y, chain));
                 sum = fma(fused, alpha, chain, sum);
                 from = to;
                 if from == k {
@@ -108,9 +111,8 @@ fn attention_chunk(
     let mut state = State { m: f32::MIN, l: 0.0, acc: vec![0.0; v.head_dim] };
     for first in (start..end).step_by(BLOCK) {
         let keys = first..(first + BLOCK).min(end);
-        let score = |t: usize| {
-            query.iter().enumerate().fold(0.0, |s, (d, &x)| fma(fused, x, k.get(t, kv_head, d), s))
-        };
+        let score = |t| query.iter().zip(k.token(t, kv_head)).fold(0.0, |s, (&x, y)| fma(fused, x, y, s));
+        let values: Vec<Vec<f32>> = keys.clone().map(|t| v.token(t, kv_head)).collect();
         let scores: Vec<f32> = keys.clone().map(score).collect();
         let top = scores.iter().fold(state.m, |top, &x| if x > top { x } else { top });
         let weights: Vec<f32> = scores.iter().map(|x| exp_weight(fused, x - top)).collect();
@@ -122,8 +124,8 @@ fn attention_chunk(
         let factor = exp_weight(fused, state.m - top);
         state.l = fma(fused, state.l, factor, sum);
         for (j, acc) in state.acc.iter_mut().enumerate() {
-            let weighted = weights.iter().zip(keys.clone());
-            let chain = weighted.fold(0.0, |chain, (&w, t)| fma(fused, w, v.get(t, kv_head, j), chain));
+            let weighted = weights.iter().zip(&values);
+            let chain = weighted.fold(0.0, |chain, (&w, v)| fma(fused, w, v[j], chain));
             // A chunk's first block has nothing to rescale.
             *acc = if first == start { chain } else { fma(fused, *acc, factor, chain) };
         }

@@ -105,6 +105,11 @@ impl Mat {
         self.indices().map(|at| self.buffer.value(at)).collect()
     }
 
+    /// The elements, column by column, widened.
+    pub fn columns(&self) -> Vec<f32> {
+        (0..self.cols).flat_map(|j| (0..self.rows).map(move |i| self.get(i, j))).collect()
+    }
+
     /// The elements' bits, row by row.
     pub fn bits(&self) -> Vec<u32> {
         self.indices().map(|at| self.buffer.bits(at)).collect()

@@ -73,6 +73,7 @@ pub fn matmul(a: &Mat, b: &Mat, c: &Mat, bias: Option<&[f32]>, alpha: f32, beta:
     let (alpha, beta) = (f64::from(alpha), f64::from(beta));
     let steps = (k + 3) as f64;
     let mut all = Vec::with_capacity(m * n);
+    let (rows, columns) = (a.values(), b.columns());
     for i in 0..m {
         for j in 0..n {
             let (mut sum, mut size) = (0.0_f64, 0.0_f64);
@@ -85,7 +86,7 @@ pub fn matmul(a: &Mat, b: &Mat, c: &Mat, bias: Option<&[f32]>, alpha: f32, beta:
             let (mut value, mut total) = (0.0, 0.0);
             if alpha != 0.0 {
                 for t in 0..k {
-                    let (x, y) = (used(a.get(i, t).into()), used(b.get(t, j).into()));
+                    let (x, y) = (used(rows[i * k + t].into()), used(columns[j * k + t].into()));
                     sum += x * y;
                     size += (x * y).abs();
                 }
@@ -145,10 +146,11 @@ pub fn attention_row(
     }
     let (mut scores, mut errors) = (vec![0.0_f64; seen], vec![0.0_f64; seen]);
     let (mut nan, mut wild) = (false, false);
+    let query: Vec<f64> = q.token(i, h).iter().map(|&x| f64::from(x) * scale).collect();
     for t in 0..seen {
         let mut size = 0.0;
-        for e in 0..d {
-            let (x, y) = (f64::from(q.get(i, h, e)) * scale, f64::from(k.get(t, kv_head, e)));
+        for (&x, y) in query.iter().zip(k.token(t, kv_head)) {
+            let y = f64::from(y);
             nan |= x.is_nan() || y.is_nan();
             wild |= !y.is_finite() || x.abs() >= PEAK;
             scores[t] += x * y;

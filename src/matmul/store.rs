@@ -52,16 +52,16 @@ impl Store {
         j: usize,
         cols: usize,
     ) {
-        let plain = self.first && self.beta == 0.0 && self.bias.is_null();
-        if Self::is_direct(self.c) && (plain || !self.first) {
+        if Self::is_direct(self.c) {
             let alpha = s.splat(self.alpha);
+            let plain = self.first && self.beta == 0.0 && self.bias.is_null();
             for (r, row) in acc.iter().enumerate() {
                 for (v, &chain) in row.iter().enumerate() {
-                    let n = cols.saturating_sub(v * S::LANES);
-                    let p = self.c.at::<f32>(i + r, j + v * S::LANES);
+                    let (column, n) = (j + v * S::LANES, cols.saturating_sub(v * S::LANES));
+                    let p = self.c.at::<f32>(i + r, column);
                     // SAFETY: `n` columns from there on exist.
                     unsafe {
-                        let base = if plain { s.splat(0.0) } else { load_up_to(s, p, n) };
+                        let base = if plain { s.splat(0.0) } else { self.base(s, p, column, n) };
                         store_up_to(s, p, n, s.fma(alpha, chain, base));
                     }
                 }
@@ -79,8 +79,24 @@ impl Store {
         }
     }
 
-    /// One row of a tile with the options, or when C is strided or not `f32`; `sums` holds its chains
-    /// in whole vectors.
+    /// What a chain is added to: the sums so far, or `beta C + bias`. `old` holds either, and is read
+    /// only if it counts.
+    #[inline(always)]
+    unsafe fn base<S: Simd>(&self, s: S, old: *const f32, column: usize, n: usize) -> S::V {
+        // SAFETY: `n` columns are inside `old` and the bias, as the callers promise.
+        unsafe {
+            if !self.first {
+                return load_up_to(s, old, n);
+            }
+            let zero = s.splat(0.0);
+            let bias = self.bias.wrapping_add(column);
+            let bias = if self.bias.is_null() { zero } else { load_up_to(s, bias, n) };
+            let old = if self.beta == 0.0 { zero } else { load_up_to(s, old, n) };
+            s.fma(s.splat(self.beta), old, bias)
+        }
+    }
+
+    /// One row of a tile when C is strided or not `f32`; `sums` holds its chains in whole vectors.
     #[inline(never)]
     unsafe fn put_row<S: Simd>(&self, s: S, sums: *mut f32, i: usize, j: usize, cols: usize) {
         // SAFETY: as the caller promises.
@@ -93,29 +109,23 @@ impl Store {
     #[inline(always)]
     unsafe fn put_row_in_region<S: Simd>(&self, s: S, sums: *mut f32, i: usize, j: usize, cols: usize) {
         let partial = self.partial.wrapping_add(i * self.partial_stride + j);
-        let (alpha, beta, c) = (s.splat(self.alpha), s.splat(self.beta), self.c.block(i, j, 1, cols));
-        let direct = Self::is_direct(self.c);
+        let c = self.c.block(i, j, 1, cols);
         let mut old = [0.0_f32; MAX_COLS];
-        if direct && !self.first || self.first && self.beta != 0.0 {
+        if self.first && self.beta != 0.0 {
             by_kind!(c.kind, E => for (x, old) in old.iter_mut().enumerate().take(cols) {
                 // SAFETY: columns `j..j + cols` of row `i` are inside C.
                 *old = unsafe { *c.at::<E>(0, x) }.widen();
             });
         }
-        let from = if direct || self.first { old.as_ptr() } else { partial.cast_const() };
+        let from = if self.first { old.as_ptr() } else { partial.cast_const() };
         let mut x = 0;
         while x < cols {
             let n = cols - x;
             // SAFETY: the arrays hold whole vectors; `n` columns are inside `partial` and the bias.
             unsafe {
-                let mut base = load_up_to(s, from.add(x), n);
-                if self.first {
-                    let bias = self.bias.wrapping_add(j + x);
-                    let bias = if self.bias.is_null() { s.splat(0.0) } else { load_up_to(s, bias, n) };
-                    base = s.fma(beta, base, bias);
-                }
-                let sum = s.fma(alpha, s.load(sums.add(x)), base);
-                if self.last || direct {
+                let base = self.base(s, from.add(x), j + x, n);
+                let sum = s.fma(s.splat(self.alpha), s.load(sums.add(x)), base);
+                if self.last {
                     s.store(sums.add(x), sum);
                 } else {
                     store_up_to(s, partial.add(x), n, sum);
@@ -123,7 +133,7 @@ impl Store {
             }
             x += S::LANES;
         }
-        if self.last || direct {
+        if self.last {
             // SAFETY: `cols` sums and the `cols` columns of this row.
             unsafe { unpack_row(s, sums, c, 0) };
         }

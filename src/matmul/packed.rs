@@ -53,7 +53,7 @@ impl<'a, T: Elem> PackedMat<'a, T> {
         let Some(storage) = storage.get_mut(..needed) else {
             return Err(Error::SliceTooShort { needed, got });
         };
-        for (j, panel) in storage.chunks_exact_mut((k * PANEL_COLS).max(1)).enumerate() {
+        for (j, panel) in storage.chunks_exact_mut(k.saturating_mul(PANEL_COLS).max(1)).enumerate() {
             for (t, row) in panel.chunks_exact_mut(PANEL_COLS).enumerate() {
                 for (x, out) in row.iter_mut().enumerate() {
                     let column = j * PANEL_COLS + x;

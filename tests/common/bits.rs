@@ -59,7 +59,7 @@ pub fn exp_weight(fused: bool, x: f32) -> f32 {
     let r = fma(fused, n, -0.693_145_75, x);
     let r = fma(fused, n, -1.428_606_8e-6, r);
     let p = POLYNOMIAL[1..].iter().fold(POLYNOMIAL[0], |p, &c| fma(fused, p, r, c));
-    let p = fma(fused, p * r, r, r) + 1.0;
+    let p = if fused { fma(true, fma(true, p, r, 1.0), r, 1.0) } else { (p * r * r + r) + 1.0 };
     p * f32::from_bits(biased.to_bits() << 23)
 }
 

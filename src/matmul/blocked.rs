@@ -190,11 +190,12 @@ unsafe fn blocked<S: Simd>(s: S, p: &Product, scratch: *mut f32) {
     let b_packed = scratch.wrapping_add(scratch.align_offset(64).min(ALIGN));
     let a_packed = scratch.wrapping_add(plan.a_at);
     let partial = scratch.wrapping_add(plan.partial_at);
-    for jc in (0..n).step_by(plan.nc) {
+    // No size is 0 here, which `max` tells the compiler: a step of 0 would panic.
+    for jc in (0..n).step_by(plan.nc.max(1)) {
         let nc = (n - jc).min(plan.nc);
-        for is in (0..m).step_by(plan.ms) {
+        for is in (0..m).step_by(plan.ms.max(1)) {
             let ms = (m - is).min(plan.ms);
-            for pc in (0..k).step_by(plan.kc) {
+            for pc in (0..k).step_by(plan.kc.max(1)) {
                 let kc = (k - pc).min(plan.kc);
                 let store = Store {
                     c: p.c.block(is, jc, ms, nc),
@@ -209,7 +210,7 @@ unsafe fn blocked<S: Simd>(s: S, p: &Product, scratch: *mut f32) {
                     // SAFETY: the plan has room for `kc` rows of `nc` columns in panels.
                     unsafe { pack_panels(s, b.block(pc, jc, kc, nc), b_packed) };
                 }
-                for ic in (0..ms).step_by(plan.mc) {
+                for ic in (0..ms).step_by(plan.mc.max(1)) {
                     let mc = (ms - ic).min(plan.mc);
                     let rows = Rows { ptr: a_packed, row_stride: kc + SKEW, col_stride: 1 };
                     // SAFETY: the plan has room for `mc` rows of `kc + SKEW`; blocks are inside.

@@ -183,8 +183,21 @@ unsafe impl<T: Elem> Sync for HeadsMut<'_, T> {}
 fn raw_mat<T: Elem>(ptr: *mut T, rows: usize, cols: usize, strides: (usize, usize)) -> RawMat {
     // The stride of a dimension that is never stepped along is free: the plain one keeps every
     // offset in range and the contiguous paths open.
-    let col_stride = if rows == 0 || cols <= 1 { 1 } else { strides.1 };
-    let row_stride = if cols == 0 || rows <= 1 { cols } else { strides.0 };
+    let empty = rows == 0 || cols == 0;
+    let col_stride = if empty {
+        0
+    } else if cols == 1 {
+        1
+    } else {
+        strides.1
+    };
+    let row_stride = if empty {
+        0
+    } else if rows == 1 {
+        cols
+    } else {
+        strides.0
+    };
     RawMat { ptr: ptr.cast(), kind: T::KIND, rows, cols, row_stride, col_stride }
 }
 

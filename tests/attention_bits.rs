@@ -290,6 +290,31 @@ fn poison_reaches_exactly_the_rows_that_see_it() {
 }
 
 #[test]
+fn nan_value_reaches_the_rows_that_see_it_when_all_weights_are_zero() {
+    for (q_len, kv_len) in [(1, 2), (9, 9), (20, 70), (3, 1030)] {
+        let offset = kv_len as isize - q_len as isize;
+        let causal = Causal::Offset(offset - 1);
+        let shape = Shape { scale: Some(1.0), causal, v_head_dim: 17, ..Shape::plain(q_len, kv_len, 3, 13) };
+        let mut lookup = shape.lookup();
+        (0..q_len).for_each(|i| lookup.q.set_token(i, 0, 1.0));
+        (0..kv_len).for_each(|t| lookup.k.set_token(t, 0, f32::NEG_INFINITY));
+        for t in [0, kv_len / 2, kv_len - 1] {
+            let mut lookup = lookup.clone();
+            lookup.v.set_token(t, 0, f32::NAN);
+            expect(lookup.check(), (t, &shape));
+            for tier in tiers() {
+                let out = lookup.run(tier);
+                for i in 0..q_len {
+                    let sees = lookup.seen(i) > t;
+                    let right = |x: &f32| if sees { x.is_nan() } else { *x == 0.0 };
+                    assert!(out.token(i, 0).iter().all(right), "{tier} {shape:?}, key {t}, query {i}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn padding_behind_the_last_key_is_never_used() {
     // A cache of which 70 tokens are filled; the rest, and the other head's gaps, hold NaN.
     for order in [Order::TokenMajor, Order::HeadMajor] {

@@ -321,3 +321,14 @@ fn tier_detected_is_one_of_all_and_names_differ() {
     assert_eq!(sorted.len(), names.len(), "{names:?}");
     assert!(tiers().iter().all(|tier| tier.to_string() == tier.name()));
 }
+
+#[test]
+fn empty_matrix_of_extreme_size_splits_when_turned() {
+    for (rows, cols) in [(0, usize::MAX), (usize::MAX, 0)] {
+        let mut none = [0.0_f32; 0];
+        let turned = MatMut::new(&mut none, rows, cols).expect("no elements").t();
+        let half = turned.rows() / 2;
+        let (first, second) = turned.split_at_row(half).expect("that many rows");
+        assert_eq!((first.rows(), second.rows()), (half, cols - half), "{rows} x {cols}");
+    }
+}

@@ -14,6 +14,14 @@ pub fn fma(fused: bool, a: f32, b: f32, c: f32) -> f32 {
     if fused { a.mul_add(b, c) } else { a * b + c }
 }
 
+/// `Σ a b` from 0, one step after the other.
+fn chain(fused: bool, pairs: impl Iterator<Item = (f32, f32)>) -> f32 {
+    match fused {
+        true => pairs.fold(0.0, |sum, (a, b)| a.mul_add(b, sum)),
+        false => pairs.fold(0.0, |sum, (a, b)| a * b + sum),
+    }
+}
+
 /// The bits of `C = alpha A B + beta C + bias`: a chain for each block of k, blocks added in order.
 pub fn matmul(
     fused: bool,
@@ -35,9 +43,8 @@ pub fn matmul(
             let mut from = 0;
             loop {
                 let to = (from + KC).min(k);
-                let pairs = row[from..to].iter().zip(&column[from..to]);
-                let chain = pairs.fold(0.0, |chain, (&x, &y)| fma(fused, x, y, chain));
-                sum = fma(fused, alpha, chain, sum);
+                let pairs = row[from..to].iter().copied().zip(column[from..to].iter().copied());
+                sum = fma(fused, alpha, chain(fused, pairs), sum);
                 from = to;
                 if from == k {
                     break;
@@ -92,11 +99,13 @@ pub fn attention_row(
         });
         start = end;
     }
-    let Some(State { m, l, acc }) = total.filter(|state| state.l != 0.0) else {
+    let Some(State { m, l, acc }) = total else {
         return (vec![0.0; v.head_dim], f32::NEG_INFINITY);
     };
-    let inverse = 1.0 / l;
-    (acc.iter().map(|&x| fma(fused, x, inverse, 0.0)).collect(), m + libm::logf(l))
+    // Of weights that are all 0 the values still count if they are NaN: 0 x NaN is NaN.
+    let inverse = if l == 0.0 { 0.0 } else { 1.0 / l };
+    let lse = if l == 0.0 { f32::NEG_INFINITY } else { m + libm::logf(l) };
+    (acc.iter().map(|&x| fma(fused, x, inverse, 0.0)).collect(), lse)
 }
 
 /// Keys `start..end` of one chunk, block by block.
@@ -111,7 +120,7 @@ fn attention_chunk(
     let mut state = State { m: f32::MIN, l: 0.0, acc: vec![0.0; v.head_dim] };
     for first in (start..end).step_by(BLOCK) {
         let keys = first..(first + BLOCK).min(end);
-        let score = |t| query.iter().zip(k.token(t, kv_head)).fold(0.0, |s, (&x, y)| fma(fused, x, y, s));
+        let score = |t| chain(fused, query.iter().copied().zip(k.token(t, kv_head)));
         let values: Vec<Vec<f32>> = keys.clone().map(|t| v.token(t, kv_head)).collect();
         let scores: Vec<f32> = keys.clone().map(score).collect();
         let top = scores.iter().fold(state.m, |top, &x| if x > top { x } else { top });
@@ -124,10 +133,9 @@ fn attention_chunk(
         let factor = exp_weight(fused, state.m - top);
         state.l = fma(fused, state.l, factor, sum);
         for (j, acc) in state.acc.iter_mut().enumerate() {
-            let weighted = weights.iter().zip(&values);
-            let chain = weighted.fold(0.0, |chain, (&w, v)| fma(fused, w, v[j], chain));
+            let weighted = chain(fused, weights.iter().zip(&values).map(|(&weight, v)| (weight, v[j])));
             // A chunk's first block has nothing to rescale.
-            *acc = if first == start { chain } else { fma(fused, *acc, factor, chain) };
+            *acc = if first == start { weighted } else { fma(fused, *acc, factor, weighted) };
         }
         state.m = top;
     }

@@ -1,6 +1,6 @@
 //! Self-attention in one call: `Q = X W_Q, K = X W_K, V = X W_V, out = softmax(scale·Q Kᵀ) V W_O`.
 
-use crate::attention::{Attention, attention_scratch_len};
+use crate::attention::{Attention, attention_scratch_len, group};
 use crate::elem::Elem;
 use crate::error::{Error, expect_dim, expect_scratch};
 use crate::kernel::pack::unpack_row;
@@ -92,10 +92,7 @@ impl<'w, W: Elem> SelfAttention<'w, W> {
             product(self.n_kv_heads, sizes.v_head_dim)?,
             sizes.v,
         )?;
-        if self.n_heads.checked_rem(self.n_kv_heads).unwrap_or(self.n_heads) != 0 {
-            let dim = "n_heads (a multiple of n_kv_heads)";
-            return Err(Error::DimMismatch { dim, expected: self.n_kv_heads, got: self.n_heads });
-        }
+        group(self.n_heads, self.n_kv_heads)?;
         if let Some(w_o) = &self.w_o {
             expect_dim("rows of W_O (n_heads * v_head_dim)", sizes.heads, w_o.rows())?;
         }

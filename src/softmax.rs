@@ -94,6 +94,9 @@ impl Softmax {
     pub fn run<T: Elem, O: Elem>(self, x: MatRef<'_, T>, out: MatMut<'_, O>) -> Result<(), Error> {
         expect_dim("rows of the output", x.rows(), out.rows())?;
         expect_dim("columns of the output", x.cols(), out.cols())?;
+        if x.cols() == 0 {
+            return Ok(());
+        }
         // SAFETY: views are valid by construction, and their shapes agree.
         dispatch!(self.chosen(), s => unsafe { all_rows(s, x.raw, out.raw) });
         Ok(())
@@ -104,6 +107,9 @@ impl Softmax {
     /// # Errors
     /// As [`softmax_in_place`].
     pub fn run_in_place<T: Elem>(self, x: MatMut<'_, T>) -> Result<(), Error> {
+        if x.cols() == 0 {
+            return Ok(());
+        }
         // SAFETY: the view is valid by construction.
         dispatch!(self.chosen(), s => unsafe { all_rows(s, x.raw, x.raw) });
         Ok(())

@@ -21,7 +21,11 @@ pub struct Tier(pub(crate) Isa);
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Isa {
     Scalar,
-    #[cfg(any(target_feature = "sse2", target_feature = "neon", target_feature = "simd128"))]
+    #[cfg(any(
+        target_feature = "sse2",
+        all(target_arch = "aarch64", target_feature = "neon"),
+        target_feature = "simd128"
+    ))]
     Portable,
     #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
     Neon,
@@ -34,7 +38,11 @@ pub(crate) enum Isa {
 /// From the plainest to the fastest.
 const ALL: &[Isa] = &[
     Isa::Scalar,
-    #[cfg(any(target_feature = "sse2", target_feature = "neon", target_feature = "simd128"))]
+    #[cfg(any(
+        target_feature = "sse2",
+        all(target_arch = "aarch64", target_feature = "neon"),
+        target_feature = "simd128"
+    ))]
     Isa::Portable,
     #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
     Isa::Neon,
@@ -54,9 +62,17 @@ impl Tier {
     /// The vectors that every CPU of the build's target has, or scalars where it has none.
     #[inline]
     pub const fn portable() -> Tier {
-        #[cfg(any(target_feature = "sse2", target_feature = "neon", target_feature = "simd128"))]
+        #[cfg(any(
+            target_feature = "sse2",
+            all(target_arch = "aarch64", target_feature = "neon"),
+            target_feature = "simd128"
+        ))]
         return Tier(Isa::Portable);
-        #[cfg(not(any(target_feature = "sse2", target_feature = "neon", target_feature = "simd128")))]
+        #[cfg(not(any(
+            target_feature = "sse2",
+            all(target_arch = "aarch64", target_feature = "neon"),
+            target_feature = "simd128"
+        )))]
         return Tier(Isa::Scalar);
     }
 
@@ -84,7 +100,11 @@ impl Tier {
     pub const fn name(self) -> &'static str {
         match self.0 {
             Isa::Scalar => "scalar",
-            #[cfg(any(target_feature = "sse2", target_feature = "neon", target_feature = "simd128"))]
+            #[cfg(any(
+                target_feature = "sse2",
+                all(target_arch = "aarch64", target_feature = "neon"),
+                target_feature = "simd128"
+            ))]
             Isa::Portable => "portable",
             #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
             Isa::Neon => "neon",
@@ -110,7 +130,11 @@ macro_rules! dispatch {
                 let $s = $crate::arch::scalar::Scalar;
                 $body
             }
-            #[cfg(any(target_feature = "sse2", target_feature = "neon", target_feature = "simd128"))]
+            #[cfg(any(
+                target_feature = "sse2",
+                all(target_arch = "aarch64", target_feature = "neon"),
+                target_feature = "simd128"
+            ))]
             $crate::tier::Isa::Portable => {
                 let $s = $crate::arch::portable::Portable;
                 $body

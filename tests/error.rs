@@ -255,3 +255,19 @@ fn empty_products_of_extreme_sizes_are_ok() {
         );
     }
 }
+
+#[test]
+fn calls_without_elements_return_at_once_whatever_their_length() {
+    const LONG: usize = isize::MAX as usize;
+    let none = [0.0_f32; 0];
+    let x = MatRef::new(&none, usize::MAX, 0).expect("no elements");
+    let mut out = [0.0_f32; 0];
+    assert_eq!(qkv::softmax(x, MatMut::new(&mut out, usize::MAX, 0).expect("no elements")), Ok(()));
+    assert_eq!(qkv::softmax_in_place(MatMut::new(&mut out, usize::MAX, 0).expect("no elements")), Ok(()));
+    let heads = |len| HeadsRef::token_major(&none, len, 1, 0).expect("no elements");
+    let scratch = &mut nan_scratch(attention_scratch_len(LONG, LONG, 0, 0));
+    for (len, expected) in [(LONG, Ok(())), (usize::MAX, Err(Error::ShapeOverflow))] {
+        let out = HeadsMut::token_major(&mut out, len, 1, 0).expect("no elements");
+        assert_eq!(Attention::new().causal().run(heads(len), heads(len), heads(len), out, scratch), expected);
+    }
+}

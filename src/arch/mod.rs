@@ -6,6 +6,10 @@ pub mod avx2;
 pub mod avx512;
 #[cfg(all(target_arch = "aarch64", target_feature = "neon"))]
 pub mod neon;
-#[cfg(any(target_feature = "sse2", target_feature = "neon", target_feature = "simd128"))]
+#[cfg(any(
+    target_feature = "sse2",
+    all(target_arch = "aarch64", target_feature = "neon"),
+    target_feature = "simd128"
+))]
 pub mod portable;
 pub mod scalar;

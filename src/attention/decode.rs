@@ -39,6 +39,7 @@ pub unsafe fn load_q<S: Simd>(s: S, panel: &Panel, x: &Scratch) {
 /// - `x` has room for the panel and holds its queries; the block is inside K.
 #[inline(never)]
 pub unsafe fn scores<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
+    const { assert!(S::LANES == 1 || S::PANEL >= DECODE_ROWS + 2 * S::LANES) };
     let k = panel.p.k.head(panel.kv_head);
     let d = k.cols;
     // The keys in the lanes of two vectors, by features, behind the queries.
@@ -55,7 +56,7 @@ pub unsafe fn scores<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
         unsafe {
             let seen = k.block(block.start + from, 0, to - from, d).t();
             let to = Grid { dst: turned.add(from - t), stride: width, width: width - (from - t) };
-            pack_ahead(s, seen, BLOCK * k.row_stride, to);
+            pack_ahead(s, seen, BLOCK.wrapping_mul(k.row_stride), to);
             products(s, panel.rows, d, q, keys, x.scores.add(t));
         }
         t += width;

@@ -145,14 +145,7 @@ impl Attention {
         expect_dim("q_len of the output", q.len, out.len)?;
         expect_dim("n_heads of the output", q.n_heads, out.n_heads)?;
         expect_dim("v_head_dim of the output", v.head_dim, out.head_dim)?;
-        if q.n_heads.checked_rem(k.n_heads).unwrap_or(q.n_heads) != 0 {
-            return Err(Error::DimMismatch {
-                dim: "n_heads (a multiple of n_kv_heads)",
-                expected: k.n_heads,
-                got: q.n_heads,
-            });
-        }
-        let group = q.n_heads.checked_div(k.n_heads).and_then(NonZeroUsize::new);
+        let group = group(q.n_heads, k.n_heads)?;
         let rows = q.len.checked_mul(q.n_heads).ok_or(Error::ShapeOverflow)?;
         let lse = match lse {
             None => core::ptr::null_mut(),
@@ -162,12 +155,17 @@ impl Attention {
             }
         };
         expect_scratch(attention_scratch_len(q.len, k.len, q.head_dim, v.head_dim), scratch.len())?;
-        let Some(group) = group.filter(|_| rows > 0) else {
+        // Longer ones exist only without elements.
+        if q.len.max(k.len) > isize::MAX as usize {
+            return Err(Error::ShapeOverflow);
+        }
+        let Some(group) = group else { return Ok(()) };
+        if rows == 0 || (v.head_dim == 0 && lse.is_null()) {
             return Ok(());
-        };
+        }
         let causal_offset = match self.causal {
             Causal::No => None,
-            Causal::BottomRight => Some((k.len as isize).wrapping_sub(q.len as isize)),
+            Causal::BottomRight => Some(k.len as isize - q.len as isize),
             Causal::Offset(offset) => Some(offset),
         };
         let scale = self.scale.unwrap_or_else(|| default_scale(q.head_dim));
@@ -176,6 +174,18 @@ impl Attention {
         compute(self.tier.unwrap_or_else(Tier::detect), &problem, scratch);
         Ok(())
     }
+}
+
+/// Query heads that share a key head; `None` where there are no heads.
+///
+/// # Errors
+/// [`Error::DimMismatch`] if the key heads do not divide the query heads.
+pub(crate) fn group(n_heads: usize, n_kv_heads: usize) -> Result<Option<NonZeroUsize>, Error> {
+    if n_heads.checked_rem(n_kv_heads).unwrap_or(n_heads) != 0 {
+        let dim = "n_heads (a multiple of n_kv_heads)";
+        return Err(Error::DimMismatch { dim, expected: n_kv_heads, got: n_heads });
+    }
+    Ok(n_heads.checked_div(n_kv_heads).and_then(NonZeroUsize::new))
 }
 
 /// `1 / √head_dim`, and 1 for no features.

@@ -42,8 +42,9 @@ pub unsafe fn head<S: Simd>(s: S, p: &Problem, kv_head: usize, scratch: *mut f32
     let in_lanes = S::LANES == 1 || rows > DECODE_ROWS;
     let step = if in_lanes { S::PANEL } else { DECODE_ROWS };
     for first in (0..rows).step_by(step) {
-        let panel = Panel { p, kv_head, first, rows: (rows - first).min(step), in_lanes, end: 0 };
-        let panel = Panel { end: panel.seen(panel.rows - 1).end, ..panel };
+        let rows = (rows - first).min(step);
+        let end = p.mask.seen((first + rows - 1) / p.group).end;
+        let panel = Panel { p, kv_head, first, rows, in_lanes, end };
         // SAFETY: as the caller promises.
         unsafe { panel.run(s, x) };
     }
@@ -95,7 +96,7 @@ impl Panel<'_> {
                 start += BLOCK;
             }
             if fresh {
-                // No key was seen since the last chunk, or at all.
+                // No row sees any key.
                 values::clear(&x, self.rows);
             }
             self.close_chunk(s, &mut x, &mut merged);

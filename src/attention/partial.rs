@@ -5,8 +5,9 @@
 //! merge:  m  = max(m1, m2)       f1 = e^(m1 - m)   f2 = e^(m2 - m)
 //!         l  = l1 f1 + l2 f2     acc = acc1 f1 + acc2 f2
 //! ```
-//! Milakov and Gimelshein (2018), Rabe and Staats (2021), Dao et al. (2022). A chunk of [`CHUNK`] keys starts fresh and is
-//! merged to the left, so that chunks can be computed apart and still leave the same bits.
+//! Milakov and Gimelshein (2018), Rabe and Staats (2021), Dao et al. (2022). A chunk of [`CHUNK`] keys
+//! starts fresh and is merged to the left, so that chunks can be computed apart and still leave the
+//! same bits.
 
 use super::Problem;
 use super::scratch::Scratch;
@@ -18,23 +19,15 @@ use crate::simd::Simd;
 /// Keys whose weights are summed before they are merged with what came before; part of the contract.
 pub const CHUNK: usize = 1024;
 
-/// `dst[i] = value` for the row state of `rows` rows.
-unsafe fn fill(dst: *mut f32, rows: usize, value: f32) {
-    for r in 0..rows {
-        // SAFETY: the row state has room for the panel's rows.
-        unsafe { *dst.add(r) = value };
-    }
-}
-
 /// Starts a chunk: nothing seen. The weighted values are written by its first block.
 ///
 /// # Safety
-/// - `x` has room for `rows` rows, a multiple of the lanes or less than a panel.
+/// - `x` has room for `rows` rows.
 pub unsafe fn start(x: &Scratch, rows: usize) {
     // SAFETY: as the caller promises.
     unsafe {
-        fill(x.m, rows, NO_MAX);
-        fill(x.l, rows, 0.0);
+        core::slice::from_raw_parts_mut(x.m, rows).fill(NO_MAX);
+        core::slice::from_raw_parts_mut(x.l, rows).fill(0.0);
     }
 }
 

@@ -6,14 +6,30 @@ use crate::simd::{MAX_LANES, Simd};
 use super::partial::CHUNK;
 
 /// Rows of the largest panel of any tier of this target.
-#[cfg(any(target_feature = "sse2", target_feature = "neon", target_feature = "simd128"))]
+#[cfg(any(
+    target_feature = "sse2",
+    all(target_arch = "aarch64", target_feature = "neon"),
+    target_feature = "simd128"
+))]
 const MAX_PANEL: usize = 48;
-#[cfg(not(any(target_feature = "sse2", target_feature = "neon", target_feature = "simd128")))]
+#[cfg(not(any(
+    target_feature = "sse2",
+    all(target_arch = "aarch64", target_feature = "neon"),
+    target_feature = "simd128"
+)))]
 const MAX_PANEL: usize = 4;
 /// What rows of values are rounded up to, so that whole vectors fit.
-#[cfg(any(target_feature = "sse2", target_feature = "neon", target_feature = "simd128"))]
+#[cfg(any(
+    target_feature = "sse2",
+    all(target_arch = "aarch64", target_feature = "neon"),
+    target_feature = "simd128"
+))]
 const WIDTH: usize = MAX_LANES;
-#[cfg(not(any(target_feature = "sse2", target_feature = "neon", target_feature = "simd128")))]
+#[cfg(not(any(
+    target_feature = "sse2",
+    all(target_arch = "aarch64", target_feature = "neon"),
+    target_feature = "simd128"
+)))]
 const WIDTH: usize = 4;
 /// Rows of the largest tile of any tier.
 const MAX_MR: usize = 8;

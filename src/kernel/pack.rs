@@ -134,7 +134,7 @@ pub unsafe fn turn<S: Simd, E: Elem>(
             while i + 4 <= size.len {
                 if size.ahead > 0 && i.is_multiple_of(LINE / size_of::<E>()) {
                     for c in 0..S::LANES {
-                        s.prefetch(column[0].wrapping_add(i + c * apart + size.ahead));
+                        s.prefetch(column[0].wrapping_add(i + c * apart).wrapping_add(size.ahead));
                     }
                 }
                 // SAFETY: four rows of `LANES` columns that exist, and their places in `to`.

@@ -104,7 +104,7 @@ pub unsafe fn tile<S: Simd, E: Elem, const MR: usize, const NV: usize, const AHE
         }
         if AHEAD {
             for offset in (0..NV * S::LANES).step_by(LINE / size_of::<E>()) {
-                s.prefetch(b_row.wrapping_add(ahead + offset));
+                s.prefetch(b_row.wrapping_add(ahead).wrapping_add(offset));
             }
         }
         at += a.col_stride;

@@ -128,9 +128,9 @@ unsafe fn small<S: Simd>(s: S, p: &Product) {
     let (k, n) = (p.a.cols, p.c.cols);
     let store = Store::whole(p);
     match p.b {
-        Rhs::Packed { kind, .. } => by_kind!(kind, E => {
+        Rhs::Packed { ptr, kind, .. } => by_kind!(kind, E => {
             // SAFETY: packed B has `k` rows and at least `n` columns.
-            unsafe { strips::<S, E>(s, p.a, p.b.panels(0, 0), 0, n, &store) };
+            unsafe { strips::<S, E>(s, p.a, packed::<E>(ptr.cast(), k), 0, n, &store) };
         }),
         Rhs::Strided(b) => {
             let direct = if b.col_stride == 1 { n - n % S::LANES } else { 0 };
@@ -144,8 +144,7 @@ unsafe fn small<S: Simd>(s: S, p: &Product) {
             let mut j = direct;
             while j < n {
                 let cols = (n - j).min(PANEL_COLS);
-                let panels =
-                    Panels { ptr: panel.cast_const(), row_stride: PANEL_COLS, panel_stride: PANEL_COLS };
+                let panels = packed(panel.cast_const(), k);
                 // SAFETY: `k <= SMALL` rows of `cols <= PANEL_COLS` columns fit the panel.
                 unsafe {
                     pack(
@@ -222,16 +221,12 @@ unsafe fn blocked<S: Simd>(s: S, p: &Product, scratch: *mut f32) {
                         );
                         let sizes = (mc, kc, nc);
                         match p.b {
-                            Rhs::Packed { kind, .. } => by_kind!(kind, E => {
-                                tiles::<S, E>(s, sizes, rows, p.b.panels(pc, jc), (ic, 0), &store);
+                            Rhs::Packed { ptr, kind, .. } => by_kind!(kind, E => {
+                                let panels = packed::<E>(ptr.cast(), k).at(pc, jc);
+                                tiles::<S, E>(s, sizes, rows, panels, (ic, 0), &store);
                             }),
                             Rhs::Strided(_) => {
-                                let panels = Panels {
-                                    ptr: b_packed.cast_const(),
-                                    row_stride: PANEL_COLS,
-                                    panel_stride: kc * PANEL_COLS,
-                                };
-                                tiles::<S, f32>(s, sizes, rows, panels, (ic, 0), &store);
+                                tiles::<S, f32>(s, sizes, rows, packed(b_packed, kc), (ic, 0), &store);
                             }
                         }
                     }
@@ -239,6 +234,11 @@ unsafe fn blocked<S: Simd>(s: S, p: &Product, scratch: *mut f32) {
             }
         }
     }
+}
+
+/// Packed panels of `k` rows.
+fn packed<E>(ptr: *const E, k: usize) -> Panels<E> {
+    Panels { ptr, row_stride: PANEL_COLS, panel_stride: k * PANEL_COLS }
 }
 
 /// `b` as panels of [`PANEL_COLS`] columns, one behind the other, the last one padded with zeros.

@@ -8,7 +8,6 @@ pub use packed::PackedMat;
 
 use crate::elem::{Elem, Kind};
 use crate::error::{Error, expect_dim, expect_scratch};
-use crate::kernel::tile::{PANEL_COLS, Panels};
 use crate::tier::{Tier, dispatch};
 use crate::view::{MatMut, MatRef, RawMat};
 use store::Store;
@@ -238,16 +237,6 @@ impl Rhs {
             Rhs::Strided(b) => Rhs::Strided(b.block(0, 0, 0, b.cols)),
             Rhs::Packed { ptr, kind, n, .. } => Rhs::Packed { ptr, kind, k: 0, n },
         }
-    }
-
-    /// The panels of packed B from row `t` of column `j` on.
-    #[inline(always)]
-    fn panels<E: Elem>(&self, t: usize, j: usize) -> Panels<E> {
-        let (ptr, k) = match *self {
-            Rhs::Strided(b) => (b.at::<E>(0, 0).cast_const(), b.rows),
-            Rhs::Packed { ptr, k, .. } => (ptr.cast::<E>(), k),
-        };
-        Panels { ptr, row_stride: PANEL_COLS, panel_stride: k * PANEL_COLS }.at(t, j)
     }
 }
 

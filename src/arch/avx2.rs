@@ -34,13 +34,22 @@ fn widen_bf16(x: __m128i) -> __m256 {
     avx2!(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(x))))
 }
 
-/// Four 16-bit values from `p` and four from `p + apart`.
+/// Four 16-bit values from each address.
 #[inline(always)]
-unsafe fn two_quads(p: *const u16, apart: usize) -> __m128i {
+unsafe fn two_quads(low: *const u16, high: *const u16) -> __m128i {
     avx2!({
         let quad = |p: *const u16| p.cast::<i64>().read_unaligned();
-        _mm_set_epi64x(quad(p.add(apart)), quad(p))
+        _mm_set_epi64x(quad(high), quad(low))
     })
+}
+
+/// `p`, without the compiler knowing where from: it would keep the distance of each row from a common
+/// start on the stack, and load distances as often as rows.
+#[inline(always)]
+fn opaque<T>(mut p: *const T) -> *const T {
+    // SAFETY: no instruction at all.
+    unsafe { core::arch::asm!("/* {0} */", inout(reg) p, options(pure, nomem, nostack, preserves_flags)) };
+    p
 }
 
 /// Vector `i` holds four columns of row `i` and, in its upper half, of row `i + 4`: 8 shuffles turn
@@ -119,22 +128,27 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     unsafe fn load_columns(self, p: *const f32, stride: usize) -> [__m256; 4] {
+        let (p, high) = (opaque(p), opaque(p.wrapping_add(4 * stride)));
         transpose_halves([0, 1, 2, 3].map(|i| {
             avx2!({
                 let low = _mm256_castps128_ps256(_mm_loadu_ps(p.add(i * stride)));
-                _mm256_insertf128_ps::<1>(low, _mm_loadu_ps(p.add((i + 4) * stride)))
+                _mm256_insertf128_ps::<1>(low, _mm_loadu_ps(high.add(i * stride)))
             })
         }))
     }
     #[inline(always)]
     unsafe fn load_columns_f16(self, p: *const u16, stride: usize) -> [__m256; 4] {
+        let (p, high) = (opaque(p), opaque(p.wrapping_add(4 * stride)));
         transpose_halves(
-            [0, 1, 2, 3].map(|i| avx2!(_mm256_cvtph_ps(two_quads(p.add(i * stride), 4 * stride)))),
+            [0, 1, 2, 3].map(|i| avx2!(_mm256_cvtph_ps(two_quads(p.add(i * stride), high.add(i * stride))))),
         )
     }
     #[inline(always)]
     unsafe fn load_columns_bf16(self, p: *const u16, stride: usize) -> [__m256; 4] {
-        transpose_halves([0, 1, 2, 3].map(|i| avx2!(widen_bf16(two_quads(p.add(i * stride), 4 * stride)))))
+        let (p, high) = (opaque(p), opaque(p.wrapping_add(4 * stride)));
+        transpose_halves(
+            [0, 1, 2, 3].map(|i| avx2!(widen_bf16(two_quads(p.add(i * stride), high.add(i * stride))))),
+        )
     }
     #[inline(always)]
     unsafe fn store(self, p: *mut f32, v: __m256) {

@@ -1,19 +1,22 @@
 //! Scores and softmax with keys in the lanes: a few queries, as in a decode step.
 //!
-//! Two vectors of keys at a time are transposed into the scratch, where they are the tile's vector
-//! operand: so a score is the same chain over the features as with rows in the lanes, and each element
-//! of K is loaded once for all rows. Keeping them in registers instead is slower: the compiler spills.
+//! Keys are turned, a few features of two vectors of them at a time, into a small buffer, where they are
+//! the tile's vector operand: so a score is the same chain over the features as with rows in the lanes,
+//! and each element of K is loaded once for all rows. The next features are turned while the tile works
+//! on the last ones: shuffles and multiplications use different units.
+
+use core::mem::MaybeUninit;
+use core::ops::Range;
 
 use super::panel::{Block, DECODE_ROWS, Panel};
 use super::scratch::Scratch;
+use crate::elem::{Elem, by_kind};
 use crate::kernel::exp::exp_weight;
-use crate::kernel::pack::{Grid, pack, pack_ahead};
+use crate::kernel::pack::{Grid, pack};
 use crate::kernel::softmax::{BLOCK, CHAINS, row, row_max};
-use crate::kernel::tile::{PANEL_COLS, Panels, Rows, tile, with_rows, zero};
-use crate::simd::Simd;
-
-/// Rows that share a pass over K: their 4 x 2 chains keep the multipliers busy.
-const MAX_ROWS: usize = 4;
+use crate::kernel::tile::{PANEL_COLS, Panels, Rows, tile, with_const, zero};
+use crate::simd::{MAX_LANES, Simd};
+use crate::view::RawMat;
 
 /// Writes the panel's queries, times the scale, as rows.
 ///
@@ -33,65 +36,124 @@ pub unsafe fn load_q<S: Simd>(s: S, panel: &Panel, x: &Scratch) {
     }
 }
 
-/// Scores of the block's keys, then their weights in place, the rows' sums and factors.
+/// The block's seen keys, in groups of two vectors of them.
+pub fn groups<S: Simd>(block: Block) -> impl Iterator<Item = Range<usize>> {
+    let width = 2 * S::LANES;
+    let first = block.from - block.from % width;
+    (first..block.to).step_by(width).map(move |t| t.max(block.from)..(t + width).min(block.to))
+}
+
+/// Features that are turned at a time.
+const FEATURES: usize = 8;
+
+/// Scores of one group of the block's keys for the rows of one head.
 ///
 /// # Safety
-/// - `x` has room for the panel and holds its queries; the block is inside K.
+/// - `x` has room for the panel and holds its queries; the keys are a group of the block, inside K.
 #[inline(never)]
-pub unsafe fn scores<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
-    const { assert!(S::LANES == 1 || S::PANEL >= DECODE_ROWS + 2 * S::LANES) };
-    let k = panel.p.k.head(panel.kv_head);
-    let d = k.cols;
-    // The keys in the lanes of two vectors, by features, behind the queries.
+pub unsafe fn scores<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block, keys: Range<usize>) {
     let width = 2 * S::LANES;
-    let turned = x.q.wrapping_add(DECODE_ROWS * d);
-    let q = Rows { ptr: x.q, row_stride: d, col_stride: 1 };
-    let keys = Panels { ptr: turned.cast_const(), row_stride: width, panel_stride: PANEL_COLS };
-    let mut t = block.from - block.from % width;
-    while t < block.to {
-        let (from, to) = (t.max(block.from), (t + width).min(block.to));
-        // SAFETY: keys `from..to` are inside K; the scratch behind the queries has room for `d` rows of
-        // `width`, since a panel has `PANEL >= DECODE_ROWS + width` lanes; the scores have rows of
-        // `BLOCK`.
-        unsafe {
-            let seen = k.block(block.start + from, 0, to - from, d).t();
-            let to = Grid { dst: turned.add(from - t), stride: width, width: width - (from - t) };
-            pack_ahead(s, seen, BLOCK.wrapping_mul(k.row_stride), to);
-            products(s, panel.rows, d, q, keys, x.scores.add(t));
-        }
-        t += width;
-    }
+    let k = panel.p.k.head(panel.kv_head);
+    let t = keys.start - keys.start % width;
     s.vectorize(
         #[inline(always)]
         || {
-            for r in 0..panel.rows {
-                // SAFETY: row `r` of the scratch.
-                unsafe { weights(s, x, block, r) };
-            }
+            let seen = k.block(block.start + keys.start, 0, keys.len(), k.cols);
+            let to = x.scores.wrapping_add(t);
+            // SAFETY: keys of the block are inside K; the scores have rows of `BLOCK`.
+            by_kind!(k.kind, E => with_const!(panel.rows, ROWS => unsafe {
+                products::<S, E, ROWS>(s, seen, keys.start - t, x.q, to);
+            }; [1 2 3 4 5 6 7 8] DECODE_ROWS));
         },
     );
 }
 
-/// `scores[r * BLOCK + lane] = q[r] · key[lane]` for two vectors of keys.
+/// Two times [`FEATURES`] features of two vectors of keys: no vector of them spans two cache lines.
+#[repr(align(64))]
+struct Turned([f32; 2 * FEATURES * 2 * MAX_LANES]);
+
+/// `scores[r * BLOCK + skip + j] = q[r] · keys[j]`.
+///
+/// # Safety
+/// - As [`scores`]; `keys` has at most `2 * LANES - skip` rows.
+#[inline(always)]
+unsafe fn products<S: Simd, E: Elem, const ROWS: usize>(
+    s: S,
+    keys: RawMat,
+    skip: usize,
+    q: *const f32,
+    scores: *mut f32,
+) {
+    let (width, d) = (2 * S::LANES, keys.cols);
+    let mut buffer = MaybeUninit::<Turned>::uninit();
+    let buffer = buffer.as_mut_ptr().cast::<f32>();
+    let mut halves = [buffer, buffer.wrapping_add(FEATURES * width)];
+    let step = |f: usize, n: usize, turned: *mut f32, acc| {
+        let q = Rows { ptr: q, row_stride: d, col_stride: 1 }.at(0, f);
+        let turned = Panels { ptr: turned.cast_const(), row_stride: width, panel_stride: PANEL_COLS };
+        // SAFETY: `turned` holds features `f..f + n` of all keys.
+        unsafe { tile::<S, f32, ROWS, 2, false>(s, n, q, turned, 0, acc) }
+    };
+    let mut acc = zero::<S, ROWS, 2>(s);
+    let whole = if keys.rows == width { d - d % FEATURES } else { 0 };
+    // SAFETY: features of the keys; each half of the buffer has room for `FEATURES` of a whole group.
+    unsafe {
+        if whole > 0 {
+            turn(s, keys.at::<E>(0, 0), keys.row_stride, halves[0]);
+        }
+        for f in (0..whole).step_by(FEATURES) {
+            if f + FEATURES < whole {
+                turn(s, keys.at::<E>(0, f + FEATURES), keys.row_stride, halves[1]);
+            }
+            acc = step(f, FEATURES, halves[0], acc);
+            halves.swap(0, 1);
+        }
+        for f in (whole..d).step_by(FEATURES) {
+            let n = (d - f).min(FEATURES);
+            let to = Grid { dst: buffer.add(skip), stride: width, width: width - skip };
+            pack(s, keys.block(0, f, keys.rows, n).t(), to);
+            acc = step(f, n, buffer, acc);
+        }
+    }
+    for (r, row) in acc.iter().enumerate() {
+        for (j, &v) in row.iter().enumerate() {
+            // SAFETY: a row of `BLOCK` scores, in which `width` divides the group's place.
+            unsafe { s.store(scores.add(r * BLOCK + j * S::LANES), v) };
+        }
+    }
+}
+
+/// [`FEATURES`] features of two vectors of keys, from `keys` on, into rows of `to`.
+///
+/// # Safety
+/// - `keys` is valid for reading the features of `2 * LANES` rows, `to` has room for the rows.
+#[inline(always)]
+unsafe fn turn<S: Simd, E: Elem>(s: S, keys: *const E, row_stride: usize, to: *mut f32) {
+    for j in [0, S::LANES] {
+        for i in [0, 4] {
+            // SAFETY: as the caller promises.
+            unsafe {
+                let quad = E::load_columns(s, keys.wrapping_add(j * row_stride + i), row_stride);
+                for (r, &v) in quad.iter().enumerate() {
+                    s.store(to.add((i + r) * 2 * S::LANES + j), v);
+                }
+            }
+        }
+    }
+}
+
+/// From the scores of all rows to their weights, sums and factors.
+///
+/// # Safety
+/// - `x` holds the block's scores of `rows` rows.
 #[inline(never)]
-unsafe fn products<S: Simd>(s: S, rows: usize, d: usize, q: Rows, keys: Panels<f32>, scores: *mut f32) {
+pub unsafe fn weights<S: Simd>(s: S, x: &Scratch, block: Block, rows: usize) {
     s.vectorize(
         #[inline(always)]
         || {
-            let mut r = 0;
-            while r < rows {
-                let n = (rows - r).min(MAX_ROWS);
-                with_rows!(S, n, MR => {
-                    // SAFETY: as the caller promises.
-                    unsafe {
-                        let chains = tile::<S, f32, MR, 2, false>(s, d, q.at(r, 0), keys, 0, zero(s));
-                        for (i, row) in chains.iter().enumerate() {
-                            s.store(scores.add((r + i) * BLOCK), row[0]);
-                            s.store(scores.add((r + i) * BLOCK + S::LANES), row[1]);
-                        }
-                    }
-                });
-                r += n;
+            for r in 0..rows {
+                // SAFETY: row `r` of the scratch.
+                unsafe { row_weights(s, x, block, r) };
             }
         },
     );
@@ -99,7 +161,7 @@ unsafe fn products<S: Simd>(s: S, rows: usize, d: usize, q: Rows, keys: Panels<f
 
 /// Masks one row's scores; then its weights, sum and factor.
 #[inline(always)]
-unsafe fn weights<S: Simd>(s: S, x: &Scratch, block: Block, r: usize) {
+unsafe fn row_weights<S: Simd>(s: S, x: &Scratch, block: Block, r: usize) {
     let from = block.from - block.from % CHAINS;
     // SAFETY: row `r` of the scratch, keys of the block.
     unsafe {

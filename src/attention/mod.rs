@@ -227,9 +227,10 @@ impl Problem {
 
 fn compute(tier: Tier, p: &Problem, scratch: &mut [f32]) {
     let scratch = scratch.as_mut_ptr();
-    for kv_head in 0..p.k.n_heads {
+    let mut kv_head = 0;
+    while kv_head < p.k.n_heads {
         // SAFETY: `check` has compared all sizes; views are valid by construction; the output is an
         // exclusive borrow; the scratch is long enough.
-        dispatch!(tier, s => unsafe { panel::head(s, p, kv_head, scratch) });
+        kv_head += dispatch!(tier, s => unsafe { panel::heads(s, p, kv_head, scratch) });
     }
 }

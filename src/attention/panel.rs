@@ -31,29 +31,33 @@ pub struct Block {
     pub first: bool,
 }
 
-/// All rows of key head `kv_head`, a panel at a time.
+/// All rows of key head `kv_head`, a panel at a time; with few rows, also those of the heads after it
+/// that fit the same panel. Returns how many heads these are.
 ///
 /// # Safety
 /// - `p` is a checked problem, `scratch` has the length it asks for.
-pub unsafe fn head<S: Simd>(s: S, p: &Problem, kv_head: usize, scratch: *mut f32) {
+pub unsafe fn heads<S: Simd>(s: S, p: &Problem, kv_head: usize, scratch: *mut f32) -> usize {
     let rows = p.q.len * p.group.get();
     // SAFETY: as the caller promises.
     let x = unsafe { Scratch::cut(s, scratch, p.k.len, p.q.head_dim, p.v.head_dim) };
     let in_lanes = S::LANES == 1 || rows > DECODE_ROWS;
-    let step = if in_lanes { S::PANEL } else { DECODE_ROWS };
-    for first in (0..rows).step_by(step) {
-        let rows = (rows - first).min(step);
+    let heads = if in_lanes { 1 } else { (S::PANEL / rows).min(p.k.n_heads - kv_head) };
+    for first in (0..rows).step_by(S::PANEL) {
+        let rows = (rows - first).min(S::PANEL);
         let end = p.mask.seen((first + rows - 1) / p.group).end;
-        let panel = Panel { p, kv_head, first, rows, in_lanes, end };
+        let panel = Panel { p, kv_head, heads, first, rows, in_lanes, end };
         // SAFETY: as the caller promises.
         unsafe { panel.run(s, x) };
     }
+    heads
 }
 
-/// Rows `first..first + rows` of one key head.
+/// Rows `first..first + rows` of each of some key heads.
+#[derive(Clone, Copy)]
 pub struct Panel<'a> {
     pub p: &'a Problem,
     pub kv_head: usize,
+    pub heads: usize,
     pub first: usize,
     pub rows: usize,
     pub in_lanes: bool,
@@ -62,19 +66,25 @@ pub struct Panel<'a> {
 }
 
 impl Panel<'_> {
-    /// The keys that row `r` of the panel sees.
+    /// The keys that row `r` of a head sees.
     fn seen(&self, r: usize) -> core::ops::Range<usize> {
         self.p.mask.seen((self.first + r) / self.p.group)
+    }
+
+    /// Each head alone, with its part of the scratch.
+    fn each<'a>(&'a self, x: &'a Scratch) -> impl Iterator<Item = (Panel<'a>, Scratch)> {
+        (0..self.heads).map(|h| {
+            let x = if h == 0 { *x } else { x.from_row(h * self.rows) };
+            (Panel { kv_head: self.kv_head + h, heads: 1, ..*self }, x)
+        })
     }
 
     unsafe fn run<S: Simd>(&self, s: S, mut x: Scratch) {
         let first = self.seen(0);
         // SAFETY: the scratch has room for the panel; blocks lie inside K and V.
         unsafe {
-            if self.in_lanes {
-                prefill::load_q(s, self, &x)
-            } else {
-                decode::load_q(s, self, &x)
+            for (head, x) in self.each(&x) {
+                if self.in_lanes { prefill::load_q(s, &head, &x) } else { decode::load_q(s, &head, &x) }
             }
             let (mut merged, mut fresh) = (false, true);
             partial::start(&x, S::PANEL);
@@ -89,25 +99,34 @@ impl Panel<'_> {
                 if self.in_lanes {
                     prefill::scores(s, self, &x, block)
                 } else {
-                    decode::scores(s, self, &x, block)
+                    // All heads' part of a few keys before the next keys: memory with tokens outermost
+                    // is then read in order.
+                    for keys in decode::groups::<S>(block) {
+                        self.each(&x).for_each(|(head, x)| decode::scores(s, &head, &x, block, keys.clone()));
+                    }
+                    decode::weights(s, &x, block, self.heads * self.rows);
                 }
-                values::apply(s, self, &x, block);
+                for (head, x) in self.each(&x) {
+                    values::apply(s, &head, &x, block);
+                }
                 fresh = false;
                 start += BLOCK;
             }
             if fresh {
                 // No row sees any key.
-                values::clear(&x, self.rows);
+                values::clear(&x, self.heads * self.rows);
             }
             self.close_chunk(s, &mut x, &mut merged);
-            partial::finish(s, self.p, &x, self.kv_head, self.first, self.rows);
+            for (head, x) in self.each(&x) {
+                partial::finish(s, self.p, &x, head.kv_head, self.first, self.rows);
+            }
         }
     }
 
     unsafe fn close_chunk<S: Simd>(&self, s: S, x: &mut Scratch, merged: &mut bool) {
         if *merged {
             // SAFETY: both states hold the panel's rows.
-            unsafe { partial::merge(s, x, self.rows) };
+            unsafe { partial::merge(s, x, self.heads * self.rows) };
         } else {
             partial::begin_total(x);
             *merged = true;
@@ -122,8 +141,8 @@ impl Panel<'_> {
         // Both ends grow with the row: the last row starts latest, the first one ends earliest.
         let partial = within(late.start) > from || within(early.end) < to;
         if partial {
-            for r in 0..self.rows {
-                let seen = self.seen(r);
+            for r in 0..self.heads * self.rows {
+                let seen = self.seen(r % self.rows);
                 // SAFETY: the arrays have room for the panel's rows.
                 unsafe {
                     *x.from.add(r) = within(seen.start) as f32;

@@ -30,7 +30,7 @@ pub unsafe fn load_q<S: Simd>(s: S, panel: &Panel, x: &Scratch) {
                     .map(|(query, head)| p.q.head(head).at::<E>(query, 0).cast_const());
                 let apart = (p.group.get() == 1).then_some(p.q.token_stride);
                 let scale = s.splat(p.scale);
-                let size = Columns { len: d, count: panel.rows, apart, ahead: 0 };
+                let size = Columns { len: d, count: panel.rows, apart };
                 let to = Grid { dst: x.q, stride: S::PANEL, width };
                 // SAFETY: as the caller promises.
                 unsafe { turn(s, size, columns, |v| s.mul(v, scale), to) };

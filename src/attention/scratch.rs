@@ -43,6 +43,7 @@ const ALIGN: usize = 16;
 pub struct Scratch {
     /// Scaled queries: `[head_dim][PANEL]` with queries in the lanes, else `[rows][head_dim]`.
     pub q: *mut f32,
+    pub head_dim: usize,
     /// Scores, then weights: `[BLOCK][PANEL]`, else `[rows][BLOCK]`.
     pub scores: *mut f32,
     /// A tile's rows of K, widened.
@@ -111,6 +112,7 @@ impl Scratch {
         let total_acc = if kv_len > CHUNK { take(width * S::PANEL) } else { acc };
         Scratch {
             q,
+            head_dim,
             scores,
             k_rows,
             v_tail,
@@ -125,6 +127,26 @@ impl Scratch {
             factor,
             from,
             to,
+        }
+    }
+
+    /// The same from row `r` on, for rows that do not lie in lanes.
+    pub fn from_row(&self, r: usize) -> Scratch {
+        let row = |array: *mut f32| array.wrapping_add(r);
+        Scratch {
+            q: self.q.wrapping_add(r * self.head_dim),
+            scores: self.scores.wrapping_add(r * BLOCK),
+            acc: self.acc.wrapping_add(r * self.width),
+            total_acc: self.total_acc.wrapping_add(r * self.width),
+            m: row(self.m),
+            l: row(self.l),
+            total_m: row(self.total_m),
+            total_l: row(self.total_l),
+            top: row(self.top),
+            factor: row(self.factor),
+            from: row(self.from),
+            to: row(self.to),
+            ..*self
         }
     }
 }

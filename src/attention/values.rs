@@ -46,7 +46,8 @@ pub unsafe fn apply<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
         // An unseen key's weight is 0, but 0 x NaN is not.
         let careful = block.partial && !all_finite(s, keys, block);
         // In a decode step the values of the next block are asked for while these are added.
-        let ahead = if panel.in_lanes { 0 } else { BLOCK.wrapping_mul(v.row_stride) };
+        let last = v.rows - block.start <= 2 * BLOCK;
+        let ahead = if panel.in_lanes || last { 0 } else { BLOCK.wrapping_mul(v.row_stride) };
         let part = Part { x, rows: panel.rows, block, careful, weights, ahead };
         if whole > 0 {
             by_kind!(v.kind, E => {

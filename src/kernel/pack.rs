@@ -5,8 +5,6 @@ use crate::elem::{Elem, by_kind, load_some_columns, load_up_to, store_up_to};
 use crate::simd::{MAX_LANES, Simd};
 use crate::view::RawMat;
 
-const LINE: usize = 64;
-
 /// Where a block goes: rows of `width` floats, `stride` apart.
 #[derive(Clone, Copy)]
 pub struct Grid {
@@ -47,26 +45,6 @@ pub unsafe fn pack<S: Simd>(s: S, src: RawMat, to: Grid) {
     );
 }
 
-/// [`pack`] of a view whose rows lie together, asking on the way for what lies `ahead` elements behind: a
-/// few lines with each step, since everything would wait for a burst of them.
-///
-/// # Safety
-/// - As [`pack`].
-#[inline(never)]
-pub unsafe fn pack_ahead<S: Simd>(s: S, src: RawMat, ahead: usize, to: Grid) {
-    debug_assert!(src.row_stride == 1 && src.cols <= to.width);
-    s.vectorize(
-        #[inline(always)]
-        || {
-            by_kind!(src.kind, E => {
-                let columns = Columns { ahead, ..Columns::of(src) };
-                // SAFETY: as the caller promises.
-                unsafe { turn::<S, E>(s, columns, (0..src.cols).map(|j| src.at::<E>(0, j).cast_const()), |v| v, to) };
-            });
-        },
-    );
-}
-
 /// Columns lie together: vectors move as they are.
 #[inline(always)]
 unsafe fn copy<S: Simd, E: Elem>(s: S, src: RawMat, to: Grid) {
@@ -96,13 +74,11 @@ pub struct Columns {
     pub count: usize,
     /// From one column to the next, if that is always the same.
     pub apart: Option<usize>,
-    /// Ask for what lies so many elements behind; 0 for nothing.
-    pub ahead: usize,
 }
 
 impl Columns {
     fn of(src: RawMat) -> Columns {
-        Columns { len: src.rows, count: src.cols, apart: Some(src.col_stride), ahead: 0 }
+        Columns { len: src.rows, count: src.cols, apart: Some(src.col_stride) }
     }
 }
 
@@ -132,11 +108,6 @@ pub unsafe fn turn<S: Simd, E: Elem>(
             && cols == S::LANES
         {
             while i + 4 <= size.len {
-                if size.ahead > 0 && i.is_multiple_of(LINE / size_of::<E>()) {
-                    for c in 0..S::LANES {
-                        s.prefetch(column[0].wrapping_add(i + c * apart).wrapping_add(size.ahead));
-                    }
-                }
                 // SAFETY: four rows of `LANES` columns that exist, and their places in `to`.
                 unsafe {
                     let quad = E::load_columns(s, column[0].wrapping_add(i), apart);

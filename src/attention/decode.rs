@@ -14,7 +14,7 @@ use crate::elem::{Elem, by_kind};
 use crate::kernel::exp::exp_weight;
 use crate::kernel::pack::{Grid, pack};
 use crate::kernel::softmax::{BLOCK, CHAINS, row, row_max};
-use crate::kernel::tile::{PANEL_COLS, Panels, Rows, tile, with_const, zero};
+use crate::kernel::tile::{PANEL_COLS, Panels, Rows, ask, tile, with_const, zero};
 use crate::simd::{MAX_LANES, Simd};
 use crate::view::RawMat;
 
@@ -51,7 +51,14 @@ const FEATURES: usize = 8;
 /// # Safety
 /// - `x` has room for the panel and holds its queries; the keys are a group of the block, inside K.
 #[inline(never)]
-pub unsafe fn scores<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block, keys: Range<usize>) {
+pub unsafe fn scores<S: Simd>(
+    s: S,
+    panel: &Panel,
+    x: &Scratch,
+    block: Block,
+    keys: Range<usize>,
+    next: usize,
+) {
     let width = 2 * S::LANES;
     let k = panel.p.k.head(panel.kv_head);
     let t = keys.start - keys.start % width;
@@ -62,7 +69,7 @@ pub unsafe fn scores<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block, ke
             let to = x.scores.wrapping_add(t);
             // SAFETY: keys of the block are inside K; the scores have rows of `BLOCK`.
             by_kind!(k.kind, E => with_const!(panel.rows, ROWS => unsafe {
-                products::<S, E, ROWS>(s, seen, keys.start - t, x.q, to);
+                products::<S, E, ROWS>(s, seen, keys.start - t, x.q, to, next);
             }; [1 2 3 4 5 6 7 8] DECODE_ROWS));
         },
     );
@@ -83,6 +90,7 @@ unsafe fn products<S: Simd, E: Elem, const ROWS: usize>(
     skip: usize,
     q: *const f32,
     scores: *mut f32,
+    next: usize,
 ) {
     let (width, d) = (2 * S::LANES, keys.cols);
     let mut buffer = MaybeUninit::<Turned>::uninit();
@@ -92,7 +100,7 @@ unsafe fn products<S: Simd, E: Elem, const ROWS: usize>(
         let q = Rows { ptr: q, row_stride: d, col_stride: 1 }.at(0, f);
         let turned = Panels { ptr: turned.cast_const(), row_stride: width, panel_stride: PANEL_COLS };
         // SAFETY: `turned` holds features `f..f + n` of all keys.
-        unsafe { tile::<S, f32, ROWS, 2, false>(s, n, q, turned, 0, acc) }
+        unsafe { tile::<S, f32, ROWS, 2>(s, n, q, turned, acc) }
     };
     let mut acc = zero::<S, ROWS, 2>(s);
     let whole = if keys.rows == width { d - d % FEATURES } else { 0 };
@@ -102,6 +110,11 @@ unsafe fn products<S: Simd, E: Elem, const ROWS: usize>(
             turn(s, keys.at::<E>(0, 0), keys.row_stride, halves[0]);
         }
         for f in (0..whole).step_by(FEATURES) {
+            if next != 0 {
+                for j in f * width / d..(f + FEATURES) * width / d {
+                    ask(s, keys.at::<E>(j, 0).cast_const().wrapping_add(next), d);
+                }
+            }
             if f + FEATURES < whole {
                 turn(s, keys.at::<E>(0, f + FEATURES), keys.row_stride, halves[1]);
             }

@@ -13,6 +13,7 @@ use super::scratch::Scratch;
 use super::{Problem, decode, prefill, values};
 use crate::kernel::softmax::BLOCK;
 use crate::simd::Simd;
+use crate::view::RawHeads;
 
 /// Up to this many rows, keys are in the lanes: rows would leave most of them empty.
 pub const DECODE_ROWS: usize = 8;
@@ -79,6 +80,18 @@ impl Panel<'_> {
         })
     }
 
+    /// How many elements behind the `len` tokens from `start` on of head `h` those lie that are read next:
+    /// the same ones of the next head, or the first head's next ones. 0 at the end.
+    fn next(&self, heads: &RawHeads, h: usize, start: usize, len: usize) -> usize {
+        if h + 1 < self.heads {
+            heads.head_stride
+        } else if start + 2 * len <= self.end {
+            (len * heads.token_stride).wrapping_sub(h * heads.head_stride)
+        } else {
+            0
+        }
+    }
+
     unsafe fn run<S: Simd>(&self, s: S, mut x: Scratch) {
         let first = self.seen(0);
         // SAFETY: the scratch has room for the panel; blocks lie inside K and V.
@@ -102,12 +115,16 @@ impl Panel<'_> {
                     // All heads' part of a few keys before the next keys: memory with tokens outermost
                     // is then read in order.
                     for keys in decode::groups::<S>(block) {
-                        self.each(&x).for_each(|(head, x)| decode::scores(s, &head, &x, block, keys.clone()));
+                        for (h, (head, x)) in self.each(&x).enumerate() {
+                            let next = self.next(&self.p.k, h, start + keys.start, keys.len());
+                            decode::scores(s, &head, &x, block, keys.clone(), next);
+                        }
                     }
                     decode::weights(s, &x, block, self.heads * self.rows);
                 }
-                for (head, x) in self.each(&x) {
-                    values::apply(s, &head, &x, block);
+                for (h, (head, x)) in self.each(&x).enumerate() {
+                    let next = if self.in_lanes { 0 } else { self.next(&self.p.v, h, start, BLOCK) };
+                    values::apply(s, &head, &x, block, next);
                 }
                 fresh = false;
                 start += BLOCK;

@@ -132,7 +132,7 @@ unsafe fn score_tile<S: Simd, const MR: usize, const NV: usize>(
         let dead = block.partial && (*x.to.add(last) <= t as f32 || *x.from.add(lane) >= (t + MR) as f32);
         let mut acc = [[unseen; NV]; MR];
         if !dead {
-            acc = tile::<S, f32, MR, NV, false>(s, d, k, q, 0, zero(s));
+            acc = tile::<S, f32, MR, NV>(s, d, k, q, zero(s));
             if block.partial {
                 for (i, row) in acc.iter_mut().enumerate() {
                     let key = s.splat((t + i) as f32);

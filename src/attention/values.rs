@@ -5,7 +5,7 @@ use super::scratch::Scratch;
 use crate::elem::{Elem, by_kind};
 use crate::kernel::pack::{Grid, pack};
 use crate::kernel::softmax::BLOCK;
-use crate::kernel::tile::{PANEL_COLS, Panels, Rows, tile, with_rows, with_vectors, zero};
+use crate::kernel::tile::{PANEL_COLS, Panels, Rows, ask, tile, with_rows, with_vectors, zero};
 use crate::simd::Simd;
 use crate::view::RawMat;
 
@@ -23,7 +23,7 @@ pub unsafe fn clear(x: &Scratch, rows: usize) {
 /// # Safety
 /// - `x` holds the block's weights and factors; the block is inside V.
 #[inline(never)]
-pub unsafe fn apply<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
+pub unsafe fn apply<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block, next: usize) {
     let v = panel.p.v.head(panel.kv_head);
     let keys = v.block(block.start, 0, (block.start + block.to).min(v.rows) - block.start, v.cols);
     let whole = v.cols - v.cols % S::LANES;
@@ -45,10 +45,7 @@ pub unsafe fn apply<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
         }
         // An unseen key's weight is 0, but 0 x NaN is not.
         let careful = block.partial && !all_finite(s, keys, block);
-        // In a decode step the values of the next block are asked for while these are added.
-        let last = v.rows - block.start <= 2 * BLOCK;
-        let ahead = if panel.in_lanes || last { 0 } else { BLOCK.wrapping_mul(v.row_stride) };
-        let part = Part { x, rows: panel.rows, block, careful, weights, ahead };
+        let part = Part { x, rows: panel.rows, block, careful, weights, next };
         if whole > 0 {
             by_kind!(v.kind, E => {
                 let v = Panels { ptr: keys.at::<E>(0, 0).cast_const(), row_stride: v.row_stride, panel_stride: PANEL_COLS };
@@ -56,7 +53,7 @@ pub unsafe fn apply<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
             });
         }
         if whole < v.cols {
-            strips(s, Part { ahead: 0, ..part }, tail, S::LANES, whole);
+            strips(s, Part { next: 0, ..part }, tail, S::LANES, whole);
         }
     }
 }
@@ -70,8 +67,8 @@ struct Part<'a> {
     /// Keys that a row does not see must not be touched for it.
     careful: bool,
     weights: Rows,
-    /// Elements from a value to the one that is asked for with it; 0 for none.
-    ahead: usize,
+    /// Elements from these values to those that are read next, which are asked for on the way; 0 for none.
+    next: usize,
 }
 
 /// `cols` columns of V, whole vectors, into columns `at..` of the accumulators.
@@ -110,7 +107,7 @@ unsafe fn strip<S: Simd, E: Elem>(
     cols: usize,
     at: usize,
 ) {
-    let place = Place { part, r: rows.0, keys, at };
+    let place = Place { part, r: rows.0, keys, at, cols };
     // SAFETY: as the caller promises. One or two rows alone have too few chains for the multipliers'
     // latency: they take more columns.
     unsafe {
@@ -137,6 +134,7 @@ struct Place<'a> {
     r: usize,
     keys: (usize, usize),
     at: usize,
+    cols: usize,
 }
 
 /// As many tiles of `NV` vectors as fit; returns the first column that is left.
@@ -165,15 +163,25 @@ unsafe fn columns<S: Simd, E: Elem, const MR: usize, const NV: usize>(
     c: usize,
 ) {
     let (part, r, (from, to)) = (place.part, place.r, place.keys);
-    let v = Panels { ptr: v.ptr.wrapping_add(from * v.row_stride + c), ..v };
+    let start = v.ptr.wrapping_add(from * v.row_stride);
+    let v = Panels { ptr: start.wrapping_add(c), ..v };
     // SAFETY: as the caller promises.
     unsafe {
         let (n, weights) = (to.saturating_sub(from), part.weights.at(r, from));
-        let chains = if part.ahead > 0 {
-            tile::<S, E, MR, NV, true>(s, n, weights, v, part.ahead, zero(s))
+        let mut chains = zero(s);
+        if part.next == 0 || r > 0 {
+            chains = tile::<S, E, MR, NV>(s, n, weights, v, chains);
         } else {
-            tile::<S, E, MR, NV, false>(s, n, weights, v, 0, zero(s))
-        };
+            // This tile's share of the values that are read next, a row at a time.
+            let share = n * c / place.cols..n * (c + NV * S::LANES) / place.cols;
+            let (step, mut t) = (n / share.len().max(1), 0);
+            for row in share {
+                ask(s, start.wrapping_add(row * v.row_stride + part.next), place.cols);
+                chains = tile::<S, E, MR, NV>(s, step, weights.at(0, t), v.at(t, 0), chains);
+                t += step;
+            }
+            chains = tile::<S, E, MR, NV>(s, n - t, weights.at(0, t), v.at(t, 0), chains);
+        }
         for (i, row) in chains.iter().enumerate() {
             let factor = s.splat(*part.x.factor.add(r + i));
             for (n, &chain) in row.iter().enumerate() {

@@ -67,19 +67,17 @@ impl<E: Elem> Panels<E> {
 pub type Acc<V, const MR: usize, const NV: usize> = [[V; NV]; MR];
 
 /// `acc[i] += Σ_k a(i, k) b(k)` over `k` in order, one chain of fused steps for each element: what
-/// `k` was cut into, and which operand was packed, leaves the same bits. With `AHEAD`, each step also
-/// asks for the memory `ahead` elements behind what it reads of `b`.
+/// `k` was cut into, and which operand was packed, leaves the same bits.
 ///
 /// # Safety
 /// - `a` is valid for reading `MR` rows of `k` elements.
 /// - `b` is valid for reading `k` rows of `NV` vectors.
 #[inline(always)]
-pub unsafe fn tile<S: Simd, E: Elem, const MR: usize, const NV: usize, const AHEAD: bool>(
+pub unsafe fn tile<S: Simd, E: Elem, const MR: usize, const NV: usize>(
     s: S,
     k: usize,
     a: Rows,
     b: Panels<E>,
-    ahead: usize,
     mut acc: Acc<S::V, MR, NV>,
 ) -> Acc<S::V, MR, NV> {
     let vector_stride = b.vector_stride::<S>();
@@ -102,16 +100,19 @@ pub unsafe fn tile<S: Simd, E: Elem, const MR: usize, const NV: usize, const AHE
                 *sum = s.fma(x, vector, *sum);
             }
         }
-        if AHEAD {
-            for offset in (0..NV * S::LANES).step_by(LINE / size_of::<E>()) {
-                s.prefetch(b_row.wrapping_add(ahead).wrapping_add(offset));
-            }
-        }
         at += a.col_stride;
         // Past the last step this may point outside; it is not read there.
         b_row = b_row.wrapping_add(b.row_stride);
     }
     acc
+}
+
+/// Asks for the cache lines of `len` elements at `p`; any address is allowed.
+#[inline(always)]
+pub fn ask<S: Simd, E: Elem>(s: S, p: *const E, len: usize) {
+    for offset in (0..len).step_by(LINE / size_of::<E>()) {
+        s.prefetch(p.wrapping_add(offset));
+    }
 }
 
 /// Zeroed accumulators.

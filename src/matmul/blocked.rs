@@ -297,7 +297,7 @@ unsafe fn tiles_in_region<S: Simd, E: Elem>(
                 with_rows!(S, rows, MR => {
                     // SAFETY: the tile is inside the block; columns beyond `n` are padding of the panel.
                     unsafe {
-                        let acc = tile::<S, E, MR, NV, false>(s, k, a.at(ir, 0), b.at(0, jr), 0, zero(s));
+                        let acc = tile::<S, E, MR, NV>(s, k, a.at(ir, 0), b.at(0, jr), zero(s));
                         store.put(s, acc, at.0 + ir, at.1 + jr, cols);
                     }
                 });

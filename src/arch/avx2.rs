@@ -48,7 +48,7 @@ unsafe fn two_quads(low: *const u16, high: *const u16) -> __m128i {
 #[inline(always)]
 fn opaque<T>(mut p: *const T) -> *const T {
     // SAFETY: no instruction at all.
-    unsafe { core::arch::asm!("/* {0} */", inout(reg) p, options(pure, nomem, nostack, preserves_flags)) };
+    unsafe { core::arch::asm!("/* {0} */", inout(reg) p, options(pure, readonly, nostack, preserves_flags)) };
     p
 }
 

@@ -77,7 +77,9 @@ pub unsafe fn scores<S: Simd>(
 
 /// Two times [`FEATURES`] features of two vectors of keys: no vector of them spans two cache lines.
 #[repr(align(64))]
-struct Turned([f32; 2 * FEATURES * 2 * MAX_LANES]);
+struct Turned {
+    _floats: [f32; 2 * FEATURES * 2 * MAX_LANES],
+}
 
 /// `scores[r * BLOCK + skip + j] = q[r] · keys[j]`.
 ///

@@ -75,7 +75,7 @@ impl Panel<'_> {
     /// Each head alone, with its part of the scratch.
     fn each<'a>(&'a self, x: &'a Scratch) -> impl Iterator<Item = (Panel<'a>, Scratch)> {
         (0..self.heads).map(|h| {
-            let x = if h == 0 { *x } else { x.from_row(h * self.rows) };
+            let x = if h == 0 { *x } else { x.at_row(h * self.rows) };
             (Panel { kv_head: self.kv_head + h, heads: 1, ..*self }, x)
         })
     }
@@ -86,7 +86,7 @@ impl Panel<'_> {
         if h + 1 < self.heads {
             heads.head_stride
         } else if start + 2 * len <= self.end {
-            (len * heads.token_stride).wrapping_sub(h * heads.head_stride)
+            len.wrapping_mul(heads.token_stride).wrapping_sub(h.wrapping_mul(heads.head_stride))
         } else {
             0
         }

@@ -9,8 +9,8 @@ use super::scratch::Scratch;
 use crate::elem::{Kind, by_kind};
 use crate::kernel::exp::exp_weight;
 use crate::kernel::pack::{Columns, Grid, pack, turn};
-use crate::kernel::softmax::{CHAINS, columns};
-use crate::kernel::tile::{PANEL_COLS, Panels, Rows, tile, with_rows, with_vectors, zero};
+use crate::kernel::softmax::{BLOCK, CHAINS, columns};
+use crate::kernel::tile::{PANEL_COLS, Panels, Rows, ask, tile, with_rows, with_vectors, zero};
 use crate::simd::Simd;
 
 /// Writes the panel's queries, times the scale, to the scratch; lanes without a row are zero.
@@ -46,6 +46,7 @@ pub unsafe fn load_q<S: Simd>(s: S, panel: &Panel, x: &Scratch) {
 #[inline(never)]
 pub unsafe fn scores<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
     let k = panel.p.k.head(panel.kv_head);
+    let v = panel.p.v.head(panel.kv_head);
     let lanes = panel.rows.next_multiple_of(S::LANES);
     // Lanes without a row follow the last one.
     if block.partial {
@@ -65,6 +66,15 @@ pub unsafe fn scores<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
             let mut t = block.from;
             while t < block.to {
                 let n = (block.to - t).min(S::MR);
+                // Rows far apart come from farther memory each time: these values, and the next keys.
+                for row in block.start + t..block.start + t + n {
+                    if v.row_stride != v.cols {
+                        by_kind!(v.kind, E => ask(s, v.at::<E>(row, 0).cast_const(), v.cols));
+                    }
+                    if k.row_stride != k.cols && row + BLOCK < panel.end {
+                        by_kind!(k.kind, E => ask(s, k.at::<E>(row + BLOCK, 0).cast_const(), k.cols));
+                    }
+                }
                 // SAFETY: rows `t..t + n` of the block are inside K and fit the strip.
                 unsafe {
                     let rows = if k.kind == Kind::F32 {

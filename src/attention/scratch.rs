@@ -5,32 +5,18 @@ use crate::simd::{MAX_LANES, Simd};
 
 use super::partial::CHUNK;
 
+/// Whether any tier of this target has vectors.
+const VECTORS: bool = cfg!(any(
+    target_feature = "sse2",
+    all(target_arch = "aarch64", target_feature = "neon"),
+    target_feature = "simd128"
+));
 /// Rows of the largest panel of any tier of this target.
-#[cfg(any(
-    target_feature = "sse2",
-    all(target_arch = "aarch64", target_feature = "neon"),
-    target_feature = "simd128"
-))]
-const MAX_PANEL: usize = 48;
-#[cfg(not(any(
-    target_feature = "sse2",
-    all(target_arch = "aarch64", target_feature = "neon"),
-    target_feature = "simd128"
-)))]
-const MAX_PANEL: usize = 4;
+const MAX_PANEL: usize = if VECTORS { 48 } else { 4 };
 /// What rows of values are rounded up to, so that whole vectors fit.
-#[cfg(any(
-    target_feature = "sse2",
-    all(target_arch = "aarch64", target_feature = "neon"),
-    target_feature = "simd128"
-))]
-const WIDTH: usize = MAX_LANES;
-#[cfg(not(any(
-    target_feature = "sse2",
-    all(target_arch = "aarch64", target_feature = "neon"),
-    target_feature = "simd128"
-)))]
-const WIDTH: usize = 4;
+const WIDTH: usize = if VECTORS { MAX_LANES } else { 4 };
+/// Values that are copied: scalar lanes read them all in place.
+const COPIED: usize = if VECTORS { BLOCK } else { 0 };
 /// Rows of the largest tile of any tier.
 const MAX_MR: usize = 8;
 /// Arrays of one float a row: `m`, `l`, their totals, the new maxima, the factors, and each row's keys.
@@ -48,8 +34,8 @@ pub struct Scratch {
     pub scores: *mut f32,
     /// A tile's rows of K, widened.
     pub k_rows: *mut f32,
-    /// The last columns of V that fill no vector: `[BLOCK][LANES]`.
-    pub v_tail: *mut f32,
+    /// A block's values where they are not read in place: `[BLOCK][width]`. Scalar lanes always do.
+    pub values: *mut f32,
     /// Weighted values of the chunk and of the chunks before: `[rows][width]`.
     pub acc: *mut f32,
     pub total_acc: *mut f32,
@@ -75,9 +61,9 @@ const fn round_up(n: usize, to: usize) -> usize {
 /// `f32`s of scratch; `usize::MAX` if that is more than fits.
 pub const fn scratch_len(kv_len: usize, head_dim: usize, v_head_dim: usize) -> usize {
     let accs = if kv_len > CHUNK { 2 } else { 1 };
-    let values = round_up(v_head_dim, WIDTH).saturating_mul(MAX_PANEL * accs);
+    let values = round_up(v_head_dim, WIDTH).saturating_mul(MAX_PANEL * accs + COPIED);
     let queries = head_dim.saturating_mul(MAX_PANEL + MAX_MR);
-    let fixed = ALIGN + MAX_PANEL * (BLOCK + ROW_ARRAYS) + BLOCK * WIDTH;
+    let fixed = ALIGN + MAX_PANEL * (BLOCK + ROW_ARRAYS);
     values.saturating_add(queries).saturating_add(fixed)
 }
 
@@ -105,7 +91,7 @@ impl Scratch {
         let [m, l, total_m, total_l, top, factor, from, to] =
             [row(), row(), row(), row(), row(), row(), row(), row()];
         let scores = take(BLOCK * S::PANEL);
-        let v_tail = take(BLOCK * WIDTH);
+        let values = take(COPIED * width);
         let q = take(head_dim * S::PANEL);
         let k_rows = take(head_dim * MAX_MR);
         let acc = take(width * S::PANEL);
@@ -115,7 +101,7 @@ impl Scratch {
             head_dim,
             scores,
             k_rows,
-            v_tail,
+            values,
             acc,
             total_acc,
             width,
@@ -131,7 +117,7 @@ impl Scratch {
     }
 
     /// The same from row `r` on, for rows that do not lie in lanes.
-    pub fn from_row(&self, r: usize) -> Scratch {
+    pub fn at_row(&self, r: usize) -> Scratch {
         let row = |array: *mut f32| array.wrapping_add(r);
         Scratch {
             q: self.q.wrapping_add(r * self.head_dim),

@@ -2,7 +2,7 @@
 
 use super::panel::{Block, Panel};
 use super::scratch::Scratch;
-use crate::elem::{Elem, by_kind};
+use crate::elem::{Elem, Kind, by_kind};
 use crate::kernel::pack::{Grid, pack};
 use crate::kernel::softmax::BLOCK;
 use crate::kernel::tile::{PANEL_COLS, Panels, Rows, ask, tile, with_rows, with_vectors, zero};
@@ -26,34 +26,32 @@ pub unsafe fn clear(x: &Scratch, rows: usize) {
 pub unsafe fn apply<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block, next: usize) {
     let v = panel.p.v.head(panel.kv_head);
     let keys = v.block(block.start, 0, (block.start + block.to).min(v.rows) - block.start, v.cols);
-    let whole = v.cols - v.cols % S::LANES;
     let weights = if panel.in_lanes {
         Rows { ptr: x.scores, row_stride: 1, col_stride: S::PANEL }
     } else {
         Rows { ptr: x.scores, row_stride: BLOCK, col_stride: 1 }
     };
-    let tail = Panels { ptr: x.v_tail.cast_const(), row_stride: S::LANES, panel_stride: PANEL_COLS };
+    // Many rows read each value several times: widened and side by side it costs them less. The last
+    // columns must fill a vector.
+    let v_cols = v.cols.next_multiple_of(S::LANES);
+    let ragged = !v.cols.is_multiple_of(S::LANES);
+    let copied =
+        ragged || (panel.in_lanes && S::LANES > 1 && (v.kind != Kind::F32 || v.row_stride != v.cols));
     // SAFETY: as the caller promises.
     unsafe {
-        if whole < v.cols {
-            let seen = keys.block(block.from, whole, block.to - block.from, v.cols - whole);
-            pack(
-                s,
-                seen,
-                Grid { dst: x.v_tail.add(block.from * S::LANES), stride: S::LANES, width: S::LANES },
-            );
-        }
         // An unseen key's weight is 0, but 0 x NaN is not.
         let careful = block.partial && !all_finite(s, keys, block);
         let part = Part { x, rows: panel.rows, block, careful, weights, next };
-        if whole > 0 {
+        if copied {
+            let seen = keys.block(block.from, 0, block.to - block.from, v.cols);
+            pack(s, seen, Grid { dst: x.values.add(block.from * x.width), stride: x.width, width: x.width });
+            let v = Panels { ptr: x.values.cast_const(), row_stride: x.width, panel_stride: PANEL_COLS };
+            strips(s, Part { next: 0, ..part }, v, v_cols);
+        } else {
             by_kind!(v.kind, E => {
                 let v = Panels { ptr: keys.at::<E>(0, 0).cast_const(), row_stride: v.row_stride, panel_stride: PANEL_COLS };
-                strips(s, part, v, whole, 0);
+                strips(s, part, v, v_cols);
             });
-        }
-        if whole < v.cols {
-            strips(s, Part { next: 0, ..part }, tail, S::LANES, whole);
         }
     }
 }
@@ -71,9 +69,9 @@ struct Part<'a> {
     next: usize,
 }
 
-/// `cols` columns of V, whole vectors, into columns `at..` of the accumulators.
+/// `cols` columns of V, whole vectors.
 #[inline(never)]
-unsafe fn strips<S: Simd, E: Elem>(s: S, part: Part, v: Panels<E>, cols: usize, at: usize) {
+unsafe fn strips<S: Simd, E: Elem>(s: S, part: Part, v: Panels<E>, cols: usize) {
     s.vectorize(
         #[inline(always)]
         || {
@@ -88,7 +86,7 @@ unsafe fn strips<S: Simd, E: Elem>(s: S, part: Part, v: Panels<E>, cols: usize, 
                 }
                 if keys.0 < keys.1 || part.block.first {
                     // SAFETY: as the caller promises.
-                    unsafe { strip(s, part, (r, n), keys, v, cols, at) };
+                    unsafe { strip(s, part, (r, n), keys, v, cols) };
                 }
                 r += n;
             }
@@ -105,9 +103,8 @@ unsafe fn strip<S: Simd, E: Elem>(
     keys: (usize, usize),
     v: Panels<E>,
     cols: usize,
-    at: usize,
 ) {
-    let place = Place { part, r: rows.0, keys, at, cols };
+    let place = Place { part, r: rows.0, keys, cols };
     // SAFETY: as the caller promises. One or two rows alone have too few chains for the multipliers'
     // latency: they take more columns.
     unsafe {
@@ -127,13 +124,12 @@ unsafe fn strip<S: Simd, E: Elem>(
     }
 }
 
-/// Where a strip of tiles lies: its first row, its keys and its first column.
+/// Where a strip of tiles lies: its first row, its keys, and all columns.
 #[derive(Clone, Copy)]
 struct Place<'a> {
     part: Part<'a>,
     r: usize,
     keys: (usize, usize),
-    at: usize,
     cols: usize,
 }
 
@@ -176,7 +172,7 @@ unsafe fn columns<S: Simd, E: Elem, const MR: usize, const NV: usize>(
             let share = n * c / place.cols..n * (c + NV * S::LANES) / place.cols;
             let (step, mut t) = (n / share.len().max(1), 0);
             for row in share {
-                ask(s, start.wrapping_add(row * v.row_stride + part.next), place.cols);
+                ask(s, start.wrapping_add(row * v.row_stride).wrapping_add(part.next), place.cols);
                 chains = tile::<S, E, MR, NV>(s, step, weights.at(0, t), v.at(t, 0), chains);
                 t += step;
             }
@@ -185,7 +181,7 @@ unsafe fn columns<S: Simd, E: Elem, const MR: usize, const NV: usize>(
         for (i, row) in chains.iter().enumerate() {
             let factor = s.splat(*part.x.factor.add(r + i));
             for (n, &chain) in row.iter().enumerate() {
-                let acc = part.x.acc.add((r + i) * part.x.width + place.at + c + n * S::LANES);
+                let acc = part.x.acc.add((r + i) * part.x.width + c + n * S::LANES);
                 s.store(acc, if part.block.first { chain } else { s.fma(s.load(acc), factor, chain) });
             }
         }

@@ -105,6 +105,7 @@ unsafe fn products<S: Simd, E: Elem, const ROWS: usize>(
         unsafe { tile::<S, f32, ROWS, 2>(s, n, q, turned, acc) }
     };
     let mut acc = zero::<S, ROWS, 2>(s);
+    let mut asked = 0;
     let whole = if keys.rows == width { d - d % FEATURES } else { 0 };
     // SAFETY: features of the keys; each half of the buffer has room for `FEATURES` of a whole group.
     unsafe {
@@ -113,8 +114,9 @@ unsafe fn products<S: Simd, E: Elem, const ROWS: usize>(
         }
         for f in (0..whole).step_by(FEATURES) {
             if next != 0 {
-                for j in f * width / d..(f + FEATURES) * width / d {
-                    ask(s, keys.at::<E>(j, 0).cast_const().wrapping_add(next), d);
+                while asked * d < (f + FEATURES) * width {
+                    ask(s, keys.at::<E>(asked, 0).cast_const().wrapping_add(next), d);
+                    asked += 1;
                 }
             }
             if f + FEATURES < whole {

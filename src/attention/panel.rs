@@ -42,7 +42,7 @@ pub unsafe fn heads<S: Simd>(s: S, p: &Problem, kv_head: usize, scratch: *mut f3
     // SAFETY: as the caller promises.
     let x = unsafe { Scratch::cut(s, scratch, p.k.len, p.q.head_dim, p.v.head_dim) };
     let in_lanes = S::LANES == 1 || rows > DECODE_ROWS;
-    let heads = if in_lanes { 1 } else { (S::PANEL / rows).min(p.k.n_heads - kv_head) };
+    let heads = if in_lanes { 1 } else { S::PANEL.checked_div(rows).unwrap_or(1).min(p.k.n_heads - kv_head) };
     for first in (0..rows).step_by(S::PANEL) {
         let rows = (rows - first).min(S::PANEL);
         let end = p.mask.seen((first + rows - 1) / p.group).end;
@@ -158,12 +158,12 @@ impl Panel<'_> {
         // Both ends grow with the row: the last row starts latest, the first one ends earliest.
         let partial = within(late.start) > from || within(early.end) < to;
         if partial {
-            for r in 0..self.heads * self.rows {
-                let seen = self.seen(r % self.rows);
+            for (r, to) in (0..self.heads).flat_map(|h| (0..self.rows).map(move |r| (r, h * self.rows + r))) {
+                let seen = self.seen(r);
                 // SAFETY: the arrays have room for the panel's rows.
                 unsafe {
-                    *x.from.add(r) = within(seen.start) as f32;
-                    *x.to.add(r) = within(seen.end) as f32;
+                    *x.from.add(to) = within(seen.start) as f32;
+                    *x.to.add(to) = within(seen.end) as f32;
                 }
             }
         }

@@ -124,7 +124,16 @@ fn queries_split_anywhere_have_the_same_bits() {
 
 #[test]
 fn heads_split_anywhere_have_the_same_bits() {
-    for shape in shapes(4, 5) {
+    // Decode steps of more rows than share a panel, over more keys than a chunk.
+    let many = [Order::TokenMajor, Order::HeadMajor].map(|order| Shape {
+        n_kv_heads: 20,
+        group: 3,
+        v_head_dim: 16,
+        orders: [order; 4],
+        causal: Causal::BottomRight,
+        ..Shape::plain(1, 1100, 24, 9)
+    });
+    for shape in shapes(4, 5).chain(many) {
         let lookup = shape.lookup();
         for tier in tiers() {
             let whole = lookup.run(tier);

@@ -52,6 +52,12 @@ fn opaque<T>(mut p: *const T) -> *const T {
     p
 }
 
+/// Where rows 0 to 3 and rows 4 to 7 begin.
+#[inline(always)]
+fn fours<T>(p: *const T, stride: usize) -> [*const T; 2] {
+    [opaque(p), opaque(p.wrapping_add(4 * stride))]
+}
+
 /// Vector `i` holds four columns of row `i` and, in its upper half, of row `i + 4`: 8 shuffles turn
 /// them into four columns of eight rows.
 #[inline(always)]
@@ -128,7 +134,7 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     unsafe fn load_columns(self, p: *const f32, stride: usize) -> [__m256; 4] {
-        let (p, high) = (opaque(p), opaque(p.wrapping_add(4 * stride)));
+        let [p, high] = fours(p, stride);
         transpose_halves([0, 1, 2, 3].map(|i| {
             avx2!({
                 let low = _mm256_castps128_ps256(_mm_loadu_ps(p.add(i * stride)));
@@ -138,14 +144,14 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     unsafe fn load_columns_f16(self, p: *const u16, stride: usize) -> [__m256; 4] {
-        let (p, high) = (opaque(p), opaque(p.wrapping_add(4 * stride)));
+        let [p, high] = fours(p, stride);
         transpose_halves(
             [0, 1, 2, 3].map(|i| avx2!(_mm256_cvtph_ps(two_quads(p.add(i * stride), high.add(i * stride))))),
         )
     }
     #[inline(always)]
     unsafe fn load_columns_bf16(self, p: *const u16, stride: usize) -> [__m256; 4] {
-        let (p, high) = (opaque(p), opaque(p.wrapping_add(4 * stride)));
+        let [p, high] = fours(p, stride);
         transpose_halves(
             [0, 1, 2, 3].map(|i| avx2!(widen_bf16(two_quads(p.add(i * stride), high.add(i * stride))))),
         )

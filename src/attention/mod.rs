@@ -19,7 +19,7 @@ use mask::Mask;
 /// `f32`s of scratch for [`Attention::run`] of these sizes, for any number of heads and any types;
 /// `usize::MAX` if that is more than fits.
 pub const fn attention_scratch_len(q_len: usize, kv_len: usize, head_dim: usize, v_head_dim: usize) -> usize {
-    if q_len == 0 { 0 } else { scratch::scratch_len(kv_len, head_dim, v_head_dim) }
+    if q_len == 0 { 0 } else { scratch::scratch_len(q_len, kv_len, head_dim, v_head_dim) }
 }
 
 /// Attention with its options: `out = softmax(scale·Q Kᵀ) V` for each head.

@@ -9,7 +9,7 @@
 //! The rows of a panel are the queries of all heads that share a key head, so K and V are read once.
 
 use super::partial::{self, CHUNK};
-use super::scratch::Scratch;
+use super::scratch::{MAX_PANELS, Scratch, panels};
 use super::{Problem, decode, prefill, values};
 use crate::kernel::softmax::BLOCK;
 use crate::simd::Simd;
@@ -30,27 +30,65 @@ pub struct Block {
     pub partial: bool,
     /// The first block of its chunk.
     pub first: bool,
+    /// Keys that this panel brings into the scratch, for the panels after it too: `(from, to)`.
+    pub bring: (usize, usize),
 }
 
-/// All rows of key head `kv_head`, a panel at a time; with few rows, also those of the heads after it
-/// that fit the same panel. Returns how many heads these are.
+/// All rows of key head `kv_head`, some panels at a time; with few rows, also those of the heads after
+/// it that fit the same panel. Returns how many heads these are.
 ///
 /// # Safety
 /// - `p` is a checked problem, `scratch` has the length it asks for.
 pub unsafe fn heads<S: Simd>(s: S, p: &Problem, kv_head: usize, scratch: *mut f32) -> usize {
     let rows = p.q.len * p.group.get();
     // SAFETY: as the caller promises.
-    let x = unsafe { Scratch::cut(s, scratch, p.k.len, p.q.head_dim, p.v.head_dim) };
+    let x = unsafe { Scratch::cut(s, scratch, p) };
+    let panels = panels(p.q.len);
     let in_lanes = S::LANES == 1 || rows > DECODE_ROWS;
     let heads = if in_lanes { 1 } else { S::PANEL.checked_div(rows).unwrap_or(1).min(p.k.n_heads - kv_head) };
-    for first in (0..rows).step_by(S::PANEL) {
-        let rows = (rows - first).min(S::PANEL);
-        let end = p.mask.seen((first + rows - 1) / p.group).end;
-        let panel = Panel { p, kv_head, heads, first, rows, in_lanes, end };
+    for first in (0..rows).step_by(panels.max(1) * S::PANEL) {
+        let count = (rows - first).div_ceil(S::PANEL).min(panels);
+        let mut runs: [Run; MAX_PANELS] = core::array::from_fn(|i| {
+            let (first, x) = (first + i * S::PANEL, x.panel(s, i));
+            let rows = rows.saturating_sub(first).min(S::PANEL);
+            let seen =
+                p.mask.seen(first / p.group).start..p.mask.seen((first + rows.max(1) - 1) / p.group).end;
+            let panel = Panel { p, kv_head, heads, first, rows, in_lanes, end: seen.end };
+            Run { panel, x, start: seen.start, merged: false, fresh: true }
+        });
         // SAFETY: as the caller promises.
-        unsafe { panel.run(s, x) };
+        unsafe { together(s, runs.get_mut(..count).unwrap_or_default()) };
     }
     heads
+}
+
+/// Panels of one key head, each block of keys by all of them before the next block.
+unsafe fn together<S: Simd>(s: S, runs: &mut [Run]) {
+    let lowest = runs.first().map_or(0, |run| run.start);
+    let end = runs.last().map_or(0, |run| run.panel.end);
+    // SAFETY: the scratch has room for the panels; blocks lie inside K and V.
+    unsafe {
+        for run in &mut *runs {
+            run.open(s);
+        }
+        for start in (lowest - lowest % BLOCK..end).step_by(BLOCK) {
+            let mut bring = (within(start, lowest), within(start, end));
+            for run in &mut *runs {
+                if run.start < start + BLOCK && start < run.panel.end {
+                    run.block(s, start, bring);
+                    bring = (0, 0);
+                }
+            }
+        }
+        for run in runs {
+            run.close(s);
+        }
+    }
+}
+
+/// `key` relative to the block at `start`, within it.
+fn within(start: usize, key: usize) -> usize {
+    key.saturating_sub(start).min(BLOCK)
 }
 
 /// Rows `first..first + rows` of each of some key heads.
@@ -91,82 +129,105 @@ impl Panel<'_> {
             0
         }
     }
+}
 
-    unsafe fn run<S: Simd>(&self, s: S, mut x: Scratch) {
-        let first = self.seen(0);
-        // SAFETY: the scratch has room for the panel; blocks lie inside K and V.
+/// A panel on its way through the keys.
+struct Run<'a> {
+    panel: Panel<'a>,
+    x: Scratch,
+    /// The first key that some row sees.
+    start: usize,
+    /// The total holds the chunks before.
+    merged: bool,
+    /// The chunk holds nothing yet.
+    fresh: bool,
+}
+
+impl Run<'_> {
+    unsafe fn open<S: Simd>(&self, s: S) {
+        // SAFETY: as the caller promises.
         unsafe {
-            for (head, x) in self.each(&x) {
-                if self.in_lanes { prefill::load_q(s, &head, &x) } else { decode::load_q(s, &head, &x) }
+            for (head, x) in self.panel.each(&self.x) {
+                if head.in_lanes { prefill::load_q(s, &head, &x) } else { decode::load_q(s, &head, &x) }
             }
-            let (mut merged, mut fresh) = (false, true);
-            partial::start(&x, S::PANEL);
-            let mut start = first.start - first.start % BLOCK;
-            while start < self.end {
-                if start.is_multiple_of(CHUNK) && !fresh {
-                    self.close_chunk(s, &mut x, &mut merged);
-                    partial::start(&x, S::PANEL);
-                    fresh = true;
-                }
-                let block = self.block(&x, start, first.start, fresh);
-                if self.in_lanes {
-                    prefill::scores(s, self, &x, block)
-                } else {
-                    // All heads' part of a few keys before the next keys: memory with tokens outermost
-                    // is then read in order.
-                    for keys in decode::groups::<S>(block) {
-                        for (h, (head, x)) in self.each(&x).enumerate() {
-                            let next = self.next(&self.p.k, h, start + keys.start, keys.len());
-                            decode::scores(s, &head, &x, block, keys.clone(), next);
-                        }
+            partial::start(&self.x, S::PANEL);
+        }
+    }
+
+    unsafe fn block<S: Simd>(&mut self, s: S, start: usize, bring: (usize, usize)) {
+        // SAFETY: as the caller promises.
+        unsafe {
+            if start.is_multiple_of(CHUNK) && !self.fresh {
+                self.close_chunk(s);
+                partial::start(&self.x, S::PANEL);
+                self.fresh = true;
+            }
+            let block = Block { bring, ..self.block_at(start) };
+            let (panel, x) = (&self.panel, &self.x);
+            if panel.in_lanes {
+                prefill::scores(s, panel, x, block);
+            } else {
+                // All heads' part of a few keys before the next keys: memory with tokens outermost
+                // is then read in order.
+                for keys in decode::groups::<S>(block) {
+                    for (h, (head, x)) in panel.each(x).enumerate() {
+                        let next = panel.next(&panel.p.k, h, start + keys.start, keys.len());
+                        decode::scores(s, &head, &x, block, keys.clone(), next);
                     }
-                    decode::weights(s, &x, block, self.heads * self.rows);
                 }
-                for (h, (head, x)) in self.each(&x).enumerate() {
-                    let next = if self.in_lanes { 0 } else { self.next(&self.p.v, h, start, BLOCK) };
-                    values::apply(s, &head, &x, block, next);
-                }
-                fresh = false;
-                start += BLOCK;
+                decode::weights(s, x, block, panel.heads * panel.rows);
             }
-            if fresh {
+            for (h, (head, x)) in panel.each(x).enumerate() {
+                let next = if panel.in_lanes { 0 } else { panel.next(&panel.p.v, h, start, BLOCK) };
+                values::apply(s, &head, &x, block, next);
+            }
+        }
+        self.fresh = false;
+    }
+
+    unsafe fn close<S: Simd>(&mut self, s: S) {
+        // SAFETY: as the caller promises.
+        unsafe {
+            if self.fresh {
                 // No row sees any key.
-                values::clear(&x, self.heads * self.rows);
+                values::clear(&self.x, self.panel.heads * self.panel.rows);
             }
-            self.close_chunk(s, &mut x, &mut merged);
-            for (head, x) in self.each(&x) {
-                partial::finish(s, self.p, &x, head.kv_head, self.first, self.rows);
+            self.close_chunk(s);
+            for (head, x) in self.panel.each(&self.x) {
+                partial::finish(s, head.p, &x, head.kv_head, head.first, head.rows);
             }
         }
     }
 
-    unsafe fn close_chunk<S: Simd>(&self, s: S, x: &mut Scratch, merged: &mut bool) {
-        if *merged {
+    unsafe fn close_chunk<S: Simd>(&mut self, s: S) {
+        if self.merged {
             // SAFETY: both states hold the panel's rows.
-            unsafe { partial::merge(s, x, self.heads * self.rows) };
+            unsafe { partial::merge(s, &self.x, self.panel.heads * self.panel.rows) };
         } else {
-            partial::begin_total(x);
-            *merged = true;
+            partial::begin_total(&mut self.x);
+            self.merged = true;
         }
     }
 
     /// The block at `start`, with each row's own keys if they differ.
-    unsafe fn block(&self, x: &Scratch, start: usize, lowest: usize, first: bool) -> Block {
-        let within = |key: usize| key.saturating_sub(start).min(BLOCK);
-        let (from, to) = (within(lowest), within(self.end));
-        let (early, late) = (self.seen(0), self.seen(self.rows - 1));
+    unsafe fn block_at(&self, start: usize) -> Block {
+        let panel = &self.panel;
+        let (from, to) = (within(start, self.start), within(start, panel.end));
+        let (early, late) = (panel.seen(0), panel.seen(panel.rows - 1));
         // Both ends grow with the row: the last row starts latest, the first one ends earliest.
-        let partial = within(late.start) > from || within(early.end) < to;
+        let partial = within(start, late.start) > from || within(start, early.end) < to;
         if partial {
-            for (r, to) in (0..self.heads).flat_map(|h| (0..self.rows).map(move |r| (r, h * self.rows + r))) {
-                let seen = self.seen(r);
+            for (r, to) in
+                (0..panel.heads).flat_map(|h| (0..panel.rows).map(move |r| (r, h * panel.rows + r)))
+            {
+                let seen = panel.seen(r);
                 // SAFETY: the arrays have room for the panel's rows.
                 unsafe {
-                    *x.from.add(to) = within(seen.start) as f32;
-                    *x.to.add(to) = within(seen.end) as f32;
+                    *self.x.from.add(to) = within(start, seen.start) as f32;
+                    *self.x.to.add(to) = within(start, seen.end) as f32;
                 }
             }
         }
-        Block { start, from, to, partial, first }
+        Block { start, from, to, partial, first: self.fresh, bring: (from, to) }
     }
 }

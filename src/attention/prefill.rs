@@ -32,6 +32,9 @@ pub unsafe fn load_q<S: Simd>(s: S, panel: &Panel, x: &Scratch) {
                 let scale = s.splat(p.scale);
                 let size = Columns { len: d, count: panel.rows, apart };
                 let to = Grid { dst: x.q, stride: S::PANEL, width };
+                for (query, head) in p.rows(panel.kv_head, panel.first).take(panel.rows) {
+                    ask(s, p.q.head(head).at::<E>(query, 0).cast_const(), d);
+                }
                 // SAFETY: as the caller promises.
                 unsafe { turn(s, size, columns, |v| s.mul(v, scale), to) };
             });
@@ -60,35 +63,45 @@ pub unsafe fn scores<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
     }
     // SAFETY: the row arrays do not overlap.
     unsafe { core::ptr::copy_nonoverlapping(x.m, x.top, lanes) };
+    // The tile broadcasts single floats.
+    let copied = k.kind != Kind::F32;
+    let copy = |t: usize, n: usize, to: usize| {
+        let to = Grid { dst: x.keys.wrapping_add(to * k.cols), stride: k.cols, width: k.cols };
+        // SAFETY: rows `t..t + n` of the block are inside K, and the scratch has room for them.
+        unsafe { pack(s, k.block(block.start + t, 0, n, k.cols), to) };
+    };
+    let (bring, end) = block.bring;
+    if copied && S::LANES > 1 && bring < end {
+        copy(bring, end - bring, bring);
+    }
     s.vectorize(
         #[inline(always)]
         || {
             let mut t = block.from;
             while t < block.to {
                 let n = (block.to - t).min(S::MR);
-                // Rows far apart come from farther memory each time: these values, and the next keys.
-                for row in block.start + t..block.start + t + n {
-                    if v.row_stride != v.cols {
-                        by_kind!(v.kind, E => ask(s, v.at::<E>(row, 0).cast_const(), v.cols));
-                    }
-                    if k.row_stride != k.cols && row + BLOCK < panel.end {
-                        by_kind!(k.kind, E => ask(s, k.at::<E>(row + BLOCK, 0).cast_const(), k.cols));
+                if bring < end {
+                    // Rows far apart come from farther memory each time: these values, and the next keys.
+                    for row in block.start + t..block.start + t + n {
+                        if v.row_stride != v.cols {
+                            by_kind!(v.kind, E => ask(s, v.at::<E>(row, 0).cast_const(), v.cols));
+                        }
+                        if k.row_stride != k.cols && row + BLOCK < panel.end {
+                            by_kind!(k.kind, E => ask(s, k.at::<E>(row + BLOCK, 0).cast_const(), k.cols));
+                        }
                     }
                 }
-                // SAFETY: rows `t..t + n` of the block are inside K and fit the strip.
-                unsafe {
-                    let rows = if k.kind == Kind::F32 {
-                        Rows { ptr: k.at(block.start + t, 0), row_stride: k.row_stride, col_stride: 1 }
-                    } else {
-                        pack(
-                            s,
-                            k.block(block.start + t, 0, n, k.cols),
-                            Grid { dst: x.k_rows, stride: k.cols, width: k.cols },
-                        );
-                        Rows { ptr: x.k_rows, row_stride: k.cols, col_stride: 1 }
-                    };
-                    strip(s, x, block, lanes, (t, n, k.cols), rows);
-                }
+                let rows = if copied {
+                    let at = if S::LANES > 1 { t } else { 0 };
+                    if S::LANES == 1 {
+                        copy(t, n, 0);
+                    }
+                    Rows { ptr: x.keys.wrapping_add(at * k.cols), row_stride: k.cols, col_stride: 1 }
+                } else {
+                    Rows { ptr: k.at(block.start + t, 0), row_stride: k.row_stride, col_stride: 1 }
+                };
+                // SAFETY: rows `t..t + n` of the block.
+                unsafe { strip(s, x, block, lanes, (t, n, k.cols), rows) };
                 t += n;
             }
             // SAFETY: as the caller promises.

@@ -3,6 +3,7 @@
 use crate::kernel::softmax::BLOCK;
 use crate::simd::{MAX_LANES, Simd};
 
+use super::Problem;
 use super::partial::CHUNK;
 
 /// Whether any tier of this target has vectors.
@@ -13,18 +14,21 @@ const VECTORS: bool = cfg!(any(
 ));
 /// Rows of the largest panel of any tier of this target.
 const MAX_PANEL: usize = if VECTORS { 48 } else { 4 };
+/// Most panels that take a block of keys together.
+pub const MAX_PANELS: usize = if VECTORS { 4 } else { 1 };
 /// What rows of values are rounded up to, so that whole vectors fit.
 const WIDTH: usize = if VECTORS { MAX_LANES } else { 4 };
 /// Values that are copied: scalar lanes read them all in place.
 const COPIED: usize = if VECTORS { BLOCK } else { 0 };
-/// Rows of the largest tile of any tier.
-const MAX_MR: usize = 8;
+/// Keys that are copied: scalar lanes widen those of a tile.
+const COPIED_KEYS: usize = if VECTORS { BLOCK } else { 4 };
 /// Arrays of one float a row: `m`, `l`, their totals, the new maxima, the factors, and each row's keys.
 const ROW_ARRAYS: usize = 8;
 /// Floats to move the scratch to a cache line.
 const ALIGN: usize = 16;
 
-/// The parts of the scratch. All rows' arrays have room for a whole panel.
+/// The parts of the scratch. Rows' arrays have room for a whole panel, one panel's behind the other's;
+/// all panels share the scores.
 #[derive(Clone, Copy)]
 pub struct Scratch {
     /// Scaled queries: `[head_dim][PANEL]` with queries in the lanes, else `[rows][head_dim]`.
@@ -32,8 +36,8 @@ pub struct Scratch {
     pub head_dim: usize,
     /// Scores, then weights: `[BLOCK][PANEL]`, else `[rows][BLOCK]`.
     pub scores: *mut f32,
-    /// A tile's rows of K, widened.
-    pub k_rows: *mut f32,
+    /// A block's keys where they are not read in place: `[BLOCK][head_dim]`. Scalar lanes: a tile's.
+    pub keys: *mut f32,
     /// A block's values where they are not read in place: `[BLOCK][width]`. Scalar lanes always do.
     pub values: *mut f32,
     /// Weighted values of the chunk and of the chunks before: `[rows][width]`.
@@ -58,12 +62,19 @@ const fn round_up(n: usize, to: usize) -> usize {
     n.saturating_add(to - 1) / to * to
 }
 
+/// Panels that take a block of keys together: as many as the queries of one head fill.
+pub const fn panels(q_len: usize) -> usize {
+    let filled = q_len.div_ceil(MAX_PANEL);
+    if filled > MAX_PANELS { MAX_PANELS } else { filled }
+}
+
 /// `f32`s of scratch; `usize::MAX` if that is more than fits.
-pub const fn scratch_len(kv_len: usize, head_dim: usize, v_head_dim: usize) -> usize {
+pub const fn scratch_len(q_len: usize, kv_len: usize, head_dim: usize, v_head_dim: usize) -> usize {
     let accs = if kv_len > CHUNK { 2 } else { 1 };
-    let values = round_up(v_head_dim, WIDTH).saturating_mul(MAX_PANEL * accs + COPIED);
-    let queries = head_dim.saturating_mul(MAX_PANEL + MAX_MR);
-    let fixed = ALIGN + MAX_PANEL * (BLOCK + ROW_ARRAYS);
+    let rows = MAX_PANEL * panels(q_len);
+    let values = round_up(v_head_dim, WIDTH).saturating_mul(rows * accs + COPIED);
+    let queries = head_dim.saturating_mul(rows + COPIED_KEYS);
+    let fixed = ALIGN + MAX_PANEL * BLOCK + rows * ROW_ARRAYS;
     values.saturating_add(queries).saturating_add(fixed)
 }
 
@@ -71,36 +82,32 @@ impl Scratch {
     /// Cuts up `scratch`.
     ///
     /// # Safety
-    /// - `scratch` is valid for [`scratch_len`] floats of the same sizes.
-    pub unsafe fn cut<S: Simd>(
-        _: S,
-        scratch: *mut f32,
-        kv_len: usize,
-        head_dim: usize,
-        v_head_dim: usize,
-    ) -> Scratch {
-        const { assert!(S::PANEL <= MAX_PANEL && S::MR <= MAX_MR && S::LANES <= WIDTH) };
-        let width = round_up(v_head_dim, WIDTH);
+    /// - `scratch` is valid for [`scratch_len`] floats of the problem's sizes.
+    pub unsafe fn cut<S: Simd>(_: S, scratch: *mut f32, p: &Problem) -> Scratch {
+        const { assert!(S::PANEL <= MAX_PANEL && S::LANES <= WIDTH) };
+        const { assert!(COPIED_KEYS == BLOCK || S::MR <= COPIED_KEYS) };
+        let (head_dim, width) = (p.q.head_dim, round_up(p.v.head_dim, WIDTH));
+        let rows = S::PANEL * panels(p.q.len);
         let mut at = scratch.wrapping_add(scratch.align_offset(64).min(ALIGN));
         let mut take = |len: usize| {
             let part = at;
             at = at.wrapping_add(len);
             part
         };
-        let mut row = || take(S::PANEL);
+        let mut row = || take(rows);
         let [m, l, total_m, total_l, top, factor, from, to] =
             [row(), row(), row(), row(), row(), row(), row(), row()];
         let scores = take(BLOCK * S::PANEL);
         let values = take(COPIED * width);
-        let q = take(head_dim * S::PANEL);
-        let k_rows = take(head_dim * MAX_MR);
-        let acc = take(width * S::PANEL);
-        let total_acc = if kv_len > CHUNK { take(width * S::PANEL) } else { acc };
+        let q = take(head_dim * rows);
+        let keys = take(head_dim * COPIED_KEYS);
+        let acc = take(width * rows);
+        let total_acc = if p.k.len > CHUNK { take(width * rows) } else { acc };
         Scratch {
             q,
             head_dim,
             scores,
-            k_rows,
+            keys,
             values,
             acc,
             total_acc,
@@ -114,6 +121,11 @@ impl Scratch {
             from,
             to,
         }
+    }
+
+    /// The same for panel `i`.
+    pub fn panel<S: Simd>(&self, _: S, i: usize) -> Scratch {
+        Scratch { scores: self.scores, ..self.at_row(i * S::PANEL) }
     }
 
     /// The same from row `r` on, for rows that do not lie in lanes.

@@ -43,8 +43,11 @@ pub unsafe fn apply<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block, nex
         let careful = block.partial && !all_finite(s, keys, block);
         let part = Part { x, rows: panel.rows, block, careful, weights, next };
         if copied {
-            let seen = keys.block(block.from, 0, block.to - block.from, v.cols);
-            pack(s, seen, Grid { dst: x.values.add(block.from * x.width), stride: x.width, width: x.width });
+            let (from, to) = block.bring;
+            if from < to {
+                let seen = v.block(block.start + from, 0, to - from, v.cols);
+                pack(s, seen, Grid { dst: x.values.add(from * x.width), stride: x.width, width: x.width });
+            }
             let v = Panels { ptr: x.values.cast_const(), row_stride: x.width, panel_stride: PANEL_COLS };
             strips(s, Part { next: 0, ..part }, v, v_cols);
         } else {
@@ -159,6 +162,8 @@ unsafe fn columns<S: Simd, E: Elem, const MR: usize, const NV: usize>(
     c: usize,
 ) {
     let (part, r, (from, to)) = (place.part, place.r, place.keys);
+    // By value: the compiler would read them again after each store.
+    let Scratch { acc, factor, width, .. } = *part.x;
     let start = v.ptr.wrapping_add(from * v.row_stride);
     let v = Panels { ptr: start.wrapping_add(c), ..v };
     // SAFETY: as the caller promises.
@@ -179,9 +184,10 @@ unsafe fn columns<S: Simd, E: Elem, const MR: usize, const NV: usize>(
             chains = tile::<S, E, MR, NV>(s, n - t, weights.at(0, t), v.at(t, 0), chains);
         }
         for (i, row) in chains.iter().enumerate() {
-            let factor = s.splat(*part.x.factor.add(r + i));
+            let factor = s.splat(*factor.add(r + i));
+            let acc = acc.add((r + i) * width + c);
             for (n, &chain) in row.iter().enumerate() {
-                let acc = part.x.acc.add((r + i) * part.x.width + c + n * S::LANES);
+                let acc = acc.add(n * S::LANES);
                 s.store(acc, if part.block.first { chain } else { s.fma(s.load(acc), factor, chain) });
             }
         }

@@ -32,7 +32,6 @@ fn join<S: Simd>(s: S, sums: [S::V; CHAINS]) -> S::V {
 #[inline(always)]
 pub unsafe fn columns<S: Simd>(s: S, scores: *mut f32, stride: usize, keys: usize, m: S::V) -> S::V {
     debug_assert!(keys.is_multiple_of(CHAINS));
-    let mut sums = [s.splat(0.0); CHAINS];
     let mut p = scores;
     for _ in 0..keys / CHAINS {
         let mut x = [m; CHAINS];
@@ -40,11 +39,19 @@ pub unsafe fn columns<S: Simd>(s: S, scores: *mut f32, stride: usize, keys: usiz
             // SAFETY: one of the `keys` rows.
             *x = s.sub(unsafe { s.load(p.wrapping_add(c * stride)) }, m);
         }
-        let weights = exp_weights(s, x);
-        for (c, (sum, &weight)) in sums.iter_mut().zip(&weights).enumerate() {
+        for (c, &weight) in exp_weights(s, x).iter().enumerate() {
             // SAFETY: as above.
             unsafe { s.store(p.wrapping_add(c * stride), weight) };
-            *sum = s.add(*sum, weight);
+        }
+        p = p.wrapping_add(CHAINS * stride);
+    }
+    // Apart from the weights, which need all registers.
+    let mut sums = [s.splat(0.0); CHAINS];
+    let mut p = scores;
+    for _ in 0..keys / CHAINS {
+        for (c, sum) in sums.iter_mut().enumerate() {
+            // SAFETY: as above.
+            *sum = s.add(*sum, unsafe { s.load(p.wrapping_add(c * stride)) });
         }
         p = p.wrapping_add(CHAINS * stride);
     }

@@ -14,7 +14,6 @@ use super::scratch::Scratch;
 use crate::elem::{Elem, by_kind};
 use crate::kernel::exp::exp_weight;
 use crate::kernel::softmax::NO_MAX;
-use crate::kernel::tile::ask;
 use crate::simd::Simd;
 
 /// Keys whose weights are summed before they are merged with what came before; part of the contract.
@@ -81,8 +80,6 @@ pub unsafe fn finish<S: Simd>(s: S, p: &Problem, x: &Scratch, kv_head: usize, fi
     // SAFETY: as the caller promises.
     unsafe {
         for (r, (query, head)) in p.rows(kv_head, first).enumerate().take(rows) {
-            // Rows of the output may be far apart, and not in a cache yet.
-            by_kind!(p.out.kind, E => ask(s, p.out.head(head).at::<E>(query, 0).cast_const(), p.out.head_dim));
             let l = *x.total_l.add(r);
             *x.factor.add(r) = if l == 0.0 { 0.0 } else { 1.0 / l };
             if !p.lse.is_null() {

@@ -10,7 +10,7 @@ use crate::elem::{Kind, by_kind};
 use crate::kernel::exp::exp_weight;
 use crate::kernel::pack::{Columns, Grid, pack, turn};
 use crate::kernel::softmax::{BLOCK, CHAINS, columns};
-use crate::kernel::tile::{PANEL_COLS, Panels, Rows, ask, tile, with_rows, with_vectors, zero};
+use crate::kernel::tile::{PANEL_COLS, Panels, Rows, tile, with_rows, with_vectors, zero};
 use crate::simd::Simd;
 
 /// Writes the panel's queries, times the scale, to the scratch; lanes without a row are zero.
@@ -32,9 +32,6 @@ pub unsafe fn load_q<S: Simd>(s: S, panel: &Panel, x: &Scratch) {
                 let scale = s.splat(p.scale);
                 let size = Columns { len: d, count: panel.rows, apart };
                 let to = Grid { dst: x.q, stride: S::PANEL, width };
-                for (query, head) in p.rows(panel.kv_head, panel.first).take(panel.rows) {
-                    ask(s, p.q.head(head).at::<E>(query, 0).cast_const(), d);
-                }
                 // SAFETY: as the caller promises.
                 unsafe { turn(s, size, columns, |v| s.mul(v, scale), to) };
             });
@@ -49,7 +46,6 @@ pub unsafe fn load_q<S: Simd>(s: S, panel: &Panel, x: &Scratch) {
 #[inline(never)]
 pub unsafe fn scores<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
     let k = panel.p.k.head(panel.kv_head);
-    let v = panel.p.v.head(panel.kv_head);
     let lanes = panel.rows.next_multiple_of(S::LANES);
     // Lanes without a row follow the last one.
     if block.partial {
@@ -80,17 +76,6 @@ pub unsafe fn scores<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
             let mut t = block.from;
             while t < block.to {
                 let n = (block.to - t).min(S::MR);
-                if bring < end {
-                    // Rows far apart come from farther memory each time: these values, and the next keys.
-                    for row in block.start + t..block.start + t + n {
-                        if v.row_stride != v.cols {
-                            by_kind!(v.kind, E => ask(s, v.at::<E>(row, 0).cast_const(), v.cols));
-                        }
-                        if k.row_stride != k.cols && row + BLOCK < panel.end {
-                            by_kind!(k.kind, E => ask(s, k.at::<E>(row + BLOCK, 0).cast_const(), k.cols));
-                        }
-                    }
-                }
                 let rows = if copied {
                     let at = if S::LANES > 1 { t } else { 0 };
                     if S::LANES == 1 {
@@ -153,10 +138,11 @@ unsafe fn score_tile<S: Simd, const MR: usize, const NV: usize>(
         // Both ends of the keys that a row sees grow with the row.
         let last = lane + NV * S::LANES - 1;
         let dead = block.partial && (*x.to.add(last) <= t as f32 || *x.from.add(lane) >= (t + MR) as f32);
+        let full = !block.partial || (*x.to.add(lane) >= (t + MR) as f32 && *x.from.add(last) <= t as f32);
         let mut acc = [[unseen; NV]; MR];
         if !dead {
             acc = tile::<S, f32, MR, NV>(s, d, k, q, zero(s));
-            if block.partial {
+            if !full {
                 for (i, row) in acc.iter_mut().enumerate() {
                     let key = s.splat((t + i) as f32);
                     for (v, score) in row.iter_mut().enumerate() {

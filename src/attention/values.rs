@@ -201,16 +201,17 @@ unsafe fn all_finite<S: Simd>(s: S, keys: RawMat, block: Block) -> bool {
         #[inline(always)]
         || {
             // 0 x v is 0 or, for what is not finite, NaN, which stays in the sum.
-            let mut sum = s.splat(0.0);
+            let mut sums = [s.splat(0.0); 4];
             by_kind!(keys.kind, E => for t in block.from..block.to {
-                let mut c = 0;
-                while c < keys.cols {
-                    // SAFETY: columns from `c` on of a key that some row sees.
-                    let v = unsafe { crate::elem::load_up_to::<S, E>(s, keys.at(t, c), keys.cols - c) };
-                    sum = s.fma(v, s.splat(0.0), sum);
-                    c += S::LANES;
+                for c in (0..keys.cols).step_by(4 * S::LANES) {
+                    for (c, sum) in (c..keys.cols).step_by(S::LANES).zip(&mut sums) {
+                        // SAFETY: columns from `c` on of a key that some row sees.
+                        let v = unsafe { crate::elem::load_up_to::<S, E>(s, keys.at(t, c), keys.cols - c) };
+                        *sum = s.fma(v, s.splat(0.0), *sum);
+                    }
                 }
             });
+            let sum = s.add(s.add(sums[0], sums[1]), s.add(sums[2], sums[3]));
             let mut lanes = [0.0_f32; crate::simd::MAX_LANES];
             // SAFETY: the array holds a whole vector.
             unsafe { s.store(lanes.as_mut_ptr(), sum) };

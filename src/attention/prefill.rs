@@ -9,7 +9,7 @@ use super::scratch::Scratch;
 use crate::elem::{Kind, by_kind};
 use crate::kernel::exp::exp_weight;
 use crate::kernel::pack::{Columns, Grid, pack, turn};
-use crate::kernel::softmax::{BLOCK, CHAINS, columns};
+use crate::kernel::softmax::{CHAINS, columns};
 use crate::kernel::tile::{PANEL_COLS, Panels, Rows, tile, with_rows, with_vectors, zero};
 use crate::simd::Simd;
 

@@ -15,6 +15,7 @@ const LAYERS: [(&str, usize); 18] = [
     ("arch/", 2),
     ("kernel/tile", 2),
     ("kernel/softmax", 2),
+    ("kernel/score", 3),
     ("tier", 3),
     ("kernel/pack", 3),
     ("matmul/", 4),

@@ -90,6 +90,16 @@ impl Simd for Portable {
         f32x4::transpose(unsafe { [0, 1, 2, 3].map(|i| self.load_bf16(p.add(i * stride))) })
     }
     #[inline(always)]
+    unsafe fn splat_four(self, p: *const f32) -> f32x4 {
+        // SAFETY: as the caller promises.
+        unsafe { self.load(p) }
+    }
+    #[inline(always)]
+    fn sum_fours<const UNIT: usize>(self, x: [f32x4; 4]) -> f32x4 {
+        let [a, b, c, d] = f32x4::transpose(x);
+        (a + b) + (c + d)
+    }
+    #[inline(always)]
     unsafe fn store(self, p: *mut f32, v: f32x4) {
         // SAFETY: four floats are writable at `p`, as the caller promises.
         unsafe { p.cast::<[f32; 4]>().write_unaligned(v.to_array()) }

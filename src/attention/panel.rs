@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! for block of 64 keys, at absolute positions             never read if no row sees it
-//!   scores   S = K Qᵀ          rows in the lanes (prefill) or keys in the lanes (decode)
+//!   scores   S = K Qᵀ          rows in the lanes (prefill) or features in the lanes (decode)
 //!   softmax  m, l, P           per row, lane by lane
 //!   values   acc = acc f + P V
 //! ```
@@ -13,10 +13,6 @@ use super::scratch::{MAX_PANELS, Scratch, panels};
 use super::{Problem, decode, prefill, values};
 use crate::kernel::softmax::BLOCK;
 use crate::simd::Simd;
-use crate::view::RawHeads;
-
-/// Up to this many rows, keys are in the lanes: rows would leave most of them empty.
-pub const DECODE_ROWS: usize = 8;
 
 /// A block of keys as a panel sees it.
 #[derive(Clone, Copy)]
@@ -44,8 +40,12 @@ pub unsafe fn heads<S: Simd>(s: S, p: &Problem, kv_head: usize, scratch: *mut f3
     // SAFETY: as the caller promises.
     let x = unsafe { Scratch::cut(s, scratch, p) };
     let panels = panels(p.q.len);
-    let in_lanes = S::LANES == 1 || rows > DECODE_ROWS;
-    let heads = if in_lanes { 1 } else { S::PANEL.checked_div(rows).unwrap_or(1).min(p.k.n_heads - kv_head) };
+    let in_lanes = rows > decode::max_rows::<S>();
+    let (mut heads, mut lanes) = (1, S::PANEL);
+    if !in_lanes {
+        lanes = decode::lanes::<S>(rows);
+        heads = S::PANEL.checked_div(lanes).unwrap_or(1).min(p.k.n_heads - kv_head);
+    }
     for first in (0..rows).step_by(panels.max(1) * S::PANEL) {
         let count = (rows - first).div_ceil(S::PANEL).min(panels);
         let mut runs: [Run; MAX_PANELS] = core::array::from_fn(|i| {
@@ -53,7 +53,7 @@ pub unsafe fn heads<S: Simd>(s: S, p: &Problem, kv_head: usize, scratch: *mut f3
             let rows = rows.saturating_sub(first).min(S::PANEL);
             let seen =
                 p.mask.seen(first / p.group).start..p.mask.seen((first + rows.max(1) - 1) / p.group).end;
-            let panel = Panel { p, kv_head, heads, first, rows, in_lanes, end: seen.end };
+            let panel = Panel { p, kv_head, heads, lanes, first, rows, in_lanes, end: seen.end };
             Run { panel, x, start: seen.start, merged: false, fresh: true }
         });
         // SAFETY: as the caller promises.
@@ -97,8 +97,11 @@ pub struct Panel<'a> {
     pub p: &'a Problem,
     pub kv_head: usize,
     pub heads: usize,
+    /// Lanes, and rows of the other arrays, from one head to the next.
+    pub lanes: usize,
     pub first: usize,
     pub rows: usize,
+    /// Rows are in the lanes of the scores' tiles, else features.
     pub in_lanes: bool,
     /// The first key that no row sees any more.
     pub end: usize,
@@ -110,24 +113,15 @@ impl Panel<'_> {
         self.p.mask.seen((self.first + r) / self.p.group)
     }
 
-    /// Each head alone, with its part of the scratch.
-    fn each<'a>(&'a self, x: &'a Scratch) -> impl Iterator<Item = (Panel<'a>, Scratch)> {
-        (0..self.heads).map(|h| {
-            let x = if h == 0 { *x } else { x.at_row(h * self.rows) };
-            (Panel { kv_head: self.kv_head + h, heads: 1, ..*self }, x)
-        })
+    /// Lanes of all heads, in whole vectors.
+    pub fn all_lanes<S: Simd>(&self) -> usize {
+        ((self.heads - 1) * self.lanes + self.rows).next_multiple_of(S::LANES)
     }
 
-    /// How many elements behind the `len` tokens from `start` on of head `h` those lie that are read next:
-    /// the same ones of the next head, or the first head's next ones. 0 at the end.
-    fn next(&self, heads: &RawHeads, h: usize, start: usize, len: usize) -> usize {
-        if h + 1 < self.heads {
-            heads.head_stride
-        } else if start + 2 * len <= self.end {
-            len.wrapping_mul(heads.token_stride).wrapping_sub(h.wrapping_mul(heads.head_stride))
-        } else {
-            0
-        }
+    /// Each head alone, with its part of the scratch.
+    fn each<'a>(&'a self, x: &'a Scratch) -> impl Iterator<Item = (Panel<'a>, Scratch)> {
+        (0..self.heads)
+            .map(|h| (Panel { kv_head: self.kv_head + h, heads: 1, ..*self }, x.at_row(h * self.lanes)))
     }
 }
 
@@ -165,22 +159,12 @@ impl Run<'_> {
             let block = Block { bring, ..self.block_at(start) };
             let (panel, x) = (&self.panel, &self.x);
             if panel.in_lanes {
-                prefill::scores(s, panel, x, block);
+                prefill::scores(s, panel, x, block)
             } else {
-                // All heads' part of a few keys before the next keys: memory with tokens outermost
-                // is then read in order.
-                for keys in decode::groups::<S>(block) {
-                    for (h, (head, x)) in panel.each(x).enumerate() {
-                        let next = panel.next(&panel.p.k, h, start + keys.start, keys.len());
-                        decode::scores(s, &head, &x, block, keys.clone(), next);
-                    }
-                }
-                decode::weights(s, x, block, panel.heads * panel.rows);
+                decode::scores(s, panel, x, block)
             }
-            for (h, (head, x)) in panel.each(x).enumerate() {
-                let next = if panel.in_lanes { 0 } else { panel.next(&panel.p.v, h, start, BLOCK) };
-                values::apply(s, &head, &x, block, next);
-            }
+            partial::weights(s, x, block, panel.all_lanes::<S>());
+            values::apply(s, panel, x, block);
         }
         self.fresh = false;
     }
@@ -190,7 +174,7 @@ impl Run<'_> {
         unsafe {
             if self.fresh {
                 // No row sees any key.
-                values::clear(&self.x, self.panel.heads * self.panel.rows);
+                values::clear(&self.x, self.panel.all_lanes::<S>());
             }
             self.close_chunk(s);
             for (head, x) in self.panel.each(&self.x) {
@@ -202,7 +186,7 @@ impl Run<'_> {
     unsafe fn close_chunk<S: Simd>(&mut self, s: S) {
         if self.merged {
             // SAFETY: both states hold the panel's rows.
-            unsafe { partial::merge(s, &self.x, self.panel.heads * self.panel.rows) };
+            unsafe { partial::merge(s, &self.x, self.panel.all_lanes::<S>()) };
         } else {
             partial::begin_total(&mut self.x);
             self.merged = true;
@@ -217,14 +201,13 @@ impl Run<'_> {
         // Both ends grow with the row: the last row starts latest, the first one ends earliest.
         let partial = within(start, late.start) > from || within(start, early.end) < to;
         if partial {
-            for (r, to) in
-                (0..panel.heads).flat_map(|h| (0..panel.rows).map(move |r| (r, h * panel.rows + r)))
-            {
-                let seen = panel.seen(r);
-                // SAFETY: the arrays have room for the panel's rows.
+            // Lanes without a row follow the head's last one.
+            for (h, r) in (0..panel.heads).flat_map(|h| (0..panel.lanes).map(move |r| (h, r))) {
+                let (seen, lane) = (panel.seen(r.min(panel.rows - 1)), h * panel.lanes + r);
+                // SAFETY: the arrays have room for the panel's lanes.
                 unsafe {
-                    *self.x.from.add(to) = within(start, seen.start) as f32;
-                    *self.x.to.add(to) = within(start, seen.end) as f32;
+                    *self.x.from.add(lane) = within(start, seen.start) as f32;
+                    *self.x.to.add(lane) = within(start, seen.end) as f32;
                 }
             }
         }

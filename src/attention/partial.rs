@@ -10,10 +10,11 @@
 //! same bits.
 
 use super::Problem;
+use super::panel::Block;
 use super::scratch::Scratch;
 use crate::elem::{Elem, by_kind};
 use crate::kernel::exp::exp_weight;
-use crate::kernel::softmax::NO_MAX;
+use crate::kernel::softmax::{CHAINS, NO_MAX, columns};
 use crate::simd::Simd;
 
 /// Keys whose weights are summed before they are merged with what came before; part of the contract.
@@ -28,6 +29,60 @@ pub unsafe fn start(x: &Scratch, rows: usize) {
     unsafe {
         core::slice::from_raw_parts_mut(x.m, rows).fill(NO_MAX);
         core::slice::from_raw_parts_mut(x.l, rows).fill(0.0);
+    }
+}
+
+/// From the block's scores to its weights, in place, and the rows' maxima, sums and factors. Whatever
+/// stands where a row does not see a key is not used.
+///
+/// # Safety
+/// - `x` holds the block's scores, rows in `lanes` lanes.
+#[inline(never)]
+pub unsafe fn weights<S: Simd>(s: S, x: &Scratch, block: Block, lanes: usize) {
+    s.vectorize(
+        #[inline(always)]
+        || {
+            for lane in (0..lanes).step_by(S::LANES) {
+                // SAFETY: `LANES` lanes from `lane` on are inside the scores and the row arrays.
+                unsafe { lane_weights(s, x, block, lane) };
+            }
+        },
+    );
+}
+
+#[inline(always)]
+unsafe fn lane_weights<S: Simd>(s: S, x: &Scratch, block: Block, lane: usize) {
+    // SAFETY: as the caller promises.
+    unsafe {
+        // The keys that each row sees, and those that all rows see.
+        let (mut first, mut end) = (s.splat(block.from as f32), s.splat(block.to as f32));
+        let mut all = (block.from, block.to);
+        if block.partial {
+            (first, end) = (s.load(x.from.add(lane)), s.load(x.to.add(lane)));
+            for row in lane..lane + S::LANES {
+                all = (all.0.max(*x.from.add(row) as usize), all.1.min(*x.to.add(row) as usize));
+            }
+        }
+        // The sum's chains count from the block's first key: whole groups of them.
+        let (from, to) = (block.from - block.from % CHAINS, block.to.next_multiple_of(CHAINS));
+        let at = |t: usize| x.scores.add(t * S::PANEL + lane);
+        let m = s.load(x.m.add(lane));
+        let mut top = m;
+        for t in all.0..all.1 {
+            top = s.max(s.load(at(t)), top);
+        }
+        let unseen = s.splat(f32::NEG_INFINITY);
+        for t in (from..all.0.min(to)).chain(all.1.max(all.0)..to) {
+            let key = s.splat(t as f32);
+            let score = s.select_gt(end, key, s.select_gt(first, key, unseen, s.load(at(t))), unseen);
+            s.store(at(t), score);
+            top = s.max(score, top);
+        }
+        let sum = columns(s, at(from), S::PANEL, to - from, top);
+        let factor = exp_weight(s, s.sub(m, top));
+        s.store(x.l.add(lane), s.fma(s.load(x.l.add(lane)), factor, sum));
+        s.store(x.m.add(lane), top);
+        s.store(x.factor.add(lane), factor);
     }
 }
 

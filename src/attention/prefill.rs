@@ -7,10 +7,9 @@
 use super::panel::{Block, Panel};
 use super::scratch::Scratch;
 use crate::elem::{Kind, by_kind};
-use crate::kernel::exp::exp_weight;
 use crate::kernel::pack::{Columns, Grid, pack, turn};
-use crate::kernel::softmax::{CHAINS, columns};
-use crate::kernel::tile::{PANEL_COLS, Panels, Rows, tile, with_rows, with_vectors, zero};
+use crate::kernel::score::rows_in_lanes;
+use crate::kernel::tile::{PANEL_COLS, Panels, Rows, with_score_rows, with_vectors};
 use crate::simd::Simd;
 
 /// Writes the panel's queries, times the scale, to the scratch; lanes without a row are zero.
@@ -39,7 +38,7 @@ pub unsafe fn load_q<S: Simd>(s: S, panel: &Panel, x: &Scratch) {
     );
 }
 
-/// Scores of the block's keys, then their weights in place, the rows' sums and factors.
+/// Scores of the block's keys. Those of tiles that no row sees are not written.
 ///
 /// # Safety
 /// - `x` has room for the panel and holds its queries; the block is inside K.
@@ -47,24 +46,13 @@ pub unsafe fn load_q<S: Simd>(s: S, panel: &Panel, x: &Scratch) {
 pub unsafe fn scores<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
     let k = panel.p.k.head(panel.kv_head);
     let lanes = panel.rows.next_multiple_of(S::LANES);
-    // Lanes without a row follow the last one.
-    if block.partial {
-        for r in panel.rows..lanes {
-            // SAFETY: inside the arrays of a panel.
-            unsafe {
-                *x.from.add(r) = *x.from.add(panel.rows - 1);
-                *x.to.add(r) = *x.to.add(panel.rows - 1);
-            }
-        }
-    }
-    // SAFETY: the row arrays do not overlap.
-    unsafe { core::ptr::copy_nonoverlapping(x.m, x.top, lanes) };
     // The tile broadcasts single floats.
-    let copied = k.kind != Kind::F32;
+    let copied = k.kind != Kind::F32 || (S::LANES > 1 && k.row_stride != k.cols);
     let copy = |t: usize, n: usize, to: usize| {
-        let to = Grid { dst: x.keys.wrapping_add(to * k.cols), stride: k.cols, width: k.cols };
+        let dst = Grid { dst: x.keys.wrapping_add(to * k.cols), stride: k.cols, width: k.cols };
         // SAFETY: rows `t..t + n` of the block are inside K, and the scratch has room for them.
-        unsafe { pack(s, k.block(block.start + t, 0, n, k.cols), to) };
+        unsafe { pack(s, k.block(block.start + t, 0, n, k.cols), dst) };
+        to
     };
     let (bring, end) = block.bring;
     if copied && S::LANES > 1 && bring < end {
@@ -73,53 +61,33 @@ pub unsafe fn scores<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
     s.vectorize(
         #[inline(always)]
         || {
-            let mut t = block.from;
-            while t < block.to {
-                let n = (block.to - t).min(S::MR);
-                let rows = if copied {
-                    let at = if S::LANES > 1 { t } else { 0 };
-                    if S::LANES == 1 {
-                        copy(t, n, 0);
+            // A tile's lanes of Q stay in the L1 while the keys go by, and then the keys for the next lanes.
+            for lane in (0..lanes).step_by(S::NV * S::LANES) {
+                let vectors = (lanes - lane).min(S::NV * S::LANES) / S::LANES;
+                with_vectors!(S, vectors, NV => {
+                    let mut t = block.from;
+                    while t < block.to {
+                        let (left, most) = (block.to - t, S::MR / 2);
+                        // No tile of a single key, which has too few chains, if two tiles can share.
+                        let n = if left == most + 1 && most > 2 { most - 1 } else { left.min(most) };
+                        let mut rows = Rows { ptr: k.at(block.start + t, 0), row_stride: k.row_stride, col_stride: 1 };
+                        if copied {
+                            let at = if S::LANES > 1 { t } else { copy(t, n, 0) };
+                            rows = Rows { ptr: x.keys.wrapping_add(at * k.cols), row_stride: k.cols, ..rows };
+                        }
+                        // SAFETY: rows `t..t + n` of the block, lanes of the panel.
+                        with_score_rows!(S, n, MR => unsafe {
+                            score_tile::<S, MR, NV>(s, x, block, lane, t, k.cols, rows);
+                        });
+                        t += n;
                     }
-                    Rows { ptr: x.keys.wrapping_add(at * k.cols), row_stride: k.cols, col_stride: 1 }
-                } else {
-                    Rows { ptr: k.at(block.start + t, 0), row_stride: k.row_stride, col_stride: 1 }
-                };
-                // SAFETY: rows `t..t + n` of the block.
-                unsafe { strip(s, x, block, lanes, (t, n, k.cols), rows) };
-                t += n;
+                });
             }
-            // SAFETY: as the caller promises.
-            unsafe { weights(s, x, block, lanes) };
         },
     );
 }
 
-/// `sizes` = (first key, keys, head_dim): scores of a tile's keys for all lanes.
-#[inline(always)]
-unsafe fn strip<S: Simd>(
-    s: S,
-    x: &Scratch,
-    block: Block,
-    lanes: usize,
-    sizes: (usize, usize, usize),
-    k: Rows,
-) {
-    let (t, n, d) = sizes;
-    with_rows!(S, n, MR => {
-        let mut lane = 0;
-        while lane < lanes {
-            let cols = (lanes - lane).min(S::NV * S::LANES);
-            with_vectors!(S, cols / S::LANES, NV => {
-                // SAFETY: `cols` lanes from `lane` on; the strip is inside the scores.
-                unsafe { score_tile::<S, MR, NV>(s, x, block, lane, t, d, k) };
-            });
-            lane += cols;
-        }
-    });
-}
-
-/// One tile of scores, masked, and the lanes' maxima with them.
+/// One tile of scores.
 #[inline(always)]
 unsafe fn score_tile<S: Simd, const MR: usize, const NV: usize>(
     s: S,
@@ -130,65 +98,22 @@ unsafe fn score_tile<S: Simd, const MR: usize, const NV: usize>(
     d: usize,
     k: Rows,
 ) {
-    let unseen = s.splat(f32::NEG_INFINITY);
     let q =
         Panels { ptr: x.q.wrapping_add(lane).cast_const(), row_stride: S::PANEL, panel_stride: PANEL_COLS };
+    let scores = x.scores;
+    let place = |i: usize, v: usize| scores.wrapping_add((t + i) * S::PANEL + lane + v * S::LANES);
     // SAFETY: as the caller promises.
     unsafe {
         // Both ends of the keys that a row sees grow with the row.
         let last = lane + NV * S::LANES - 1;
-        let dead = block.partial && (*x.to.add(last) <= t as f32 || *x.from.add(lane) >= (t + MR) as f32);
-        let full = !block.partial || (*x.to.add(lane) >= (t + MR) as f32 && *x.from.add(last) <= t as f32);
-        let mut acc = [[unseen; NV]; MR];
-        if !dead {
-            acc = tile::<S, f32, MR, NV>(s, d, k, q, zero(s));
-            if !full {
-                for (i, row) in acc.iter_mut().enumerate() {
-                    let key = s.splat((t + i) as f32);
-                    for (v, score) in row.iter_mut().enumerate() {
-                        let at = lane + v * S::LANES;
-                        let (from, to) = (s.load(x.from.add(at)), s.load(x.to.add(at)));
-                        *score = s.select_gt(to, key, s.select_gt(from, key, unseen, *score), unseen);
-                    }
-                }
-            }
-            for v in 0..NV {
-                let top = x.top.add(lane + v * S::LANES);
-                let mut max = s.load(top);
-                for row in &acc {
-                    max = s.max(row[v], max);
-                }
-                s.store(top, max);
-            }
+        if block.partial && (*x.to.add(last) <= t as f32 || *x.from.add(lane) >= (t + MR) as f32) {
+            return;
         }
-        for (i, row) in acc.iter().enumerate() {
+        let scores = rows_in_lanes::<S, MR, NV>(s, d, k, q, place);
+        for (i, row) in scores.iter().enumerate() {
             for (v, &score) in row.iter().enumerate() {
-                s.store(x.scores.add((t + i) * S::PANEL + lane + v * S::LANES), score);
+                s.store(place(i, v), score);
             }
         }
-    }
-}
-
-/// From scores and maxima to weights, sums and factors.
-#[inline(always)]
-unsafe fn weights<S: Simd>(s: S, x: &Scratch, block: Block, lanes: usize) {
-    // The sum's chains count from the block's first key: whole groups of them, the others unseen.
-    let (from, to) = (block.from - block.from % CHAINS, block.to.next_multiple_of(CHAINS));
-    let mut lane = 0;
-    while lane < lanes {
-        // SAFETY: `LANES` lanes from `lane` on are inside the scores and the row arrays.
-        unsafe {
-            let at = |t: usize| x.scores.add(t * S::PANEL + lane);
-            for t in (from..block.from).chain(block.to..to) {
-                s.store(at(t), s.splat(f32::NEG_INFINITY));
-            }
-            let (m, top) = (s.load(x.m.add(lane)), s.load(x.top.add(lane)));
-            let sum = columns(s, at(from), S::PANEL, to - from, top);
-            let factor = exp_weight(s, s.sub(m, top));
-            s.store(x.l.add(lane), s.fma(s.load(x.l.add(lane)), factor, sum));
-            s.store(x.m.add(lane), top);
-            s.store(x.factor.add(lane), factor);
-        }
-        lane += S::LANES;
     }
 }

@@ -1,5 +1,6 @@
 //! How the caller's scratch is cut up for one panel of rows.
 
+use crate::kernel::score;
 use crate::kernel::softmax::BLOCK;
 use crate::simd::{MAX_LANES, Simd};
 
@@ -18,12 +19,14 @@ const MAX_PANEL: usize = if VECTORS { 48 } else { 4 };
 pub const MAX_PANELS: usize = if VECTORS { 4 } else { 1 };
 /// What rows of values are rounded up to, so that whole vectors fit.
 const WIDTH: usize = if VECTORS { MAX_LANES } else { 4 };
+/// What the features of a query are rounded up to.
+const Q_WIDTH: usize = if VECTORS { score::CHAINS } else { 1 };
 /// Values that are copied: scalar lanes read them all in place.
 const COPIED: usize = if VECTORS { BLOCK } else { 0 };
 /// Keys that are copied: scalar lanes widen those of a tile.
 const COPIED_KEYS: usize = if VECTORS { BLOCK } else { 4 };
-/// Arrays of one float a row: `m`, `l`, their totals, the new maxima, the factors, and each row's keys.
-const ROW_ARRAYS: usize = 8;
+/// Arrays of one float a row: `m`, `l`, their totals, the factors, and each row's keys.
+const ROW_ARRAYS: usize = 7;
 /// Floats to move the scratch to a cache line.
 const ALIGN: usize = 16;
 
@@ -31,14 +34,16 @@ const ALIGN: usize = 16;
 /// all panels share the scores.
 #[derive(Clone, Copy)]
 pub struct Scratch {
-    /// Scaled queries: `[head_dim][PANEL]` with queries in the lanes, else `[rows][head_dim]`.
+    /// Scaled queries: `[head_dim][PANEL]` with rows in the lanes, else as `decode::load_q` has them; in
+    /// both cases `q_stride` floats a row.
     pub q: *mut f32,
-    pub head_dim: usize,
-    /// Scores, then weights: `[BLOCK][PANEL]`, else `[rows][BLOCK]`.
+    pub q_stride: usize,
+    /// Scores, then weights: `[BLOCK][PANEL]`.
     pub scores: *mut f32,
     /// A block's keys where they are not read in place: `[BLOCK][head_dim]`. Scalar lanes: a tile's.
     pub keys: *mut f32,
-    /// A block's values where they are not read in place: `[BLOCK][width]`. Scalar lanes always do.
+    /// A block's values where they are not read in place: `[BLOCK][width]`. Scalar lanes always do. With
+    /// several heads, the chains of values that are not complete: `[rows][width]`.
     pub values: *mut f32,
     /// Weighted values of the chunk and of the chunks before: `[rows][width]`.
     pub acc: *mut f32,
@@ -49,9 +54,7 @@ pub struct Scratch {
     pub l: *mut f32,
     pub total_m: *mut f32,
     pub total_l: *mut f32,
-    /// The maximum with the current block.
-    pub top: *mut f32,
-    /// `e^(m - top)`: what the state shrinks by.
+    /// What the state shrinks by: `e^(m - m')`.
     pub factor: *mut f32,
     /// First key and end of the keys that each row sees, within the block; only where they differ.
     pub from: *mut f32,
@@ -73,7 +76,7 @@ pub const fn scratch_len(q_len: usize, kv_len: usize, head_dim: usize, v_head_di
     let accs = if kv_len > CHUNK { 2 } else { 1 };
     let rows = MAX_PANEL * panels(q_len);
     let values = round_up(v_head_dim, WIDTH).saturating_mul(rows * accs + COPIED);
-    let queries = head_dim.saturating_mul(rows + COPIED_KEYS);
+    let queries = round_up(head_dim, Q_WIDTH).saturating_mul(rows + COPIED_KEYS);
     let fixed = ALIGN + MAX_PANEL * BLOCK + rows * ROW_ARRAYS;
     values.saturating_add(queries).saturating_add(fixed)
 }
@@ -86,7 +89,8 @@ impl Scratch {
     pub unsafe fn cut<S: Simd>(_: S, scratch: *mut f32, p: &Problem) -> Scratch {
         const { assert!(S::PANEL <= MAX_PANEL && S::LANES <= WIDTH) };
         const { assert!(COPIED_KEYS == BLOCK || S::MR <= COPIED_KEYS) };
-        let (head_dim, width) = (p.q.head_dim, round_up(p.v.head_dim, WIDTH));
+        const { assert!(COPIED == 0 || COPIED >= S::PANEL) };
+        let (q_stride, width) = (round_up(p.q.head_dim, Q_WIDTH), round_up(p.v.head_dim, WIDTH));
         let rows = S::PANEL * panels(p.q.len);
         let mut at = scratch.wrapping_add(scratch.align_offset(64).min(ALIGN));
         let mut take = |len: usize| {
@@ -95,17 +99,16 @@ impl Scratch {
             part
         };
         let mut row = || take(rows);
-        let [m, l, total_m, total_l, top, factor, from, to] =
-            [row(), row(), row(), row(), row(), row(), row(), row()];
+        let [m, l, total_m, total_l, factor, from, to] = [row(), row(), row(), row(), row(), row(), row()];
         let scores = take(BLOCK * S::PANEL);
         let values = take(COPIED * width);
-        let q = take(head_dim * rows);
-        let keys = take(head_dim * COPIED_KEYS);
+        let q = take(q_stride * rows);
+        let keys = take(q_stride * COPIED_KEYS);
         let acc = take(width * rows);
         let total_acc = if p.k.len > CHUNK { take(width * rows) } else { acc };
         Scratch {
             q,
-            head_dim,
+            q_stride,
             scores,
             keys,
             values,
@@ -116,7 +119,6 @@ impl Scratch {
             l,
             total_m,
             total_l,
-            top,
             factor,
             from,
             to,
@@ -125,22 +127,24 @@ impl Scratch {
 
     /// The same for panel `i`.
     pub fn panel<S: Simd>(&self, _: S, i: usize) -> Scratch {
-        Scratch { scores: self.scores, ..self.at_row(i * S::PANEL) }
+        Scratch { scores: self.scores, values: self.values, ..self.at_row(i * S::PANEL) }
     }
 
-    /// The same from row `r` on, for rows that do not lie in lanes.
+    /// The same from row `r` on.
+    #[inline(always)]
     pub fn at_row(&self, r: usize) -> Scratch {
         let row = |array: *mut f32| array.wrapping_add(r);
+        let wide = |array: *mut f32| array.wrapping_add(r * self.width);
         Scratch {
-            q: self.q.wrapping_add(r * self.head_dim),
-            scores: self.scores.wrapping_add(r * BLOCK),
-            acc: self.acc.wrapping_add(r * self.width),
-            total_acc: self.total_acc.wrapping_add(r * self.width),
+            q: self.q.wrapping_add(r * self.q_stride),
+            scores: row(self.scores),
+            values: wide(self.values),
+            acc: wide(self.acc),
+            total_acc: wide(self.total_acc),
             m: row(self.m),
             l: row(self.l),
             total_m: row(self.total_m),
             total_l: row(self.total_l),
-            top: row(self.top),
             factor: row(self.factor),
             from: row(self.from),
             to: row(self.to),

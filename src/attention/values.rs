@@ -5,7 +5,7 @@ use super::scratch::Scratch;
 use crate::elem::{Elem, Kind, by_kind};
 use crate::kernel::pack::{Grid, pack};
 use crate::kernel::softmax::BLOCK;
-use crate::kernel::tile::{PANEL_COLS, Panels, Rows, ask, tile, with_rows, with_vectors, zero};
+use crate::kernel::tile::{PANEL_COLS, Panels, Rows, tile, with_rows, with_vectors, zero};
 use crate::simd::Simd;
 use crate::view::RawMat;
 
@@ -23,117 +23,151 @@ pub unsafe fn clear(x: &Scratch, rows: usize) {
 /// # Safety
 /// - `x` holds the block's weights and factors; the block is inside V.
 #[inline(never)]
-pub unsafe fn apply<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block, next: usize) {
-    let v = panel.p.v.head(panel.kv_head);
-    let keys = v.block(block.start, 0, (block.start + block.to).min(v.rows) - block.start, v.cols);
-    let weights = if panel.in_lanes {
-        Rows { ptr: x.scores, row_stride: 1, col_stride: S::PANEL }
-    } else {
-        Rows { ptr: x.scores, row_stride: BLOCK, col_stride: 1 }
-    };
+pub unsafe fn apply<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
     // Many rows read each value several times: widened and side by side it costs them less. The last
     // columns must fill a vector.
-    let v_cols = v.cols.next_multiple_of(S::LANES);
-    let ragged = !v.cols.is_multiple_of(S::LANES);
+    let v = panel.p.v.head(panel.kv_head);
+    let (v_cols, stride) = (v.cols.next_multiple_of(S::LANES), panel.p.v.head_stride);
+    let ragged = v_cols != v.cols;
     let copied =
         ragged || (panel.in_lanes && S::LANES > 1 && (v.kind != Kind::F32 || v.row_stride != v.cols));
+    let keys = |h: usize, (from, to): (usize, usize)| {
+        panel.p.v.head(panel.kv_head + h).block(block.start + from, 0, to - from, v.cols)
+    };
     // SAFETY: as the caller promises.
     unsafe {
         // An unseen key's weight is 0, but 0 x NaN is not.
-        let careful = block.partial && !all_finite(s, keys, block);
-        let part = Part { x, rows: panel.rows, block, careful, weights, next };
+        let seen = (block.from, block.to);
+        let careful = block.partial && !(0..panel.heads).all(|h| all_finite(s, keys(h, seen)));
+        let all = Part { x: *x, panel, heads: panel.heads, block, careful, at_a_time: BLOCK, cols: v_cols };
         if copied {
-            let (from, to) = block.bring;
-            if from < to {
-                let seen = v.block(block.start + from, 0, to - from, v.cols);
-                pack(s, seen, Grid { dst: x.values.add(from * x.width), stride: x.width, width: x.width });
+            for h in 0..panel.heads {
+                let (from, to) = block.bring;
+                if from < to {
+                    let to = Grid { dst: x.values.add(from * x.width), stride: x.width, width: x.width };
+                    pack(s, keys(h, block.bring), to);
+                }
+                let v = Panels { ptr: x.values.cast_const(), row_stride: x.width, panel_stride: PANEL_COLS };
+                strips(s, Part { x: x.at_row(h * panel.lanes), heads: 1, ..all }, v, 0);
             }
-            let v = Panels { ptr: x.values.cast_const(), row_stride: x.width, panel_stride: PANEL_COLS };
-            strips(s, Part { next: 0, ..part }, v, v_cols);
         } else {
+            // Several heads' tokens lie side by side: a few tokens at a time are read in order.
+            let in_order = stride < v.row_stride && panel.heads > 1 && v.kind == Kind::F32 && !block.partial;
+            let all = Part { at_a_time: if in_order { TOKENS } else { BLOCK }, ..all };
             by_kind!(v.kind, E => {
-                let v = Panels { ptr: keys.at::<E>(0, 0).cast_const(), row_stride: v.row_stride, panel_stride: PANEL_COLS };
-                strips(s, part, v, v_cols);
+                let ptr = v.at::<E>(block.start, 0).cast_const();
+                strips(s, all, Panels { ptr, row_stride: v.row_stride, panel_stride: PANEL_COLS }, stride);
             });
         }
     }
 }
 
-/// A block's rows and keys, and how they are weighted.
+/// Tokens of all heads that are taken before the next tokens, if memory is to be read in order.
+const TOKENS: usize = 8;
+
+/// What a block of values is weighted with and added to.
 #[derive(Clone, Copy)]
 struct Part<'a> {
-    x: &'a Scratch,
-    rows: usize,
+    x: Scratch,
+    panel: &'a Panel<'a>,
+    heads: usize,
     block: Block,
     /// Keys that a row does not see must not be touched for it.
     careful: bool,
-    weights: Rows,
-    /// Elements from these values to those that are read next, which are asked for on the way; 0 for none.
-    next: usize,
+    /// Keys that are taken for all heads before the next keys.
+    at_a_time: usize,
+    /// Columns of V, in whole vectors.
+    cols: usize,
 }
 
-/// `cols` columns of V, whole vectors.
+/// All rows of all heads; the values of one head lie `head_stride` behind those of the head before.
 #[inline(never)]
-unsafe fn strips<S: Simd, E: Elem>(s: S, part: Part, v: Panels<E>, cols: usize) {
+unsafe fn strips<S: Simd, E: Elem>(s: S, part: Part, v: Panels<E>, head_stride: usize) {
     s.vectorize(
         #[inline(always)]
         || {
-            let mut r = 0;
-            while r < part.rows {
-                let n = if part.careful { 1 } else { (part.rows - r).min(S::MR) };
-                let mut keys = (part.block.from, part.block.to);
-                if part.block.partial {
-                    // The rows' first keys and ends grow with the row.
-                    // SAFETY: rows of the panel.
-                    keys = unsafe { (*part.x.from.add(r) as usize, *part.x.to.add(r + n - 1) as usize) };
+            let (block, rows) = (part.block, part.panel.rows);
+            let mut from = block.from;
+            while from < block.to {
+                let to = block.to.min(from + part.at_a_time);
+                for h in 0..part.heads {
+                    let v = Panels { ptr: v.ptr.wrapping_add(h * head_stride), ..v };
+                    let x = part.x.at_row(h * part.panel.lanes);
+                    let place = Place {
+                        weights: Rows { ptr: x.scores, row_stride: 1, col_stride: S::PANEL },
+                        x,
+                        block,
+                        open: from == block.from,
+                        close: to == block.to,
+                        cols: part.cols,
+                    };
+                    let mut r = 0;
+                    while r < rows {
+                        let left = rows - r;
+                        let n = match part.careful {
+                            true => 1,
+                            // No tile of few rows, which has too few chains, if two tiles can share.
+                            false if left > S::MR && left < 2 * S::MR => left.div_ceil(2),
+                            false => left.min(S::MR),
+                        };
+                        let mut keys = (from, to);
+                        if block.partial {
+                            // The rows' first keys and ends grow with the row.
+                            // SAFETY: rows of the panel.
+                            keys = unsafe { (*x.from.add(r) as usize, *x.to.add(r + n - 1) as usize) };
+                        }
+                        if keys.0 < keys.1 || block.first {
+                            // SAFETY: as the caller promises.
+                            unsafe { strip(s, place, (r, n), keys, v) };
+                        }
+                        r += n;
+                    }
                 }
-                if keys.0 < keys.1 || part.block.first {
-                    // SAFETY: as the caller promises.
-                    unsafe { strip(s, part, (r, n), keys, v, cols) };
-                }
-                r += n;
+                from = to;
             }
         },
     );
+}
+
+/// How one head's strips of tiles go on.
+#[derive(Clone, Copy)]
+struct Place {
+    weights: Rows,
+    x: Scratch,
+    block: Block,
+    /// The block's first keys: chains start. Else they go on.
+    open: bool,
+    /// The block's last keys: chains are added to what there was. Else they are kept.
+    close: bool,
+    cols: usize,
 }
 
 /// `rows` = (first row, rows) of one tile, `keys` = (first key, end) that they are given.
 #[inline(always)]
 unsafe fn strip<S: Simd, E: Elem>(
     s: S,
-    part: Part,
+    place: Place,
     rows: (usize, usize),
     keys: (usize, usize),
     v: Panels<E>,
-    cols: usize,
 ) {
-    let place = Place { part, r: rows.0, keys, cols };
     // SAFETY: as the caller promises. One or two rows alone have too few chains for the multipliers'
     // latency: they take more columns.
     unsafe {
-        let mut c = 0;
+        let (cols, mut c) = (place.cols, 0);
         if rows.1 == 1 {
-            c = wide::<S, E, 1, 8>(s, place, v, c, cols);
+            c = wide::<S, E, 1, 8>(s, place, rows.0, keys, v);
         } else if rows.1 == 2 {
-            c = wide::<S, E, 2, 4>(s, place, v, c, cols);
+            c = wide::<S, E, 2, 4>(s, place, rows.0, keys, v);
         }
         with_rows!(S, rows.1, MR => {
             while c < cols {
                 let n = (cols - c).min(S::NV * S::LANES);
-                with_vectors!(S, n / S::LANES, NV => columns::<S, E, MR, NV>(s, place, v, c));
+                with_vectors!(S, n / S::LANES, NV => columns::<S, E, MR, NV>(s, place, rows.0, keys, v, c));
                 c += n;
             }
         });
     }
-}
-
-/// Where a strip of tiles lies: its first row, its keys, and all columns.
-#[derive(Clone, Copy)]
-struct Place<'a> {
-    part: Part<'a>,
-    r: usize,
-    keys: (usize, usize),
-    cols: usize,
 }
 
 /// As many tiles of `NV` vectors as fit; returns the first column that is left.
@@ -141,68 +175,68 @@ struct Place<'a> {
 unsafe fn wide<S: Simd, E: Elem, const MR: usize, const NV: usize>(
     s: S,
     place: Place,
+    r: usize,
+    keys: (usize, usize),
     v: Panels<E>,
-    mut c: usize,
-    cols: usize,
 ) -> usize {
-    while c + NV * S::LANES <= cols {
+    let mut c = 0;
+    while c + NV * S::LANES <= place.cols {
         // SAFETY: as the caller promises.
-        unsafe { columns::<S, E, MR, NV>(s, place, v, c) };
+        unsafe { columns::<S, E, MR, NV>(s, place, r, keys, v, c) };
         c += NV * S::LANES;
     }
     c
 }
 
-/// One tile: `acc = acc f + Σ_t weight(t) v(t)`.
+/// One tile: `acc = acc f + Σ_t weight(t) v(t)`, or a part of the sum.
 #[inline(always)]
 unsafe fn columns<S: Simd, E: Elem, const MR: usize, const NV: usize>(
     s: S,
     place: Place,
+    r: usize,
+    (from, to): (usize, usize),
     v: Panels<E>,
     c: usize,
 ) {
-    let (part, r, (from, to)) = (place.part, place.r, place.keys);
-    // By value: the compiler would read them again after each store.
-    let Scratch { acc, factor, width, .. } = *part.x;
-    let start = v.ptr.wrapping_add(from * v.row_stride);
-    let v = Panels { ptr: start.wrapping_add(c), ..v };
+    let Scratch { values, acc, factor, width, .. } = place.x;
+    let v = Panels { ptr: v.ptr.wrapping_add(from * v.row_stride + c), ..v };
+    let at = |i: usize, n: usize| (r + i) * width + c + n * S::LANES;
+    let mut chains = zero::<S, MR, NV>(s);
     // SAFETY: as the caller promises.
     unsafe {
-        let (n, weights) = (to.saturating_sub(from), part.weights.at(r, from));
-        let mut chains = zero(s);
-        if part.next == 0 || r > 0 {
-            chains = tile::<S, E, MR, NV>(s, n, weights, v, chains);
-        } else {
-            // This tile's share of the values that are read next, a row at a time.
-            let share = n * c / place.cols..n * (c + NV * S::LANES) / place.cols;
-            let (step, mut t) = (n / share.len().max(1), 0);
-            for row in share {
-                ask(s, start.wrapping_add(row * v.row_stride).wrapping_add(part.next), place.cols);
-                chains = tile::<S, E, MR, NV>(s, step, weights.at(0, t), v.at(t, 0), chains);
-                t += step;
+        if !place.open {
+            for (i, row) in chains.iter_mut().enumerate() {
+                for (n, chain) in row.iter_mut().enumerate() {
+                    *chain = s.load(values.add(at(i, n)));
+                }
             }
-            chains = tile::<S, E, MR, NV>(s, n - t, weights.at(0, t), v.at(t, 0), chains);
         }
+        chains = tile::<S, E, MR, NV>(s, to.saturating_sub(from), place.weights.at(r, from), v, chains);
         for (i, row) in chains.iter().enumerate() {
             let factor = s.splat(*factor.add(r + i));
-            let acc = acc.add((r + i) * width + c);
             for (n, &chain) in row.iter().enumerate() {
-                let acc = acc.add(n * S::LANES);
-                s.store(acc, if part.block.first { chain } else { s.fma(s.load(acc), factor, chain) });
+                let acc = acc.add(at(i, n));
+                if !place.close {
+                    s.store(values.add(at(i, n)), chain);
+                } else if place.block.first {
+                    s.store(acc, chain);
+                } else {
+                    s.store(acc, s.fma(s.load(acc), factor, chain));
+                }
             }
         }
     }
 }
 
-/// Whether no value of the block's keys is infinite or NaN.
+/// Whether no value of the keys is infinite or NaN.
 #[inline(never)]
-unsafe fn all_finite<S: Simd>(s: S, keys: RawMat, block: Block) -> bool {
+unsafe fn all_finite<S: Simd>(s: S, keys: RawMat) -> bool {
     s.vectorize(
         #[inline(always)]
         || {
             // 0 x v is 0 or, for what is not finite, NaN, which stays in the sum.
             let mut sums = [s.splat(0.0); 4];
-            by_kind!(keys.kind, E => for t in block.from..block.to {
+            by_kind!(keys.kind, E => for t in 0..keys.rows {
                 for c in (0..keys.cols).step_by(4 * S::LANES) {
                     for (c, sum) in (c..keys.cols).step_by(S::LANES).zip(&mut sums) {
                         // SAFETY: columns from `c` on of a key that some row sees.

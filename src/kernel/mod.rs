@@ -2,5 +2,6 @@
 
 pub mod exp;
 pub mod pack;
+pub mod score;
 pub mod softmax;
 pub mod tile;

@@ -18,8 +18,6 @@ use crate::simd::Simd;
 /// can be stored.
 pub const PANEL_COLS: usize = 16;
 
-const LINE: usize = 64;
-
 /// The broadcast operand: element `(i, k)` is at `ptr + i * row_stride + k * col_stride`.
 #[derive(Clone, Copy)]
 pub struct Rows {
@@ -33,6 +31,15 @@ impl Rows {
     #[inline(always)]
     pub fn at(self, i: usize, k: usize) -> Rows {
         Rows { ptr: self.ptr.wrapping_add(i * self.row_stride + k * self.col_stride), ..self }
+    }
+
+    /// Where the first `MR` rows begin.
+    #[inline(always)]
+    pub fn each<const MR: usize>(self) -> [*const f32; MR] {
+        core::array::from_fn(
+            #[inline(always)]
+            |i| self.ptr.wrapping_add(i * self.row_stride),
+        )
     }
 }
 
@@ -56,7 +63,7 @@ impl<E: Elem> Panels<E> {
 
     /// From one vector of a tile to the next: vectors either share a panel or fill one.
     #[inline(always)]
-    fn vector_stride<S: Simd>(&self) -> usize {
+    pub fn vector_stride<S: Simd>(&self) -> usize {
         const { assert!(PANEL_COLS.is_multiple_of(S::LANES)) };
         const { assert!(S::LANES == PANEL_COLS || PANEL_COLS.is_multiple_of(S::LANES * S::NV)) };
         if S::LANES == PANEL_COLS { self.panel_stride } else { S::LANES }
@@ -82,24 +89,11 @@ pub unsafe fn tile<S: Simd, E: Elem, const MR: usize, const NV: usize>(
 ) -> Acc<S::V, MR, NV> {
     let vector_stride = b.vector_stride::<S>();
     // A pointer for each row and one offset for all: the loop then has no address arithmetic left.
-    let mut rows = [a.ptr; MR];
-    for (i, row) in rows.iter_mut().enumerate() {
-        *row = a.ptr.wrapping_add(i * a.row_stride);
-    }
+    let rows = a.each::<MR>();
     let (mut at, mut b_row) = (0, b.ptr);
     for _ in 0..k {
-        let mut vectors = [s.splat(0.0); NV];
-        for (v, vector) in vectors.iter_mut().enumerate() {
-            // SAFETY: vector `v < NV` of a row that the caller vouches for.
-            *vector = unsafe { E::load(s, b_row.add(v * vector_stride)) };
-        }
-        for (sums, &row) in acc.iter_mut().zip(&rows) {
-            // SAFETY: one of the first `k` columns of a row that the caller vouches for.
-            let x = s.splat(unsafe { *row.add(at) });
-            for (sum, &vector) in sums.iter_mut().zip(&vectors) {
-                *sum = s.fma(x, vector, *sum);
-            }
-        }
+        // SAFETY: one of the first `k` columns of the rows and rows of `b`, as the caller promises.
+        unsafe { step(s, rows.map(|row| row.wrapping_add(at)), (b_row, vector_stride), &mut acc) };
         at += a.col_stride;
         // Past the last step this may point outside; it is not read there.
         b_row = b_row.wrapping_add(b.row_stride);
@@ -107,11 +101,28 @@ pub unsafe fn tile<S: Simd, E: Elem, const MR: usize, const NV: usize>(
     acc
 }
 
-/// Asks for the cache lines of `len` elements at `p`; any address is allowed.
+/// One step of all chains: `acc[i] += a[i] b`. `b` is the first of `NV` vectors and their stride.
+///
+/// # Safety
+/// - Each of `a` is valid for reading, `b` for reading `NV` vectors.
 #[inline(always)]
-pub fn ask<S: Simd, E: Elem>(s: S, p: *const E, len: usize) {
-    for offset in (0..len).step_by(LINE / size_of::<E>()) {
-        s.prefetch(p.wrapping_add(offset));
+pub unsafe fn step<S: Simd, E: Elem, const MR: usize, const NV: usize>(
+    s: S,
+    a: [*const f32; MR],
+    b: (*const E, usize),
+    acc: &mut Acc<S::V, MR, NV>,
+) {
+    let mut vectors = [s.splat(0.0); NV];
+    for (v, vector) in vectors.iter_mut().enumerate() {
+        // SAFETY: as the caller promises.
+        *vector = unsafe { E::load(s, b.0.wrapping_add(v * b.1)) };
+    }
+    for (sums, a) in acc.iter_mut().zip(&a) {
+        // SAFETY: as the caller promises.
+        let x = s.splat(unsafe { **a });
+        for (sum, &vector) in sums.iter_mut().zip(&vectors) {
+            *sum = s.fma(x, vector, *sum);
+        }
     }
 }
 
@@ -128,6 +139,14 @@ macro_rules! with_rows {
     };
 }
 pub(crate) use with_rows;
+
+/// The same for a tile of scores, which has half the rows, but two chains of each.
+macro_rules! with_score_rows {
+    ($S:ident, $n:expr, $MR:ident => $body:expr) => {
+        $crate::kernel::tile::with_const!($n, $MR => $body; [1 2 3 4] <$S as $crate::simd::Simd>::MR / 2)
+    };
+}
+pub(crate) use with_score_rows;
 
 /// Runs `$body` with the constant `$NV` equal to `$n`, which is at most the tier's `NV`.
 macro_rules! with_vectors {

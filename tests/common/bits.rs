@@ -120,7 +120,15 @@ fn attention_chunk(
     let mut state = State { m: f32::MIN, l: 0.0, acc: vec![0.0; v.head_dim] };
     for first in (start..end).step_by(BLOCK) {
         let keys = first..(first + BLOCK).min(end);
-        let score = |t| chain(fused, query.iter().copied().zip(k.token(t, kv_head)));
+        // Four chains, of every fourth feature.
+        let score = |t| {
+            let key = k.token(t, kv_head);
+            let chains = [0, 1, 2, 3].map(|c| {
+                let pairs = query.iter().copied().zip(key.iter().copied());
+                chain(fused, pairs.skip(c).step_by(4))
+            });
+            (chains[0] + chains[1]) + (chains[2] + chains[3])
+        };
         let values: Vec<Vec<f32>> = keys.clone().map(|t| v.token(t, kv_head)).collect();
         let scores: Vec<f32> = keys.clone().map(score).collect();
         let top = scores.iter().fold(state.m, |top, &x| if x > top { x } else { top });

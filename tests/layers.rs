@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// DESIGN's table of layers. A file may use those of a smaller number, and its own folder.
-const LAYERS: [(&str, usize); 18] = [
+const LAYERS: [(&str, usize); 19] = [
     ("error", 0),
     ("simd", 0),
     ("attention/mask", 0),

@@ -10,8 +10,7 @@ use super::scratch::Scratch;
 use crate::elem::{Kind, by_kind};
 use crate::kernel::pack::{Grid, copy, pack};
 use crate::kernel::score::{CHAINS, features_in_lanes};
-use crate::kernel::softmax::BLOCK;
-use crate::kernel::tile::{Rows, zero};
+use crate::kernel::tile::{Rows, ahead, zero};
 use crate::simd::{MAX_LANES, Simd};
 
 /// Up to this many rows of a head, features are in the lanes.
@@ -88,22 +87,15 @@ pub unsafe fn scores<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
     );
 }
 
-/// The block's keys, `P` at a time: for all heads before the next keys, if tokens are outermost in memory.
+/// The block's keys, `P` at a time for each head.
 #[inline(always)]
 unsafe fn groups<S: Simd, const P: usize, const NQ: usize>(s: S, panel: &Panel, x: &Scratch, block: Block) {
-    let k = &panel.p.k;
-    let at_a_time = if k.head_stride < k.token_stride { P } else { BLOCK };
-    let mut from = block.from - block.from % P;
-    while from < block.to {
-        let to = block.to.min(from + at_a_time);
+    for t in (block.from - block.from % P..block.to).step_by(P) {
         for h in 0..panel.heads {
-            for t in (from..to).step_by(P) {
-                let lane = h * lanes::<S>(panel.rows);
-                // SAFETY: as the caller promises; the lanes of a head that there is.
-                unsafe { group::<S, P, NQ>(s, panel, x, block, t, panel.kv_head + h, lane) };
-            }
+            let lane = h * lanes::<S>(panel.rows);
+            // SAFETY: as the caller promises; the lanes of a head that there is.
+            unsafe { group::<S, P, NQ>(s, panel, x, block, t, panel.kv_head + h, lane) };
         }
-        from = to;
     }
 }
 
@@ -122,6 +114,7 @@ unsafe fn group<S: Simd, const P: usize, const NQ: usize>(
     let (fours, rest) = (k.cols / CHAINS, k.cols % CHAINS);
     let q = x.q.wrapping_add(lane * x.q_stride).cast_const();
     let (from, to) = (t.max(block.from), (t + P).min(block.to));
+    ahead(s, k, block.start + from, to - from);
     let mut seen = Rows { ptr: x.keys, row_stride: k.cols, col_stride: 1 };
     if k.kind == Kind::F32 {
         seen = Rows { ptr: k.at(block.start + from, 0), row_stride: k.row_stride, ..seen };

@@ -44,7 +44,10 @@ pub unsafe fn heads<S: Simd>(s: S, p: &Problem, kv_head: usize, scratch: *mut f3
     let (mut heads, mut lanes) = (1, S::PANEL);
     if !in_lanes {
         lanes = decode::lanes::<S>(rows);
-        heads = S::PANEL.checked_div(lanes).unwrap_or(1).min(p.k.n_heads - kv_head);
+        // Heads that lie side by side are read in order; those that lie apart are better read one by one.
+        if p.k.head_stride < p.k.token_stride {
+            heads = S::PANEL.checked_div(lanes).unwrap_or(1).min(p.k.n_heads - kv_head);
+        }
     }
     for first in (0..rows).step_by(panels.max(1) * S::PANEL) {
         let count = (rows - first).div_ceil(S::PANEL).min(panels);

@@ -52,7 +52,6 @@ pub unsafe fn scores<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
         let dst = Grid { dst: x.keys.wrapping_add(to * k.cols), stride: k.cols, width: k.cols };
         // SAFETY: rows `t..t + n` of the block are inside K, and the scratch has room for them.
         unsafe { pack(s, k.block(block.start + t, 0, n, k.cols), dst) };
-        to
     };
     let (bring, end) = block.bring;
     if copied && S::LANES > 1 && bring < end {
@@ -63,57 +62,35 @@ pub unsafe fn scores<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
         || {
             // A tile's lanes of Q stay in the L1 while the keys go by, and then the keys for the next lanes.
             for lane in (0..lanes).step_by(S::NV * S::LANES) {
-                let vectors = (lanes - lane).min(S::NV * S::LANES) / S::LANES;
-                with_vectors!(S, vectors, NV => {
-                    let mut t = block.from;
-                    while t < block.to {
-                        let (left, most) = (block.to - t, S::MR / 2);
-                        // No tile of a single key, which has too few chains, if two tiles can share.
-                        let n = if left == most + 1 && most > 2 { most - 1 } else { left.min(most) };
-                        let mut rows = Rows { ptr: k.at(block.start + t, 0), row_stride: k.row_stride, col_stride: 1 };
-                        if copied {
-                            let at = if S::LANES > 1 { t } else { copy(t, n, 0) };
-                            rows = Rows { ptr: x.keys.wrapping_add(at * k.cols), row_stride: k.cols, ..rows };
-                        }
-                        // SAFETY: rows `t..t + n` of the block, lanes of the panel.
-                        with_score_rows!(S, n, MR => unsafe {
-                            score_tile::<S, MR, NV>(s, x, block, lane, t, k.cols, rows);
-                        });
-                        t += n;
+                let cols = (lanes - lane).min(S::NV * S::LANES);
+                let q = x.q.wrapping_add(lane).cast_const();
+                let q = Panels { ptr: q, row_stride: S::PANEL, panel_stride: PANEL_COLS };
+                let (mut t, mut end) = (block.from, block.to);
+                if block.partial {
+                    // Both ends of the keys that a row sees grow with the row.
+                    // SAFETY: lanes of the panel.
+                    (t, end) = unsafe { (*x.from.add(lane) as usize, *x.to.add(lane + cols - 1) as usize) };
+                }
+                with_vectors!(S, cols / S::LANES, NV => while t < end {
+                    let (left, most) = (end - t, S::MR / 2);
+                    // No tile of a single key, which has too few chains, if two tiles can share.
+                    let n = if left == most + 1 && most > 2 { most - 1 } else { left.min(most) };
+                    if copied && S::LANES == 1 {
+                        copy(t, n, 0);
                     }
+                    let at = if S::LANES == 1 { 0 } else { t };
+                    let keys = match copied {
+                        true => Rows { ptr: x.keys.wrapping_add(at * k.cols), row_stride: k.cols, col_stride: 1 },
+                        false => Rows { ptr: k.at(block.start + t, 0), row_stride: k.row_stride, col_stride: 1 },
+                    };
+                    let to = (x.scores.wrapping_add(t * S::PANEL + lane), S::PANEL);
+                    // SAFETY: keys `t..t + n` of the block, lanes of the panel.
+                    with_score_rows!(S, n, MR => unsafe {
+                        rows_in_lanes::<S, MR, NV>(s, k.cols, keys, q, to);
+                    });
+                    t += n;
                 });
             }
         },
     );
-}
-
-/// One tile of scores.
-#[inline(always)]
-unsafe fn score_tile<S: Simd, const MR: usize, const NV: usize>(
-    s: S,
-    x: &Scratch,
-    block: Block,
-    lane: usize,
-    t: usize,
-    d: usize,
-    k: Rows,
-) {
-    let q =
-        Panels { ptr: x.q.wrapping_add(lane).cast_const(), row_stride: S::PANEL, panel_stride: PANEL_COLS };
-    let scores = x.scores;
-    let place = |i: usize, v: usize| scores.wrapping_add((t + i) * S::PANEL + lane + v * S::LANES);
-    // SAFETY: as the caller promises.
-    unsafe {
-        // Both ends of the keys that a row sees grow with the row.
-        let last = lane + NV * S::LANES - 1;
-        if block.partial && (*x.to.add(last) <= t as f32 || *x.from.add(lane) >= (t + MR) as f32) {
-            return;
-        }
-        let scores = rows_in_lanes::<S, MR, NV>(s, d, k, q, place);
-        for (i, row) in scores.iter().enumerate() {
-            for (v, &score) in row.iter().enumerate() {
-                s.store(place(i, v), score);
-            }
-        }
-    }
 }

@@ -51,8 +51,8 @@ pub unsafe fn apply<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
                 strips(s, Part { x: x.at_row(h * panel.lanes), heads: 1, ..all }, v, 0);
             }
         } else {
-            // Several heads' tokens lie side by side: a few tokens at a time are read in order.
-            let in_order = stride < v.row_stride && panel.heads > 1 && v.kind == Kind::F32 && !block.partial;
+            // Heads that lie side by side: all of a few tokens before the next ones, in the order of memory.
+            let in_order = panel.heads > 1 && v.kind == Kind::F32 && !block.partial;
             let all = Part { at_a_time: if in_order { TOKENS } else { BLOCK }, ..all };
             by_kind!(v.kind, E => {
                 let ptr = v.at::<E>(block.start, 0).cast_const();
@@ -62,7 +62,7 @@ pub unsafe fn apply<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
     }
 }
 
-/// Tokens of all heads that are taken before the next tokens, if memory is to be read in order.
+/// Tokens whose values a few rows take before the next tokens': they are read nearly in order.
 const TOKENS: usize = 8;
 
 /// What a block of values is weighted with and added to.
@@ -74,7 +74,7 @@ struct Part<'a> {
     block: Block,
     /// Keys that a row does not see must not be touched for it.
     careful: bool,
-    /// Keys that are taken for all heads before the next keys.
+    /// Keys that are taken for all columns and heads before the next keys.
     at_a_time: usize,
     /// Columns of V, in whole vectors.
     cols: usize,
@@ -86,47 +86,51 @@ unsafe fn strips<S: Simd, E: Elem>(s: S, part: Part, v: Panels<E>, head_stride: 
     s.vectorize(
         #[inline(always)]
         || {
-            let (block, rows) = (part.block, part.panel.rows);
+            let block = part.block;
             let mut from = block.from;
             while from < block.to {
                 let to = block.to.min(from + part.at_a_time);
                 for h in 0..part.heads {
                     let v = Panels { ptr: v.ptr.wrapping_add(h * head_stride), ..v };
                     let x = part.x.at_row(h * part.panel.lanes);
-                    let place = Place {
-                        weights: Rows { ptr: x.scores, row_stride: 1, col_stride: S::PANEL },
-                        x,
-                        block,
-                        open: from == block.from,
-                        close: to == block.to,
-                        cols: part.cols,
-                    };
-                    let mut r = 0;
-                    while r < rows {
-                        let left = rows - r;
-                        let n = match part.careful {
-                            true => 1,
-                            // No tile of few rows, which has too few chains, if two tiles can share.
-                            false if left > S::MR && left < 2 * S::MR => left.div_ceil(2),
-                            false => left.min(S::MR),
-                        };
-                        let mut keys = (from, to);
-                        if block.partial {
-                            // The rows' first keys and ends grow with the row.
-                            // SAFETY: rows of the panel.
-                            keys = unsafe { (*x.from.add(r) as usize, *x.to.add(r + n - 1) as usize) };
-                        }
-                        if keys.0 < keys.1 || block.first {
-                            // SAFETY: as the caller promises.
-                            unsafe { strip(s, place, (r, n), keys, v) };
-                        }
-                        r += n;
-                    }
+                    let (open, close) = (from == block.from, to == block.to);
+                    let weights = Rows { ptr: x.scores, row_stride: 1, col_stride: S::PANEL };
+                    let place = Place { weights, x, block, open, close, cols: part.cols };
+                    // SAFETY: as the caller promises.
+                    unsafe { head(s, part, place, (from, to), v) };
                 }
                 from = to;
             }
         },
     );
+}
+
+/// All rows of a head.
+#[inline(always)]
+unsafe fn head<S: Simd, E: Elem>(s: S, part: Part, place: Place, keys: (usize, usize), v: Panels<E>) {
+    let (rows, x) = (part.panel.rows, place.x);
+    let mut r = 0;
+    while r < rows {
+        let left = rows - r;
+        let n = match part.careful {
+            true => 1,
+            // No tile of few rows, which has too few chains, if two tiles can share.
+            false if left > S::MR && left < 2 * S::MR => left.div_ceil(2),
+            false => left.min(S::MR),
+        };
+        let mut keys = keys;
+        // SAFETY: as the caller promises; rows of the panel.
+        unsafe {
+            if place.block.partial {
+                // The rows' first keys and ends grow with the row.
+                keys = (*x.from.add(r) as usize, *x.to.add(r + n - 1) as usize);
+            }
+            if keys.0 < keys.1 || place.block.first {
+                strip(s, place, (r, n), keys, v);
+            }
+        }
+        r += n;
+    }
 }
 
 /// How one head's strips of tiles go on.

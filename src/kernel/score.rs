@@ -14,74 +14,60 @@ use crate::simd::Simd;
 /// Chains of a score; part of the contract.
 pub const CHAINS: usize = 4;
 
-/// Scores of `MR` keys for `NV` vectors of rows. Sums of the first chains are kept at `place(key, vector)`.
+/// Scores of `MR` keys for `NV` vectors of rows, to rows of `to`, `to_stride` apart.
 ///
 /// # Safety
 /// - `k` is valid for reading `MR` rows of `d` neighbouring features, `q` for `d` rows of `NV` vectors,
-///   each place for writing a vector.
+///   `to` for writing `MR` rows of `NV` neighbouring vectors.
 #[inline(always)]
 pub unsafe fn rows_in_lanes<S: Simd, const MR: usize, const NV: usize>(
     s: S,
     d: usize,
     k: Rows,
     q: Panels<f32>,
-    place: impl Fn(usize, usize) -> *mut f32,
-) -> Acc<S::V, MR, NV> {
+    (to, to_stride): (*mut f32, usize),
+) {
+    let place = |i: usize, v: usize| to.wrapping_add(i * to_stride + v * S::LANES);
     // SAFETY: as the caller promises.
     unsafe {
-        let first = two_chains::<S, MR, NV>(s, d, 0, k, q);
-        for (i, row) in first.iter().enumerate() {
+        // The sums of the first two chains wait in memory: registers are for the others.
+        let sums = two_chains::<S, MR, NV>(s, d, k, q);
+        for (i, row) in sums.iter().enumerate() {
             for (v, &sum) in row.iter().enumerate() {
                 s.store(place(i, v), sum);
             }
         }
-        let mut sums = two_chains::<S, MR, NV>(s, d, 2, k, q);
-        for (i, row) in sums.iter_mut().enumerate() {
-            for (v, sum) in row.iter_mut().enumerate() {
-                *sum = s.add(s.load(place(i, v)), *sum);
+        let after = Panels { ptr: q.ptr.wrapping_add(2 * q.row_stride), ..q };
+        let sums = two_chains::<S, MR, NV>(s, d.saturating_sub(2), k.at(0, 2), after);
+        for (i, row) in sums.iter().enumerate() {
+            for (v, &sum) in row.iter().enumerate() {
+                s.store(place(i, v), s.add(s.load(place(i, v)), sum));
             }
         }
-        sums
     }
 }
 
-/// Chains `c` and `c + 1`, added.
+/// Two neighbouring chains over `d` features, added.
 #[inline(always)]
 unsafe fn two_chains<S: Simd, const MR: usize, const NV: usize>(
     s: S,
     d: usize,
-    c: usize,
     k: Rows,
     q: Panels<f32>,
 ) -> Acc<S::V, MR, NV> {
     let (mut even, mut odd) = (zero::<S, MR, NV>(s), zero::<S, MR, NV>(s));
-    let rows = k.each::<MR>();
     let (stride, next) = (q.vector_stride::<S>(), q.row_stride);
-    let (mut f, mut row) = (c, q.ptr.wrapping_add(c * next));
+    let (mut rows, mut row) = (k.each::<MR>(), q.ptr);
     // SAFETY: features below `d` of keys and queries, as the caller promises.
     unsafe {
-        let mut left = d.saturating_sub(c + 1).div_ceil(CHAINS);
-        macro_rules! pair {
-            () => {{
-                step(s, rows.map(|p| p.wrapping_add(f)), (row, stride), &mut even);
-                step(s, rows.map(|p| p.wrapping_add(f + 1)), (row.wrapping_add(next), stride), &mut odd);
-                f += CHAINS;
-                row = row.wrapping_add(CHAINS * next);
-            }};
+        for _ in 0..(d + 2) / CHAINS {
+            step(s, rows, (row, stride), &mut even);
+            step(s, rows.map(|p| p.wrapping_add(1)), (row.wrapping_add(next), stride), &mut odd);
+            rows = rows.map(|p| p.wrapping_add(CHAINS));
+            row = row.wrapping_add(CHAINS * next);
         }
-        while left >= 4 {
-            pair!();
-            pair!();
-            pair!();
-            pair!();
-            left -= 4;
-        }
-        while left > 0 {
-            pair!();
-            left -= 1;
-        }
-        if f < d {
-            step(s, rows.map(|p| p.wrapping_add(f)), (row, stride), &mut even);
+        if d % CHAINS == 1 {
+            step(s, rows, (row, stride), &mut even);
         }
     }
     for (even, odd) in even.as_flattened_mut().iter_mut().zip(odd.as_flattened()) {

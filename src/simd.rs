@@ -119,10 +119,6 @@ pub trait Simd: Copy + 'static {
     /// # Safety
     /// - `p` is valid for writing `LANES` 16-bit values.
     unsafe fn store_bf16(self, p: *mut u16, v: Self::V);
-    /// Asks for the cache line at `p`; any address is allowed.
-    #[inline(always)]
-    fn prefetch<T>(self, _p: *const T) {}
-
     /// Runs `f` where the compiler may use the tier's instructions.
     fn vectorize<R>(self, f: impl FnOnce() -> R) -> R;
 }

@@ -197,10 +197,6 @@ impl Simd for Avx2 {
         })
     }
     #[inline(always)]
-    fn prefetch<T>(self, p: *const T) {
-        avx2!(_mm_prefetch::<_MM_HINT_T0>(p.cast()))
-    }
-    #[inline(always)]
     fn vectorize<R>(self, f: impl FnOnce() -> R) -> R {
         #[target_feature(enable = "avx2,fma,f16c")]
         fn region<R>(f: impl FnOnce() -> R) -> R {

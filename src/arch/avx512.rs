@@ -186,10 +186,6 @@ impl Simd for Avx512 {
         })
     }
     #[inline(always)]
-    fn prefetch<T>(self, p: *const T) {
-        avx512!(_mm_prefetch::<_MM_HINT_T0>(p.cast()))
-    }
-    #[inline(always)]
     fn vectorize<R>(self, f: impl FnOnce() -> R) -> R {
         #[target_feature(enable = "avx512f,avx2,fma,f16c")]
         fn region<R>(f: impl FnOnce() -> R) -> R {

@@ -10,8 +10,9 @@ use super::scratch::Scratch;
 use crate::elem::{Kind, by_kind};
 use crate::kernel::pack::{Grid, copy, pack};
 use crate::kernel::score::{CHAINS, features_in_lanes};
-use crate::kernel::tile::{Rows, ahead, zero};
+use crate::kernel::tile::zero;
 use crate::simd::{MAX_LANES, Simd};
+use crate::view::RawMat;
 
 /// Up to this many rows of a head, features are in the lanes.
 pub const fn max_rows<S: Simd>() -> usize {
@@ -87,47 +88,47 @@ pub unsafe fn scores<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
     );
 }
 
-/// The block's keys, `P` at a time for each head.
+/// The block's keys, `P` at a time for each head: as far apart as the block has room, since memory answers
+/// faster on several pages at a time.
 #[inline(always)]
 unsafe fn groups<S: Simd, const P: usize, const NQ: usize>(s: S, panel: &Panel, x: &Scratch, block: Block) {
-    for t in (block.from - block.from % P..block.to).step_by(P) {
+    let apart = (block.to - block.from).div_ceil(P);
+    for t in block.from..block.from + apart {
+        let keys: [usize; P] = core::array::from_fn(
+            #[inline(always)]
+            |i| (t + i * apart).min(block.to - 1),
+        );
         for h in 0..panel.heads {
             let lane = h * lanes::<S>(panel.rows);
             // SAFETY: as the caller promises; the lanes of a head that there is.
-            unsafe { group::<S, P, NQ>(s, panel, x, block, t, panel.kv_head + h, lane) };
+            unsafe { group::<S, P, NQ>(s, panel.p.k.head(panel.kv_head + h), x, block.start, keys, lane) };
         }
     }
 }
 
-/// Scores of the keys `t..t + P` of the block; those that no row sees get the score of one that is seen.
+/// Scores of some keys of the block at `start`, for the rows of the head whose lanes begin at `lane`.
 #[inline(always)]
 unsafe fn group<S: Simd, const P: usize, const NQ: usize>(
     s: S,
-    panel: &Panel,
+    k: RawMat,
     x: &Scratch,
-    block: Block,
-    t: usize,
-    head: usize,
+    start: usize,
+    keys: [usize; P],
     lane: usize,
 ) {
-    let k = panel.p.k.head(head);
     let (fours, rest) = (k.cols / CHAINS, k.cols % CHAINS);
     let q = x.q.wrapping_add(lane * x.q_stride).cast_const();
-    let (from, to) = (t.max(block.from), (t + P).min(block.to));
-    ahead(s, k, block.start + from, to - from);
-    let mut seen = Rows { ptr: x.keys, row_stride: k.cols, col_stride: 1 };
-    if k.kind == Kind::F32 {
-        seen = Rows { ptr: k.at(block.start + from, 0), row_stride: k.row_stride, ..seen };
-    } else {
-        let keys = k.block(block.start + from, 0, to - from, k.cols);
-        let to = Grid { dst: x.keys, stride: k.cols, width: k.cols };
-        // SAFETY: keys that some row sees; the room for keys holds `P` of them.
-        by_kind!(k.kind, E => unsafe { copy::<S, E>(s, keys, to) });
+    let mut rows = [core::ptr::null::<f32>(); P];
+    for (i, (row, key)) in rows.iter_mut().zip(keys).enumerate() {
+        *row = if k.kind == Kind::F32 {
+            k.at::<f32>(start + key, 0).cast_const()
+        } else {
+            let to = Grid { dst: x.keys.wrapping_add(i * k.cols), stride: k.cols, width: k.cols };
+            // SAFETY: a key that some row sees; the room for keys holds `P` of them.
+            by_kind!(k.kind, E => unsafe { copy::<S, E>(s, k.block(start + key, 0, 1, k.cols), to) });
+            to.dst
+        };
     }
-    let rows: [_; P] = core::array::from_fn(
-        #[inline(always)]
-        |i| seen.at((t + i).clamp(from, to - 1) - from, 0).ptr,
-    );
     let mut acc = zero::<S, P, NQ>(s);
     // SAFETY: `head_dim` features of each row; queries are padded to whole fours.
     unsafe {
@@ -146,14 +147,13 @@ unsafe fn group<S: Simd, const P: usize, const NQ: usize>(
     // Four vectors at a time: all rows of `4 / NQ` keys.
     let mut sums = [0.0_f32; MAX_LANES];
     let width = NQ * (S::LANES / CHAINS);
-    let mut to = x.scores.wrapping_add(t * S::PANEL + lane);
-    for four in acc.as_flattened().as_chunks::<4>().0 {
+    for (four, keys) in acc.as_flattened().as_chunks::<4>().0.iter().zip(keys.chunks(4 / NQ)) {
         // SAFETY: the array holds a whole vector; a head's lanes are inside the scores' rows.
         unsafe {
             s.store(sums.as_mut_ptr(), s.sum_fours::<NQ>(*four));
-            for key in 0..4 / NQ {
-                core::ptr::copy_nonoverlapping(sums.as_ptr().add(key * width), to, width);
-                to = to.wrapping_add(S::PANEL);
+            for (i, key) in keys.iter().enumerate() {
+                let to = x.scores.wrapping_add(key * S::PANEL + lane);
+                core::ptr::copy_nonoverlapping(sums.as_ptr().add(i * width), to, width);
             }
         }
     }

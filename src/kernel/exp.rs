@@ -24,7 +24,7 @@ const POLYNOMIAL: [f32; 5] = [1.381_45e-3, 8.368_78e-3, 4.166_839e-2, 1.666_652e
 /// `n + ROUND_BIASED` and `e^r` for `x` in about -104 to 89. The vectors go through each step side by
 /// side: one after the other, the chain of one is longer than what a CPU looks ahead.
 #[inline(always)]
-fn reduce<S: Simd, const N: usize>(s: S, x: [S::V; N]) -> ([S::V; N], [S::V; N]) {
+fn reduce<S: Simd, const N: usize>(s: S, x: [S::V; N], one_step: bool) -> ([S::V; N], [S::V; N]) {
     let biased = x.map(
         #[inline(always)]
         |x| s.fma(x, s.splat(LOG2_E), s.splat(ROUND_BIASED)),
@@ -35,11 +35,17 @@ fn reduce<S: Simd, const N: usize>(s: S, x: [S::V; N]) -> ([S::V; N], [S::V; N])
     for n in &mut n {
         *n = s.sub(*n, s.splat(ROUND_BIASED));
     }
-    for (r, &n) in r.iter_mut().zip(&n) {
-        *r = s.fma(n, s.splat(-LN2_HIGH), *r);
-    }
-    for (r, &n) in r.iter_mut().zip(&n) {
-        *r = s.fma(n, s.splat(-LN2_LOW), *r);
+    if one_step {
+        for (r, &n) in r.iter_mut().zip(&n) {
+            *r = s.fma(n, s.splat(-core::f32::consts::LN_2), *r);
+        }
+    } else {
+        for (r, &n) in r.iter_mut().zip(&n) {
+            *r = s.fma(n, s.splat(-LN2_HIGH), *r);
+        }
+        for (r, &n) in r.iter_mut().zip(&n) {
+            *r = s.fma(n, s.splat(-LN2_LOW), *r);
+        }
     }
     for &c in &POLYNOMIAL[1..] {
         for (p, &r) in p.iter_mut().zip(&r) {
@@ -62,7 +68,7 @@ pub fn exp<S: Simd>(s: S, x: S::V) -> S::V {
     let (low, high) = (s.splat(-104.0), s.splat(89.0));
     let x = s.max(low, x);
     let x = s.select_gt(x, high, high, x);
-    let ([biased], [p]) = reduce(s, [x]);
+    let ([biased], [p]) = reduce(s, [x], false);
     // 2^n in two factors, since n may lie outside the exponents of normal numbers. The first product
     // is exact, the second rounds once.
     let n = s.sub(biased, s.splat(ROUND_BIASED));
@@ -81,7 +87,7 @@ pub fn exp_weights<S: Simd, const N: usize>(s: S, mut x: [S::V; N]) -> [S::V; N]
         // -127 ln 2 and a little: there 2^n comes out as 0.
         *x = s.max(s.splat(-88.03), *x);
     }
-    let (biased, mut p) = reduce(s, x);
+    let (biased, mut p) = reduce(s, x, S::FUSED);
     for (p, &biased) in p.iter_mut().zip(&biased) {
         *p = s.mul(*p, s.pow2(biased));
     }

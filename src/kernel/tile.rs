@@ -13,7 +13,6 @@
 
 use crate::elem::Elem;
 use crate::simd::Simd;
-use crate::view::RawMat;
 
 /// Columns in a panel of packed `b`. The layout is the same on every target, so that packed weights
 /// can be stored.
@@ -125,17 +124,6 @@ pub unsafe fn step<S: Simd, E: Elem, const MR: usize, const NV: usize>(
             *sum = s.fma(x, vector, *sum);
         }
     }
-}
-
-/// Bytes between a row that is read and the one that is asked for meanwhile: what memory delivers while
-/// it takes to answer, several times.
-const AHEAD: usize = 16 << 10;
-const LINE: usize = 64;
-
-/// Asks for the rows that are read [`AHEAD`] bytes after the `n` rows from `row` on, as far as there are any.
-#[inline(always)]
-pub fn ahead<S: Simd>(s: S, m: RawMat, row: usize, n: usize) {
-    let _ = (s, m, row, n);
 }
 
 /// Zeroed accumulators.

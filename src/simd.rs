@@ -71,37 +71,35 @@ pub trait Simd: Copy + 'static {
     /// # Safety
     /// - As there, of 16-bit values.
     unsafe fn load_columns_bf16(self, p: *const u16, stride: usize) -> [Self::V; 4];
-    /// Four floats from `p` in every four lanes.
+    /// Two floats from `p` in every two lanes.
     /// # Safety
-    /// - `p` is valid for reading 4 floats.
+    /// - `p` is valid for reading 2 floats.
     #[inline(always)]
-    unsafe fn splat_four(self, p: *const f32) -> Self::V {
+    unsafe fn splat_two(self, p: *const f32) -> Self::V {
         let mut lanes = [0.0; MAX_LANES];
-        // SAFETY: the array holds a whole vector; four floats are readable.
+        // SAFETY: the array holds a whole vector; two floats are readable.
         unsafe {
-            for four in lanes.as_chunks_mut::<4>().0 {
-                *four = p.cast::<[f32; 4]>().read_unaligned();
+            for two in lanes.as_chunks_mut::<2>().0 {
+                *two = p.cast::<[f32; 2]>().read_unaligned();
             }
             self.load(lanes.as_ptr())
         }
     }
-    /// Sums `(0 + 1) + (2 + 3)` of every four lanes. Vector `x[k * UNIT + u]`, with `UNIT` 1, 2 or 4, has
-    /// the sums of row `g * UNIT + u` of item `k` in its `g`-th four lanes; the result has the rows of an
-    /// item side by side, the items one behind the other.
+    /// The sums of every two neighbouring lanes: those of `a` in the lower half of the lanes, those of `b`
+    /// in the upper.
     #[inline(always)]
-    fn sum_fours<const UNIT: usize>(self, x: [Self::V; 4]) -> Self::V {
-        let (mut lanes, mut sums) = ([0.0; MAX_LANES], [0.0; MAX_LANES]);
-        for (i, &x) in x.iter().enumerate() {
-            // SAFETY: the array holds a whole vector.
-            unsafe { self.store(lanes.as_mut_ptr(), x) };
-            for (g, [a, b, c, d]) in lanes.as_chunks::<4>().0.iter().enumerate().take(Self::LANES / 4) {
-                if let Some(sum) = sums.get_mut((i / UNIT * (Self::LANES / 4) + g) * UNIT + i % UNIT) {
-                    *sum = (a + b) + (c + d);
-                }
+    fn sum_twos(self, a: Self::V, b: Self::V) -> Self::V {
+        let mut lanes = [0.0; 2 * MAX_LANES];
+        // SAFETY: the array holds two whole vectors.
+        unsafe {
+            self.store(lanes.as_mut_ptr(), a);
+            self.store(lanes.as_mut_ptr().add(Self::LANES), b);
+            let mut sums = [0.0; MAX_LANES];
+            for (sum, [even, odd]) in sums.iter_mut().zip(lanes.as_chunks::<2>().0) {
+                *sum = even + odd;
             }
+            self.load(sums.as_ptr())
         }
-        // SAFETY: as above.
-        unsafe { self.load(sums.as_ptr()) }
     }
     /// Stores all lanes to `p`, of any alignment.
     /// # Safety
@@ -119,6 +117,10 @@ pub trait Simd: Copy + 'static {
     /// # Safety
     /// - `p` is valid for writing `LANES` 16-bit values.
     unsafe fn store_bf16(self, p: *mut u16, v: Self::V);
+    /// Asks for the cache line at `p`; any address is allowed.
+    #[inline(always)]
+    fn prefetch<T>(self, _p: *const T) {}
+
     /// Runs `f` where the compiler may use the tier's instructions.
     fn vectorize<R>(self, f: impl FnOnce() -> R) -> R;
 }

@@ -157,18 +157,14 @@ impl Simd for Avx2 {
         )
     }
     #[inline(always)]
-    unsafe fn splat_four(self, p: *const f32) -> __m256 {
-        avx2!(_mm256_broadcast_ps(&*p.cast::<__m128>()))
+    unsafe fn splat_two(self, p: *const f32) -> __m256 {
+        avx2!(_mm256_castpd_ps(_mm256_set1_pd(p.cast::<f64>().read_unaligned())))
     }
     #[inline(always)]
-    fn sum_fours<const UNIT: usize>(self, [a, b, c, d]: [__m256; 4]) -> __m256 {
+    fn sum_twos(self, a: __m256, b: __m256) -> __m256 {
         avx2!({
-            let sums = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
-            match UNIT {
-                1 => _mm256_permutevar8x32_ps(sums, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)),
-                2 => _mm256_castpd_ps(_mm256_permute4x64_pd::<0xd8>(_mm256_castps_pd(sums))),
-                _ => sums,
-            }
+            let sums = _mm256_castps_pd(_mm256_hadd_ps(a, b));
+            _mm256_castpd_ps(_mm256_permute4x64_pd::<0b11_01_10_00>(sums))
         })
     }
     #[inline(always)]
@@ -195,6 +191,10 @@ impl Simd for Avx2 {
             let packed = _mm_packus_epi32(_mm256_castsi256_si128(high), _mm256_extracti128_si256::<1>(high));
             _mm_storeu_si128(p.cast(), packed)
         })
+    }
+    #[inline(always)]
+    fn prefetch<T>(self, p: *const T) {
+        avx2!(_mm_prefetch::<_MM_HINT_T0>(p.cast()))
     }
     #[inline(always)]
     fn vectorize<R>(self, f: impl FnOnce() -> R) -> R {

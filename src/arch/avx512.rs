@@ -140,25 +140,16 @@ impl Simd for Avx512 {
         )
     }
     #[inline(always)]
-    unsafe fn splat_four(self, p: *const f32) -> __m512 {
-        avx512!(_mm512_broadcast_f32x4(_mm_loadu_ps(p)))
+    unsafe fn splat_two(self, p: *const f32) -> __m512 {
+        avx512!(_mm512_castpd_ps(_mm512_set1_pd(p.cast::<f64>().read_unaligned())))
     }
     #[inline(always)]
-    fn sum_fours<const UNIT: usize>(self, [a, b, c, d]: [__m512; 4]) -> __m512 {
-        let pairs =
-            |a, b| avx512!(_mm512_add_ps(_mm512_shuffle_ps::<0x88>(a, b), _mm512_shuffle_ps::<0xdd>(a, b)));
-        let sums = pairs(pairs(a, b), pairs(c, d));
-        // From [four][item][row] to [item][four][row].
-        avx512!(match UNIT {
-            1 => _mm512_permutexvar_ps(
-                _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15),
-                sums,
-            ),
-            2 => _mm512_permutexvar_ps(
-                _mm512_setr_epi32(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15),
-                sums,
-            ),
-            _ => sums,
+    fn sum_twos(self, a: __m512, b: __m512) -> __m512 {
+        avx512!({
+            let sums = _mm512_add_ps(_mm512_shuffle_ps::<0x88>(a, b), _mm512_shuffle_ps::<0xdd>(a, b));
+            // Each quarter holds two sums of `a`, then two of `b`.
+            let order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
+            _mm512_castpd_ps(_mm512_permutexvar_pd(order, _mm512_castps_pd(sums)))
         })
     }
     #[inline(always)]
@@ -184,6 +175,10 @@ impl Simd for Avx512 {
             let high = _mm512_srli_epi32::<16>(_mm512_mask_blend_epi32(nan, up, quiet));
             _mm256_storeu_si256(p.cast(), _mm512_cvtepi32_epi16(high))
         })
+    }
+    #[inline(always)]
+    fn prefetch<T>(self, p: *const T) {
+        avx512!(_mm_prefetch::<_MM_HINT_T0>(p.cast()))
     }
     #[inline(always)]
     fn vectorize<R>(self, f: impl FnOnce() -> R) -> R {

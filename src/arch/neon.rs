@@ -108,13 +108,15 @@ impl Simd for Neon {
         transpose(neon!([0, 1, 2, 3].map(|i| self.load_bf16(p.add(i * stride)))))
     }
     #[inline(always)]
-    unsafe fn splat_four(self, p: *const f32) -> float32x4_t {
-        neon!(vld1q_f32(p))
+    unsafe fn splat_two(self, p: *const f32) -> float32x4_t {
+        neon!({
+            let two = vld1_f32(p);
+            vcombine_f32(two, two)
+        })
     }
     #[inline(always)]
-    fn sum_fours<const UNIT: usize>(self, [a, b, c, d]: [float32x4_t; 4]) -> float32x4_t {
-        // One four: its sums are in order whatever the unit.
-        neon!(vpaddq_f32(vpaddq_f32(a, b), vpaddq_f32(c, d)))
+    fn sum_twos(self, a: float32x4_t, b: float32x4_t) -> float32x4_t {
+        neon!(vpaddq_f32(a, b))
     }
     #[inline(always)]
     unsafe fn store(self, p: *mut f32, v: float32x4_t) {

@@ -83,10 +83,15 @@ pub unsafe fn scores<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
                         true => Rows { ptr: x.keys.wrapping_add(at * k.cols), row_stride: k.cols, col_stride: 1 },
                         false => Rows { ptr: k.at(block.start + t, 0), row_stride: k.row_stride, col_stride: 1 },
                     };
-                    let to = (x.scores.wrapping_add(t * S::PANEL + lane), S::PANEL);
+                    let to = x.scores.wrapping_add(t * S::PANEL + lane);
                     // SAFETY: keys `t..t + n` of the block, lanes of the panel.
                     with_score_rows!(S, n, MR => unsafe {
-                        rows_in_lanes::<S, MR, NV>(s, k.cols, keys, q, to);
+                        let scores = rows_in_lanes::<S, MR, NV>(s, k.cols, keys, q);
+                        for (i, row) in scores.iter().enumerate() {
+                            for (v, &score) in row.iter().enumerate() {
+                                s.store(to.add(i * S::PANEL + v * S::LANES), score);
+                            }
+                        }
                     });
                     t += n;
                 });

@@ -63,8 +63,10 @@ pub fn exp_weight(fused: bool, x: f32) -> f32 {
     let x = if -88.03 > x { -88.03 } else { x };
     let biased = fma(fused, x, core::f32::consts::LOG2_E, BIASED);
     let n = biased - BIASED;
-    let r = fma(fused, n, -0.693_145_75, x);
-    let r = fma(fused, n, -1.428_606_8e-6, r);
+    let r = match fused {
+        true => fma(true, n, -core::f32::consts::LN_2, x),
+        false => fma(false, n, -1.428_606_8e-6, fma(false, n, -0.693_145_75, x)),
+    };
     let p = POLYNOMIAL[1..].iter().fold(POLYNOMIAL[0], |p, &c| fma(fused, p, r, c));
     let p = if fused { fma(true, fma(true, p, r, 1.0), r, 1.0) } else { (p * r * r + r) + 1.0 };
     p * f32::from_bits(biased.to_bits() << 23)

@@ -101,6 +101,20 @@ pub trait Simd: Copy + 'static {
             self.load(sums.as_ptr())
         }
     }
+    /// Stores the lower half of the lanes to `low`, the upper to `high`.
+    /// # Safety
+    /// - Both are valid for writing half a vector.
+    #[inline(always)]
+    unsafe fn store_halves(self, low: *mut f32, high: *mut f32, v: Self::V) {
+        let mut lanes = [0.0; MAX_LANES];
+        let half = Self::LANES / 2;
+        // SAFETY: the array holds a whole vector; half a vector is writable at both.
+        unsafe {
+            self.store(lanes.as_mut_ptr(), v);
+            core::ptr::copy_nonoverlapping(lanes.as_ptr(), low, half);
+            core::ptr::copy_nonoverlapping(lanes.as_ptr().add(half), high, half);
+        }
+    }
     /// Stores all lanes to `p`, of any alignment.
     /// # Safety
     /// - `p` is valid for writing `LANES` floats.

@@ -168,6 +168,13 @@ impl Simd for Avx2 {
         })
     }
     #[inline(always)]
+    unsafe fn store_halves(self, low: *mut f32, high: *mut f32, v: __m256) {
+        avx2!({
+            _mm_storeu_ps(low, _mm256_castps256_ps128(v));
+            _mm_storeu_ps(high, _mm256_extractf128_ps::<1>(v));
+        })
+    }
+    #[inline(always)]
     unsafe fn store(self, p: *mut f32, v: __m256) {
         avx2!(_mm256_storeu_ps(p, v))
     }

@@ -7,11 +7,11 @@
 
 use super::panel::{Block, Panel};
 use super::scratch::Scratch;
-use crate::elem::{Kind, by_kind};
-use crate::kernel::pack::{Grid, copy, pack};
+use crate::elem::{Elem, Kind, by_kind};
+use crate::kernel::pack::{Grid, pack};
 use crate::kernel::score::{CHAINS, features_in_lanes};
 use crate::kernel::tile::zero;
-use crate::simd::{MAX_LANES, Simd};
+use crate::simd::Simd;
 use crate::view::RawMat;
 
 /// Up to this many rows of a head, features are in the lanes.
@@ -68,11 +68,13 @@ pub unsafe fn scores<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
         || {
             // SAFETY: as the caller promises.
             unsafe {
-                if panel.rows <= per_vector::<S>() {
-                    groups::<S, 8, 1>(s, panel, x, block)
-                } else {
-                    groups::<S, 4, 2>(s, panel, x, block)
-                }
+                by_kind!(panel.p.k.kind, E => {
+                    if panel.rows <= per_vector::<S>() {
+                        groups::<S, E, 8, 1>(s, panel, x, block)
+                    } else {
+                        groups::<S, E, 4, 2>(s, panel, x, block)
+                    }
+                });
             }
         },
     );
@@ -81,24 +83,33 @@ pub unsafe fn scores<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
 /// The block's keys, `P` at a time for each head: as far apart as the block has room, since memory answers
 /// faster on several pages at a time.
 #[inline(always)]
-unsafe fn groups<S: Simd, const P: usize, const NQ: usize>(s: S, panel: &Panel, x: &Scratch, block: Block) {
+unsafe fn groups<S: Simd, E: Elem, const P: usize, const NQ: usize>(
+    s: S,
+    panel: &Panel,
+    x: &Scratch,
+    block: Block,
+) {
+    let (k, v) = (panel.p.k.head(panel.kv_head), panel.p.v.head(panel.kv_head));
+    let first = k.at::<E>(block.start, 0).cast_const();
     let apart = (block.to - block.from).div_ceil(P);
     for t in block.from..block.from + apart {
-        let keys: [usize; P] = core::array::from_fn(
-            #[inline(always)]
-            |i| (t + i * apart).min(block.to - 1),
-        );
-        if panel.heads == 1 {
-            // One head's tokens are one stream at a time, unless the values are asked for with the keys.
-            let v = panel.p.v.head(panel.kv_head);
-            for key in keys {
+        let mut group = Group { rows: [first; P], to: [x.scores; P], buffer: x.keys, d: k.cols };
+        for (i, (row, to)) in group.rows.iter_mut().zip(&mut group.to).enumerate() {
+            let key = (t + i * apart).min(block.to - 1);
+            *row = row.wrapping_add(key * k.row_stride);
+            *to = to.wrapping_add(key * S::PANEL);
+            if panel.heads == 1 {
+                // One head's tokens are one stream at a time, unless the values are asked for with the keys.
                 ask(s, v, block.start + key);
             }
         }
-        for h in 0..panel.heads {
-            let lane = h * panel.lanes;
-            // SAFETY: as the caller promises; the lanes of a head that there is.
-            unsafe { group::<S, P, NQ>(s, panel.p.k.head(panel.kv_head + h), x, block.start, keys, lane) };
+        let mut q = x.q.cast_const();
+        for _ in 0..panel.heads {
+            // SAFETY: as the caller promises; keys that some row sees, the lanes of a head that there is.
+            unsafe { group.scores::<S, NQ>(s, q) };
+            q = q.wrapping_add(panel.lanes * x.q_stride);
+            group.rows = group.rows.map(|row| row.wrapping_add(panel.p.k.head_stride));
+            group.to = group.to.map(|to| to.wrapping_add(panel.lanes));
         }
     }
 }
@@ -113,51 +124,70 @@ fn ask<S: Simd>(s: S, m: RawMat, row: usize) {
     });
 }
 
-/// Scores of some keys of the block at `start`, for the rows of the head whose lanes begin at `lane`.
-#[inline(always)]
-unsafe fn group<S: Simd, const P: usize, const NQ: usize>(
-    s: S,
-    k: RawMat,
-    x: &Scratch,
-    start: usize,
-    keys: [usize; P],
-    lane: usize,
-) {
-    let twos = k.cols / CHAINS;
-    let q = x.q.wrapping_add(lane * x.q_stride).cast_const();
-    let mut rows = [core::ptr::null::<f32>(); P];
-    for (i, (row, key)) in rows.iter_mut().zip(keys).enumerate() {
-        *row = if k.kind == Kind::F32 {
-            k.at::<f32>(start + key, 0).cast_const()
-        } else {
-            let to = Grid { dst: x.keys.wrapping_add(i * k.cols), stride: k.cols, width: k.cols };
-            // SAFETY: a key that some row sees; the room for keys holds `P` of them.
-            by_kind!(k.kind, E => unsafe { copy::<S, E>(s, k.block(start + key, 0, 1, k.cols), to) });
-            to.dst
-        };
-    }
-    let mut acc = zero::<S, P, NQ>(s);
-    // SAFETY: `head_dim` features of each row; queries are padded to whole twos.
-    unsafe {
-        features_in_lanes(s, twos, rows, q, &mut acc);
-        if k.cols % CHAINS > 0 {
-            let last = rows.map(|row| [*row.add(twos * CHAINS), 0.0]);
-            let last = last.each_ref().map(|two| two.as_ptr());
-            features_in_lanes(s, 1, last, q.wrapping_add(twos * NQ * S::LANES), &mut acc);
+/// Some keys of one head.
+struct Group<E, const P: usize> {
+    rows: [*const E; P],
+    /// Where each key's scores go.
+    to: [*mut f32; P],
+    /// Room for `P` keys.
+    buffer: *mut f32,
+    d: usize,
+}
+
+impl<E: Elem, const P: usize> Group<E, P> {
+    /// Scores for the rows of the head.
+    ///
+    /// # Safety
+    /// - All parts are valid; `q` holds the head's queries.
+    #[inline(always)]
+    unsafe fn scores<S: Simd, const NQ: usize>(&self, s: S, q: *const f32) {
+        let (d, twos) = (self.d, self.d / CHAINS);
+        let mut rows = self.rows.map(<*const E>::cast::<f32>);
+        let mut acc = zero::<S, P, NQ>(s);
+        // SAFETY: `d` features of each row; queries are padded to whole twos.
+        unsafe {
+            if E::KIND != Kind::F32 {
+                for (i, row) in rows.iter_mut().enumerate() {
+                    let to = self.buffer.wrapping_add(i * d);
+                    widen(s, self.rows[i], d, to);
+                    *row = to;
+                }
+            }
+            features_in_lanes(s, twos, rows, q, &mut acc);
+            if d % CHAINS > 0 {
+                let last = rows.map(|row| [*row.add(twos * CHAINS), 0.0]);
+                let last = last.each_ref().map(|two| two.as_ptr());
+                features_in_lanes(s, 1, last, q.wrapping_add(twos * NQ * S::LANES), &mut acc);
+            }
+        }
+        // Two vectors of chains give one of sums: of two keys, or of all rows of one.
+        let half = per_vector::<S>();
+        for (i, &[a, b]) in acc.as_flattened().as_chunks::<2>().0.iter().enumerate() {
+            let [low, high] = [2 * i, 2 * i + 1].map(|i| self.to[i / NQ].wrapping_add(i % NQ * half));
+            // SAFETY: a head's lanes are inside the scores' rows.
+            unsafe { s.store_halves(low, high, s.sum_twos(a, b)) };
         }
     }
-    // Two vectors of chains give one of sums: of two keys, or of all rows of one.
-    let mut sums = [0.0_f32; MAX_LANES];
-    let half = per_vector::<S>();
-    for (i, &[a, b]) in acc.as_flattened().as_chunks::<2>().0.iter().enumerate() {
-        // SAFETY: the array holds a whole vector; a head's lanes are inside the scores' rows.
-        unsafe {
-            s.store(sums.as_mut_ptr(), s.sum_twos(a, b));
-            for j in 0..2 {
-                let (key, vector) = (keys[(2 * i + j) / NQ], (2 * i + j) % NQ);
-                let to = x.scores.wrapping_add(key * S::PANEL + lane + vector * half);
-                core::ptr::copy_nonoverlapping(sums.as_ptr().add(j * half), to, half);
+}
+
+/// `n` elements as floats.
+#[inline(always)]
+unsafe fn widen<S: Simd, E: Elem>(s: S, from: *const E, n: usize, to: *mut f32) {
+    let mut j = 0;
+    // SAFETY: at most `n - j` elements from `j` on.
+    unsafe {
+        while j + 4 * S::LANES <= n {
+            for j in [j, j + S::LANES, j + 2 * S::LANES, j + 3 * S::LANES] {
+                s.store(to.add(j), E::load(s, from.add(j)));
             }
+            j += 4 * S::LANES;
+        }
+        while j + S::LANES <= n {
+            s.store(to.add(j), E::load(s, from.add(j)));
+            j += S::LANES;
+        }
+        if j < n {
+            s.store_partial(to.add(j), n - j, E::load_partial(s, from.add(j), n - j));
         }
     }
 }

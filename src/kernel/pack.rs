@@ -45,12 +45,9 @@ pub unsafe fn pack<S: Simd>(s: S, src: RawMat, to: Grid) {
     );
 }
 
-/// [`pack`] where columns lie together, within the caller's region: vectors move as they are.
-///
-/// # Safety
-/// - As [`pack`]; `src` has elements `E`, and its column stride is 1.
+/// Columns lie together: vectors move as they are.
 #[inline(always)]
-pub unsafe fn copy<S: Simd, E: Elem>(s: S, src: RawMat, to: Grid) {
+unsafe fn copy<S: Simd, E: Elem>(s: S, src: RawMat, to: Grid) {
     for i in 0..src.rows {
         let mut j = 0;
         // SAFETY: the columns from `j` on that exist are inside `src`, `width - j` inside `to`.

@@ -69,13 +69,17 @@ fn rows(filter: &str) -> Vec<Row> {
         add(format!("matmul bf16 {n}x{n}x{n}"), &|name| product::<bf16>(name, n));
     }
     for len in [512, 2048] {
-        let shape = Shape::prefill(len, 8, 64);
-        add(format!("attention f32 8x{len}x64"), &|name| attention::<f32>(name, shape));
-        add(format!("causal f32 8x{len}x64"), &|name| attention::<f32>(name, shape.causal()));
+        for (shape, order) in
+            [(Shape::prefill(len, 8, 64), ""), (Shape::prefill(len, 8, 64).head_major(), " heads")]
+        {
+            add(format!("attention f32 8x{len}x64{order}"), &|name| attention::<f32>(name, shape));
+            add(format!("causal f32 8x{len}x64{order}"), &|name| attention::<f32>(name, shape.causal()));
+        }
     }
     let shape = Shape::decode(4096, 32, 8, 128);
     add("decode f32 32/8x4096x128".into(), &|name| attention::<f32>(name, shape));
     add("decode f16 32/8x4096x128".into(), &|name| attention::<f16>(name, shape));
+    add("decode f32 32/8x4096x128 heads".into(), &|name| attention::<f32>(name, shape.head_major()));
     rows
 }
 
@@ -99,24 +103,27 @@ fn product<T: Number>(name: String, n: usize) -> Row {
 
 /// Queries and outputs in `f32`, K and V in `T`.
 fn attention<T: Number>(name: String, shape: Shape) -> Row {
-    let Shape { q_len, kv_len, n_heads, n_kv_heads, head_dim: d, causal } = shape;
+    let Shape { q_len, kv_len, n_heads, n_kv_heads, head_dim: d, causal, .. } = shape;
     let q = numbers::<f32>(q_len * n_heads * d, 1);
     let [k, v] = [2, 3].map(|seed| Rc::new(numbers::<T>(shape.kv_elements(), seed)));
     let mut out = vec![0.0_f32; q_len * n_heads * d];
     let mut scratch = vec![0.0; attention_scratch_len(q_len, kv_len, d, d)];
     let options = if causal { Attention::new().causal() } else { Attention::new() };
     let mut run = move |q: &[f32], k: &[T], v: &[T], out: &mut [f32]| {
-        let q = HeadsRef::token_major(q, q_len, n_heads, d).unwrap();
-        let k = HeadsRef::token_major(k, kv_len, n_kv_heads, d).unwrap();
-        let v = HeadsRef::token_major(v, kv_len, n_kv_heads, d).unwrap();
-        let out = HeadsMut::token_major(out, q_len, n_heads, d).unwrap();
+        let (queries, keys) = (shape.strides(q_len, n_heads), shape.strides(kv_len, n_kv_heads));
+        let q = HeadsRef::with_strides(q, q_len, n_heads, d, queries.0, queries.1).unwrap();
+        let k = HeadsRef::with_strides(k, kv_len, n_kv_heads, d, keys.0, keys.1).unwrap();
+        let v = HeadsRef::with_strides(v, kv_len, n_kv_heads, d, keys.0, keys.1).unwrap();
+        let out = HeadsMut::with_strides(out, q_len, n_heads, d, queries.0, queries.1).unwrap();
         options.run(q, k, v, out, &mut scratch).unwrap();
     };
     run(&q, &k, &v, &mut out);
     let mut error = Error::default();
     for (h, i) in [0, n_heads - 1].into_iter().flat_map(|h| [0, q_len / 2, q_len - 1].map(|i| (h, i))) {
-        let at = |t: usize| (t * n_kv_heads + h / (n_heads / n_kv_heads)) * d;
-        let q = &q[(i * n_heads + h) * d..][..d];
+        let (queries, keys) = (shape.strides(q_len, n_heads), shape.strides(kv_len, n_kv_heads));
+        let at = |t: usize| t * keys.0 + h / (n_heads / n_kv_heads) * keys.1;
+        let row = i * queries.0 + h * queries.1;
+        let q = &q[row..][..d];
         let dot = |t: usize| q.iter().zip(&k[at(t)..]).map(|(q, k)| f64::from(*q) * k.to()).sum::<f64>();
         let seen = if causal { i + 1 } else { kv_len };
         // Scores of numbers of -1 to 1 are small: no maximum is needed.
@@ -124,7 +131,7 @@ fn attention<T: Number>(name: String, shape: Shape) -> Row {
         let sum: f64 = weights.iter().sum();
         for e in 0..d {
             let blend = weights.iter().enumerate().map(|(t, w)| w * v[at(t) + e].to()).sum::<f64>();
-            error.add(out[(i * n_heads + h) * d + e].into(), blend / sum);
+            error.add(out[row + e].into(), blend / sum);
         }
     }
     let bytes = (2 * shape.kv_elements() * size_of::<T>()) as f64;
@@ -161,9 +168,8 @@ fn measure(rows: &mut [Row], time: Duration) -> Option<f64> {
     let (start, mut best) = (Instant::now(), f64::MAX);
     loop {
         for row in &mut *rows {
-            // A decode step runs from whatever cache its operands fit: the rows before have emptied it.
-            let repeats = if row.read.is_some() { 4 } else { 1 };
-            for _ in 0..repeats {
+            // Each row runs from whatever cache its operands fit: the rows before have emptied it.
+            for _ in 0..4 {
                 best_of(&mut best, &mut || _ = black_box(chains()));
                 if let Some(read) = &mut row.read {
                     best_of(&mut read.best, &mut read.call);
@@ -192,7 +198,7 @@ fn print(peak: Option<f64>, rows: &[Row]) {
         None => println!("FMA peak unknown: no chains of fused multiply-adds for this processor"),
     }
     println!("error: the largest of sampled rows against f64, relative to their largest result\n");
-    println!("{:26} {:>10} {:>14} {:>18} {:>10} {:>8}", "call", "time", "rate", "limit", "of limit", "error");
+    println!("{:31} {:>10} {:>14} {:>18} {:>10} {:>8}", "call", "time", "rate", "limit", "of limit", "error");
     for row in rows {
         let fma = peak.map_or(f64::NAN, |peak| row.flops / peak);
         let (unit, work, limit) = match &row.read {
@@ -202,7 +208,7 @@ fn print(peak: Option<f64>, rows: &[Row]) {
         };
         let rate = |time: f64, unit: &str| format!("{:.1} {unit}", work / time / 1e9);
         println!(
-            "{:26} {:>7.3} ms {:>14} {:>18} {:>8.1} % {:>8.1e}",
+            "{:31} {:>7.3} ms {:>14} {:>18} {:>8.1} % {:>8.1e}",
             row.name,
             row.best * 1e3,
             rate(row.best, unit),
@@ -212,7 +218,7 @@ fn print(peak: Option<f64>, rows: &[Row]) {
         );
         if let Some(read) = &row.read {
             let (mb, read, fma) = (read.bytes / 1e6, rate(read.best, unit), rate(fma, unit));
-            println!("{:>37} {read} reading these {mb:.1} MB, {fma} at the FMA peak", "limits:");
+            println!("{:>42} {read} reading these {mb:.1} MB, {fma} at the FMA peak", "limits:");
         }
     }
 }

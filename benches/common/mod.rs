@@ -61,20 +61,43 @@ pub struct Shape {
     pub n_kv_heads: usize,
     pub head_dim: usize,
     pub causal: bool,
+    /// Heads outermost in memory, not tokens.
+    pub head_major: bool,
 }
 
 impl Shape {
     pub const fn prefill(len: usize, n_heads: usize, head_dim: usize) -> Shape {
-        Shape { q_len: len, kv_len: len, n_heads, n_kv_heads: n_heads, head_dim, causal: false }
+        Shape {
+            q_len: len,
+            kv_len: len,
+            n_heads,
+            n_kv_heads: n_heads,
+            head_dim,
+            causal: false,
+            head_major: false,
+        }
     }
 
     /// One query over a filled cache.
     pub const fn decode(kv_len: usize, n_heads: usize, n_kv_heads: usize, head_dim: usize) -> Shape {
-        Shape { q_len: 1, kv_len, n_heads, n_kv_heads, head_dim, causal: false }
+        Shape { q_len: 1, kv_len, n_heads, n_kv_heads, head_dim, causal: false, head_major: false }
     }
 
     pub const fn causal(self) -> Shape {
         Shape { causal: true, ..self }
+    }
+
+    pub const fn head_major(self) -> Shape {
+        Shape { head_major: true, ..self }
+    }
+
+    /// Strides of a token and of a head, of `len` tokens of `n_heads` heads.
+    pub const fn strides(&self, len: usize, n_heads: usize) -> (usize, usize) {
+        if self.head_major {
+            (self.head_dim, len * self.head_dim)
+        } else {
+            (n_heads * self.head_dim, self.head_dim)
+        }
     }
 
     /// Elements of K, and as many of V.

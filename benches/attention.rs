@@ -9,7 +9,7 @@ use qkv::{Attention, HeadsMut, HeadsRef, Tier, attention_scratch_len, bf16, f16}
 
 /// Queries and outputs in `f32`, K and V in `T`.
 fn attention<T: Number>(c: &mut Criterion, shape: Shape) {
-    let Shape { q_len, kv_len, n_heads, n_kv_heads, head_dim, causal } = shape;
+    let Shape { q_len, kv_len, n_heads, n_kv_heads, head_dim, causal, .. } = shape;
     let q = numbers::<f32>(q_len * n_heads * head_dim, 1);
     let (k, v) = (numbers::<T>(shape.kv_elements(), 2), numbers::<T>(shape.kv_elements(), 3));
     let q = HeadsRef::token_major(&q, q_len, n_heads, head_dim).unwrap();

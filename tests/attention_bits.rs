@@ -10,10 +10,11 @@ use common::heads::{Heads, Order};
 use common::{Rng, expect, nan_scratch, same_bits, tiers};
 use qkv::{HeadsRef, Tier};
 
-/// Shapes that reach decode, prefill, panels, blocks, chunks, partial blocks and all types.
+/// Shapes that reach decode, prefill, panels, more panels than share a block, chunks, partial blocks and all
+/// types.
 fn shapes(seed: u64, count: usize) -> impl Iterator<Item = Shape> {
     let mut rng = Rng::new(seed);
-    let mut lens = vec![(3, 20), (9, 70), (50, 130), (13, 1100), (97, 65), (2, 2100), (70, 33)];
+    let mut lens = vec![(3, 20), (9, 70), (50, 130), (13, 1100), (97, 65), (2, 2100), (70, 33), (230, 270)];
     lens.truncate(count.max(1));
     lens.into_iter().cycle().take(6 * count).map(move |(q_len, kv_len)| {
         let shape = Shape::random(q_len, kv_len, rng.word());
@@ -54,7 +55,7 @@ fn decode_step(lookup: &Lookup, i: usize) -> Lookup {
 
 #[test]
 fn prefill_row_has_the_bits_of_its_decode_step() {
-    for shape in shapes(1, 7) {
+    for shape in shapes(1, 8) {
         let lookup = shape.lookup();
         for tier in tiers() {
             let (prefill, lse) = lookup.run_with_lse(tier);

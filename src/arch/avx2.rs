@@ -43,21 +43,6 @@ unsafe fn two_quads(low: *const u16, high: *const u16) -> __m128i {
     })
 }
 
-/// `p`, without the compiler knowing where from: it would keep the distance of each row from a common
-/// start on the stack, and load distances as often as rows.
-#[inline(always)]
-fn opaque<T>(mut p: *const T) -> *const T {
-    // SAFETY: no instruction at all.
-    unsafe { core::arch::asm!("/* {0} */", inout(reg) p, options(pure, readonly, nostack, preserves_flags)) };
-    p
-}
-
-/// Where rows 0 to 3 and rows 4 to 7 begin.
-#[inline(always)]
-fn fours<T>(p: *const T, stride: usize) -> [*const T; 2] {
-    [opaque(p), opaque(p.wrapping_add(4 * stride))]
-}
-
 /// Vector `i` holds four columns of row `i` and, in its upper half, of row `i + 4`: 8 shuffles turn
 /// them into four columns of eight rows.
 #[inline(always)]
@@ -134,26 +119,24 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     unsafe fn load_columns(self, p: *const f32, stride: usize) -> [__m256; 4] {
-        let [p, high] = fours(p, stride);
         transpose_halves([0, 1, 2, 3].map(|i| {
             avx2!({
                 let low = _mm256_castps128_ps256(_mm_loadu_ps(p.add(i * stride)));
-                _mm256_insertf128_ps::<1>(low, _mm_loadu_ps(high.add(i * stride)))
+                _mm256_insertf128_ps::<1>(low, _mm_loadu_ps(p.add((i + 4) * stride)))
             })
         }))
     }
     #[inline(always)]
     unsafe fn load_columns_f16(self, p: *const u16, stride: usize) -> [__m256; 4] {
-        let [p, high] = fours(p, stride);
         transpose_halves(
-            [0, 1, 2, 3].map(|i| avx2!(_mm256_cvtph_ps(two_quads(p.add(i * stride), high.add(i * stride))))),
+            [0, 1, 2, 3]
+                .map(|i| avx2!(_mm256_cvtph_ps(two_quads(p.add(i * stride), p.add((i + 4) * stride))))),
         )
     }
     #[inline(always)]
     unsafe fn load_columns_bf16(self, p: *const u16, stride: usize) -> [__m256; 4] {
-        let [p, high] = fours(p, stride);
         transpose_halves(
-            [0, 1, 2, 3].map(|i| avx2!(widen_bf16(two_quads(p.add(i * stride), high.add(i * stride))))),
+            [0, 1, 2, 3].map(|i| avx2!(widen_bf16(two_quads(p.add(i * stride), p.add((i + 4) * stride))))),
         )
     }
     #[inline(always)]

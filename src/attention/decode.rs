@@ -147,10 +147,11 @@ impl<E: Elem, const P: usize> Group<E, P> {
         // SAFETY: `d` features of each row; queries are padded to whole twos.
         unsafe {
             if E::KIND != Kind::F32 {
-                for (i, row) in rows.iter_mut().enumerate() {
-                    let to = self.buffer.wrapping_add(i * d);
-                    widen(s, self.rows[i], d, to);
+                let mut to = self.buffer;
+                for (row, &from) in rows.iter_mut().zip(&self.rows) {
+                    widen(s, from, d, to);
                     *row = to;
+                    to = to.wrapping_add(d);
                 }
             }
             features_in_lanes(s, twos, rows, q, &mut acc);
@@ -162,8 +163,12 @@ impl<E: Elem, const P: usize> Group<E, P> {
         }
         // Two vectors of chains give one of sums: of two keys, or of all rows of one.
         let half = per_vector::<S>();
-        for (i, &[a, b]) in acc.as_flattened().as_chunks::<2>().0.iter().enumerate() {
-            let [low, high] = [2 * i, 2 * i + 1].map(|i| self.to[i / NQ].wrapping_add(i % NQ * half));
+        let to: [[*mut f32; NQ]; P] = self.to.map(
+            #[inline(always)]
+            |to| core::array::from_fn(|v| to.wrapping_add(v * half)),
+        );
+        let (chains, to) = (acc.as_flattened().as_chunks::<2>().0, to.as_flattened().as_chunks::<2>().0);
+        for (&[a, b], &[low, high]) in chains.iter().zip(to) {
             // SAFETY: a head's lanes are inside the scores' rows.
             unsafe { s.store_halves(low, high, s.sum_twos(a, b)) };
         }

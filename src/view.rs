@@ -31,6 +31,12 @@ impl RawMat {
         }
     }
 
+    /// One row of elements side by side.
+    #[inline(always)]
+    pub fn row<E: Elem>(ptr: *const E, cols: usize) -> RawMat {
+        RawMat { ptr: ptr.cast_mut().cast(), rows: 1, cols, row_stride: 0, col_stride: 1, kind: E::KIND }
+    }
+
     /// The address of element `(i, j)`, which need not be read; `E` is the view's own type.
     #[inline(always)]
     pub fn at<E: Elem>(&self, i: usize, j: usize) -> *mut E {

@@ -8,7 +8,7 @@
 use super::panel::{Block, Panel};
 use super::scratch::Scratch;
 use crate::elem::{Elem, Kind, by_kind};
-use crate::kernel::pack::{Grid, pack};
+use crate::kernel::pack::{Grid, copy, pack};
 use crate::kernel::score::{CHAINS, features_in_lanes};
 use crate::kernel::tile::zero;
 use crate::simd::Simd;
@@ -147,11 +147,11 @@ impl<E: Elem, const P: usize> Group<E, P> {
         // SAFETY: `d` features of each row; queries are padded to whole twos.
         unsafe {
             if E::KIND != Kind::F32 {
-                let mut to = self.buffer;
+                let mut to = Grid { dst: self.buffer, stride: d, width: d };
                 for (row, &from) in rows.iter_mut().zip(&self.rows) {
-                    widen(s, from, d, to);
-                    *row = to;
-                    to = to.wrapping_add(d);
+                    copy::<S, E>(s, RawMat::row(from, d), to);
+                    *row = to.dst;
+                    to.dst = to.dst.wrapping_add(d);
                 }
             }
             features_in_lanes(s, twos, rows, q, &mut acc);
@@ -171,28 +171,6 @@ impl<E: Elem, const P: usize> Group<E, P> {
         for (&[a, b], &[low, high]) in chains.iter().zip(to) {
             // SAFETY: a head's lanes are inside the scores' rows.
             unsafe { s.store_halves(low, high, s.sum_twos(a, b)) };
-        }
-    }
-}
-
-/// `n` elements as floats.
-#[inline(always)]
-unsafe fn widen<S: Simd, E: Elem>(s: S, from: *const E, n: usize, to: *mut f32) {
-    let mut j = 0;
-    // SAFETY: at most `n - j` elements from `j` on.
-    unsafe {
-        while j + 4 * S::LANES <= n {
-            for j in [j, j + S::LANES, j + 2 * S::LANES, j + 3 * S::LANES] {
-                s.store(to.add(j), E::load(s, from.add(j)));
-            }
-            j += 4 * S::LANES;
-        }
-        while j + S::LANES <= n {
-            s.store(to.add(j), E::load(s, from.add(j)));
-            j += S::LANES;
-        }
-        if j < n {
-            s.store_partial(to.add(j), n - j, E::load_partial(s, from.add(j), n - j));
         }
     }
 }

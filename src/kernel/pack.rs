@@ -45,13 +45,22 @@ pub unsafe fn pack<S: Simd>(s: S, src: RawMat, to: Grid) {
     );
 }
 
-/// Columns lie together: vectors move as they are.
+/// [`pack`] of columns that lie together, within the caller's region: vectors move as they are.
+///
+/// # Safety
+/// - As [`pack`]; `src` has elements `E` and a column stride of 1.
 #[inline(always)]
-unsafe fn copy<S: Simd, E: Elem>(s: S, src: RawMat, to: Grid) {
+pub unsafe fn copy<S: Simd, E: Elem>(s: S, src: RawMat, to: Grid) {
     for i in 0..src.rows {
         let mut j = 0;
         // SAFETY: the columns from `j` on that exist are inside `src`, `width - j` inside `to`.
         unsafe {
+            while j + 4 * S::LANES <= src.cols {
+                for j in [j, j + S::LANES, j + 2 * S::LANES, j + 3 * S::LANES] {
+                    s.store(to.at(i, j), E::load(s, src.at(i, j)));
+                }
+                j += 4 * S::LANES;
+            }
             while j + S::LANES <= src.cols {
                 s.store(to.at(i, j), E::load(s, src.at(i, j)));
                 j += S::LANES;

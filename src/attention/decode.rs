@@ -92,15 +92,18 @@ unsafe fn groups<S: Simd, E: Elem, const P: usize, const NQ: usize>(
     let (k, v) = (panel.p.k.head(panel.kv_head), panel.p.v.head(panel.kv_head));
     let first = k.at::<E>(block.start, 0).cast_const();
     let apart = (block.to - block.from).div_ceil(P);
+    // One head's tokens are one stream at a time, unless its values are asked for with the keys. What a
+    // cache holds is better not asked for.
+    let far = panel.heads == 1 && k.rows.saturating_mul(k.cols).saturating_mul(panel.p.k.n_heads) > FAR;
     for t in block.from..block.from + apart {
-        let mut group = Group { rows: [first; P], to: [x.scores; P], buffer: x.keys, d: k.cols };
+        let later = far.then_some([core::ptr::null(); P]);
+        let mut group = Group { rows: [first; P], to: [x.scores; P], buffer: x.keys, d: k.cols, later };
         for (i, (row, to)) in group.rows.iter_mut().zip(&mut group.to).enumerate() {
             let key = (t + i * apart).min(block.to - 1);
             *row = row.wrapping_add(key * k.row_stride);
             *to = to.wrapping_add(key * S::PANEL);
-            if panel.heads == 1 {
-                // One head's tokens are one stream at a time, unless the values are asked for with the keys.
-                ask(s, v, block.start + key);
+            if let Some(later) = group.later.as_mut().and_then(|later| later.get_mut(i)) {
+                by_kind!(v.kind, V => *later = v.at::<V>(block.start + key, 0).cast_const().cast());
             }
         }
         let mut q = x.q.cast_const();
@@ -114,15 +117,8 @@ unsafe fn groups<S: Simd, E: Elem, const P: usize, const NQ: usize>(
     }
 }
 
-/// Asks for a row.
-#[inline(always)]
-fn ask<S: Simd>(s: S, m: RawMat, row: usize) {
-    by_kind!(m.kind, E => {
-        for offset in (0..m.cols * size_of::<E>()).step_by(64) {
-            s.prefetch(m.at::<E>(row, 0).wrapping_byte_add(offset));
-        }
-    });
-}
+/// Elements of K from which on it is taken to come from memory.
+const FAR: usize = 1 << 20;
 
 /// Some keys of one head.
 struct Group<E, const P: usize> {
@@ -132,6 +128,8 @@ struct Group<E, const P: usize> {
     /// Room for `P` keys.
     buffer: *mut f32,
     d: usize,
+    /// What is asked for meanwhile.
+    later: Option<[*const u8; P]>,
 }
 
 impl<E: Elem, const P: usize> Group<E, P> {
@@ -154,11 +152,11 @@ impl<E: Elem, const P: usize> Group<E, P> {
                     to.dst = to.dst.wrapping_add(d);
                 }
             }
-            features_in_lanes(s, twos, rows, q, &mut acc);
+            features_in_lanes(s, twos, rows, q, self.later, &mut acc);
             if d % CHAINS > 0 {
                 let last = rows.map(|row| [*row.add(twos * CHAINS), 0.0]);
                 let last = last.each_ref().map(|two| two.as_ptr());
-                features_in_lanes(s, 1, last, q.wrapping_add(twos * NQ * S::LANES), &mut acc);
+                features_in_lanes(s, 1, last, q.wrapping_add(twos * NQ * S::LANES), None, &mut acc);
             }
         }
         // Two vectors of chains give one of sums: of two keys, or of all rows of one.

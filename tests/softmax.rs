@@ -295,6 +295,19 @@ fn check_exp(stride: u64) {
     assert!(worst.iter().all(|&(_, ulps, _)| ulps <= 1.0), "tier, ULP, x: {worst:?}");
 }
 
+/// A weight by the scalar model, whose bits the kernels have (`tests/attention.rs`).
+#[test]
+fn weights_err_by_no_more_than_documented() {
+    for fused in [false, true] {
+        for bits in (0_f32.to_bits()..=87.3_f32.to_bits()).step_by(1021) {
+            let x = -f32::from_bits(bits);
+            let bound = if fused && x < -9.0 { 4.5 } else { 1.0 };
+            let error = ulps(common::bits::exp_weight(fused, x), x);
+            assert!(error <= bound, "fused {fused}: {error} ULP at {x:e}");
+        }
+    }
+}
+
 #[test]
 fn exp_is_within_one_ulp() {
     check_exp(1021);

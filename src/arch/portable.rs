@@ -90,17 +90,6 @@ impl Simd for Portable {
         f32x4::transpose(unsafe { [0, 1, 2, 3].map(|i| self.load_bf16(p.add(i * stride))) })
     }
     #[inline(always)]
-    unsafe fn splat_two(self, p: *const f32) -> f32x4 {
-        // SAFETY: two floats are readable at `p`, as the caller promises.
-        let [even, odd] = unsafe { p.cast::<[f32; 2]>().read_unaligned() };
-        f32x4::new([even, odd, even, odd])
-    }
-    #[inline(always)]
-    fn sum_twos(self, a: f32x4, b: f32x4) -> f32x4 {
-        let ([a, b, c, d], [e, f, g, h]) = (a.to_array(), b.to_array());
-        f32x4::new([a, c, e, g]) + f32x4::new([b, d, f, h])
-    }
-    #[inline(always)]
     unsafe fn store(self, p: *mut f32, v: f32x4) {
         // SAFETY: four floats are writable at `p`, as the caller promises.
         unsafe { p.cast::<[f32; 4]>().write_unaligned(v.to_array()) }

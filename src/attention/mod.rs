@@ -208,6 +208,13 @@ pub(crate) struct Problem {
 }
 
 impl Problem {
+    /// The first key that some of `count` rows of a key head from `first` on sees, and the end of them:
+    /// both grow with the row.
+    fn seen(&self, first: usize, count: usize) -> (usize, usize) {
+        let query = |row: usize| self.mask.seen(row / self.group);
+        (query(first).start, query((first + count).saturating_sub(1)).end)
+    }
+
     /// Query and head of the rows of a key head from `first` on: the heads of the group follow each
     /// other, so that neighbouring rows see nearly the same keys.
     fn rows(&self, kv_head: usize, first: usize) -> impl Iterator<Item = (usize, usize)> {

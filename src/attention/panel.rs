@@ -50,40 +50,40 @@ pub unsafe fn heads<S: Simd>(s: S, p: &Problem, kv_head: usize, scratch: *mut f3
         }
     }
     for first in (0..rows).step_by(panels.max(1) * S::PANEL) {
-        let count = (rows - first).div_ceil(S::PANEL).min(panels);
-        let mut runs: [Run; MAX_PANELS] = core::array::from_fn(|i| {
-            let (first, x) = (first + i * S::PANEL, x.panel(s, i));
-            let rows = rows.saturating_sub(first).min(S::PANEL);
-            let seen =
-                p.mask.seen(first / p.group).start..p.mask.seen((first + rows.max(1) - 1) / p.group).end;
-            let panel = Panel { p, kv_head, heads, lanes, first, rows, in_lanes, end: seen.end };
-            Run { panel, x, start: seen.start, merged: false, fresh: true }
+        let together = rows.min(first + panels * S::PANEL);
+        let runs: [Option<Run>; MAX_PANELS] = core::array::from_fn(|i| {
+            let first = first + i * S::PANEL;
+            (first < together).then(|| {
+                let rows = (rows - first).min(S::PANEL);
+                let (start, end) = p.seen(first, rows);
+                let panel = Panel { p, kv_head, heads, lanes, first, rows, in_lanes, end };
+                Run { panel, x: x.panel(s, i), start, merged: false, fresh: true }
+            })
         });
         // SAFETY: as the caller promises.
-        unsafe { together(s, runs.get_mut(..count).unwrap_or_default()) };
+        unsafe { run(s, runs, p.seen(first, together - first)) };
     }
     heads
 }
 
-/// Panels of one key head, each block of keys by all of them before the next block.
-unsafe fn together<S: Simd>(s: S, runs: &mut [Run]) {
-    let lowest = runs.first().map_or(0, |run| run.start);
-    let end = runs.last().map_or(0, |run| run.panel.end);
+/// Panels of one key head, each block of the `keys` that they see by all of them before the next block.
+unsafe fn run<S: Simd>(s: S, mut runs: [Option<Run>; MAX_PANELS], keys: (usize, usize)) {
+    let (first, end) = keys;
     // SAFETY: the scratch has room for the panels; blocks lie inside K and V.
     unsafe {
-        for run in &mut *runs {
+        for run in runs.iter().flatten() {
             run.open(s);
         }
-        for start in (lowest - lowest % BLOCK..end).step_by(BLOCK) {
-            let mut bring = (within(start, lowest), within(start, end));
-            for run in &mut *runs {
+        for start in (first - first % BLOCK..end).step_by(BLOCK) {
+            let mut bring = (within(start, first), within(start, end));
+            for run in runs.iter_mut().flatten() {
                 if run.start < start + BLOCK && start < run.panel.end {
                     run.block(s, start, bring);
                     bring = (0, 0);
                 }
             }
         }
-        for run in runs {
+        for run in runs.iter_mut().flatten() {
             run.close(s);
         }
     }
@@ -159,7 +159,7 @@ impl Run<'_> {
                 partial::start(&self.x, S::PANEL);
                 self.fresh = true;
             }
-            let block = Block { bring, ..self.block_at(start) };
+            let block = Block { bring, ..self.block_at::<S>(start) };
             let (panel, x) = (&self.panel, &self.x);
             if panel.in_lanes {
                 prefill::scores(s, panel, x, block)
@@ -197,7 +197,7 @@ impl Run<'_> {
     }
 
     /// The block at `start`, with each row's own keys if they differ.
-    unsafe fn block_at(&self, start: usize) -> Block {
+    unsafe fn block_at<S: Simd>(&self, start: usize) -> Block {
         let panel = &self.panel;
         let (from, to) = (within(start, self.start), within(start, panel.end));
         let (early, late) = (panel.seen(0), panel.seen(panel.rows - 1));
@@ -205,7 +205,8 @@ impl Run<'_> {
         let partial = within(start, late.start) > from || within(start, early.end) < to;
         if partial {
             // Lanes without a row follow the head's last one.
-            for (h, r) in (0..panel.heads).flat_map(|h| (0..panel.lanes).map(move |r| (h, r))) {
+            let lanes = panel.rows.next_multiple_of(S::LANES).min(panel.lanes);
+            for (h, r) in (0..panel.heads).flat_map(|h| (0..lanes).map(move |r| (h, r))) {
                 let (seen, lane) = (panel.seen(r.min(panel.rows - 1)), h * panel.lanes + r);
                 // SAFETY: the arrays have room for the panel's lanes.
                 unsafe {

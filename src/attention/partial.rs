@@ -14,7 +14,7 @@ use super::panel::Block;
 use super::scratch::Scratch;
 use crate::elem::{Elem, by_kind};
 use crate::kernel::exp::exp_weight;
-use crate::kernel::softmax::{CHAINS, NO_MAX, columns};
+use crate::kernel::softmax::{BLOCK, CHAINS, NO_MAX, columns};
 use crate::simd::Simd;
 
 /// Keys whose weights are summed before they are merged with what came before; part of the contract.
@@ -59,9 +59,13 @@ unsafe fn lane_weights<S: Simd>(s: S, x: &Scratch, block: Block, lane: usize) {
         let mut all = (block.from, block.to);
         if block.partial {
             (first, end) = (s.load(x.from.add(lane)), s.load(x.to.add(lane)));
+            let (mut latest, mut earliest) = (0.0, BLOCK as f32);
             for row in lane..lane + S::LANES {
-                all = (all.0.max(*x.from.add(row) as usize), all.1.min(*x.to.add(row) as usize));
+                let (first, end) = (*x.from.add(row), *x.to.add(row));
+                latest = if first > latest { first } else { latest };
+                earliest = if end < earliest { end } else { earliest };
             }
+            all = (latest as usize, earliest as usize);
         }
         // The sum's chains count from the block's first key: whole groups of them.
         let (from, to) = (block.from - block.from % CHAINS, block.to.next_multiple_of(CHAINS));

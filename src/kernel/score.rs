@@ -47,7 +47,8 @@ pub unsafe fn rows_in_lanes<S: Simd, const MR: usize, const NV: usize>(
 }
 
 /// The chains of `P` keys for `NQ` vectors of queries, [`CHAINS`] features of a row in neighbouring lanes.
-/// Meanwhile as many bytes as the keys have are asked for at each of `later`.
+/// Meanwhile what lies at each of `later` is asked for, as many bytes as a key has: of 16-bit elements that
+/// is a row and the next one.
 ///
 /// # Safety
 /// - Each of `keys` is valid for reading `twos` times two features, `q` for `twos * NQ` vectors.

@@ -70,9 +70,10 @@ pub unsafe fn scores<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
             unsafe {
                 by_kind!(panel.p.k.kind, E => {
                     if panel.rows <= per_vector::<S>() {
-                        groups::<S, E, 8, 1>(s, panel, x, block)
+                        // Eight rows that lie a power of two apart would fill a set of the L1.
+                        groups::<S, E, 7, 8, 1>(s, panel, x, block)
                     } else {
-                        groups::<S, E, 4, 2>(s, panel, x, block)
+                        groups::<S, E, 4, 4, 2>(s, panel, x, block)
                     }
                 });
             }
@@ -80,40 +81,61 @@ pub unsafe fn scores<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
     );
 }
 
-/// The block's keys, `P` at a time for each head: as far apart as the block has room, since memory answers
-/// faster on several pages at a time.
+/// The block's keys, `FEW` at a time for each head, or `MANY` where that leaves none over: as far apart as
+/// the block has room, since memory answers faster on several pages at a time.
 #[inline(always)]
-unsafe fn groups<S: Simd, E: Elem, const P: usize, const NQ: usize>(
+unsafe fn groups<S: Simd, E: Elem, const FEW: usize, const MANY: usize, const NQ: usize>(
     s: S,
     panel: &Panel,
     x: &Scratch,
     block: Block,
 ) {
+    let keys = block.to - block.from;
+    let few = keys / FEW;
+    let apart = if keys <= few * MANY { few } else { keys.div_ceil(MANY) };
+    for first in 0..apart {
+        // SAFETY: as the caller promises.
+        unsafe {
+            if keys <= first + FEW * apart {
+                group::<S, E, FEW, NQ>(s, panel, x, block, (first, apart));
+            } else {
+                group::<S, E, MANY, NQ>(s, panel, x, block, (first, apart));
+            }
+        }
+    }
+}
+
+/// `P` of the block's keys from the `first` on, `apart` keys apart, for all heads.
+#[inline(always)]
+unsafe fn group<S: Simd, E: Elem, const P: usize, const NQ: usize>(
+    s: S,
+    panel: &Panel,
+    x: &Scratch,
+    block: Block,
+    (first, apart): (usize, usize),
+) {
     let (k, v) = (panel.p.k.head(panel.kv_head), panel.p.v.head(panel.kv_head));
-    let first = k.at::<E>(block.start, 0).cast_const();
-    let apart = (block.to - block.from).div_ceil(P);
+    let row = k.at::<E>(block.start, 0).cast_const();
     // One head's tokens are one stream at a time, unless its values are asked for with the keys. What a
     // cache holds is better not asked for.
     let far = panel.heads == 1 && k.rows.saturating_mul(k.cols).saturating_mul(panel.p.k.n_heads) > FAR;
-    for t in block.from..block.from + apart {
-        let later = far.then_some([core::ptr::null(); P]);
-        let mut group = Group { rows: [first; P], to: [x.scores; P], buffer: x.keys, d: k.cols, later };
-        for (i, (row, to)) in group.rows.iter_mut().zip(&mut group.to).enumerate() {
-            let key = (t + i * apart).min(block.to - 1);
-            *row = row.wrapping_add(key * k.row_stride);
-            *to = to.wrapping_add(key * S::PANEL);
-            if let Some(later) = group.later.as_mut().and_then(|later| later.get_mut(i)) {
-                by_kind!(v.kind, V => *later = v.at::<V>(block.start + key, 0).cast_const().cast());
-            }
+    let later = far.then_some([core::ptr::null(); P]);
+    let mut group = Group { rows: [row; P], to: [x.scores; P], buffer: x.keys, d: k.cols, later };
+    for (i, (row, to)) in group.rows.iter_mut().zip(&mut group.to).enumerate() {
+        let key = (block.from + first + i * apart).min(block.to - 1);
+        *row = row.wrapping_add(key * k.row_stride);
+        *to = to.wrapping_add(key * S::PANEL);
+        if let Some(later) = group.later.as_mut().and_then(|later| later.get_mut(i)) {
+            by_kind!(v.kind, V => *later = v.at::<V>(block.start + key, 0).cast_const().cast());
         }
-        let mut q = x.q.cast_const();
-        for _ in 0..panel.heads {
-            // SAFETY: as the caller promises; keys that some row sees, the lanes of a head that there is.
-            unsafe { group.scores::<S, NQ>(s, q) };
-            q = q.wrapping_add(panel.lanes * x.q_stride);
-            group.rows = group.rows.map(|row| row.wrapping_add(panel.p.k.head_stride));
-            group.to = group.to.map(|to| to.wrapping_add(panel.lanes));
-        }
+    }
+    let mut q = x.q.cast_const();
+    for _ in 0..panel.heads {
+        // SAFETY: as the caller promises; keys that some row sees, the lanes of a head that there is.
+        unsafe { group.scores::<S, NQ>(s, q) };
+        q = q.wrapping_add(panel.lanes * x.q_stride);
+        group.rows = group.rows.map(|row| row.wrapping_add(panel.p.k.head_stride));
+        group.to = group.to.map(|to| to.wrapping_add(panel.lanes));
     }
 }
 
@@ -165,10 +187,16 @@ impl<E: Elem, const P: usize> Group<E, P> {
             #[inline(always)]
             |to| core::array::from_fn(|v| to.wrapping_add(v * half)),
         );
-        let (chains, to) = (acc.as_flattened().as_chunks::<2>().0, to.as_flattened().as_chunks::<2>().0);
-        for (&[a, b], &[low, high]) in chains.iter().zip(to) {
-            // SAFETY: a head's lanes are inside the scores' rows.
-            unsafe { s.store_halves(low, high, s.sum_twos(a, b)) };
+        let (chains, one) = acc.as_flattened().as_chunks::<2>();
+        let (halves, last) = to.as_flattened().as_chunks::<2>();
+        // SAFETY: a head's lanes are inside the scores' rows.
+        unsafe {
+            for (&[a, b], &[low, high]) in chains.iter().zip(halves) {
+                s.store_halves(low, high, s.sum_twos(a, b));
+            }
+            for (&a, &to) in one.iter().zip(last) {
+                s.store_halves(to, to, s.sum_twos(a, a));
+            }
         }
     }
 }

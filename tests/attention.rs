@@ -126,6 +126,41 @@ fn causal_offset_agrees_with_the_bit_model_at_both_ends() {
 }
 
 #[test]
+fn windows_agree_with_the_bit_model_at_both_ends() {
+    let sides = [0, 1, 7, 63, 64, 65, 99, 1000, usize::MAX];
+    for (before, after) in sides.into_iter().flat_map(|before| sides.map(|after| (before, after))) {
+        for q_len in [1, 9, 50] {
+            for causal in [
+                Causal::No,
+                Causal::BottomRight,
+                Causal::Free(isize::MIN),
+                Causal::Free(-70),
+                Causal::Free(30),
+                Causal::Offset(99),
+                Causal::Free(5000),
+                Causal::Free(isize::MAX),
+            ] {
+                let window = (before, after);
+                let shape = Shape { causal, window, v_head_dim: 5, ..Shape::plain(q_len, 130, 4, 7) };
+                expect(shape.lookup().check(), &shape);
+            }
+        }
+    }
+}
+
+#[test]
+fn windows_far_into_the_keys_agree_with_the_bit_model() {
+    for (q_len, kv_len, before) in [(1, 3000, 100), (1, 3000, 2047), (60, 2100, 63), (200, 1200, 130)] {
+        for after in [0, 70] {
+            let causal = if after == 0 { Causal::BottomRight } else { Causal::Free(-40) };
+            let shape =
+                Shape { causal, window: (before, after), group: 2, ..Shape::plain(q_len, kv_len, 8, 3) };
+            expect(shape.lookup().check(), &shape);
+        }
+    }
+}
+
+#[test]
 fn causal_aligns_the_last_query_with_the_last_key() {
     for tier in tiers() {
         for (q_len, kv_len) in [(5, 5), (5, 70), (70, 5), (1, 3), (9, 0)] {
@@ -154,7 +189,7 @@ fn row_without_keys_is_zero_and_its_lse_minus_infinity() {
                 let shape = Shape { group: 2, causal, kinds, ..Shape::plain(q_len, kv_len, 7, 9) };
                 let lookup = shape.lookup();
                 let (out, lse) = lookup.run_with_lse(tier);
-                let dead = (0..q_len).filter(|&i| lookup.seen(i) == 0);
+                let dead = (0..q_len).filter(|&i| lookup.seen(i).is_empty());
                 for (i, h) in dead.flat_map(|i| [(i, 0), (i, 1)]) {
                     assert!(out.token_bits(i, h).iter().all(|&bits| bits == 0), "{tier} {shape:?} query {i}");
                     assert_eq!(lse[h * q_len + i], f32::NEG_INFINITY, "{tier} {shape:?} query {i}");

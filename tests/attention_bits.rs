@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::attend::{Causal, Lookup, Shape};
+use common::attend::{ALL, Causal, Lookup, Shape};
 use common::buffer::Kind;
 use common::heads::{Heads, Order};
 use common::{Rng, expect, nan_scratch, same_bits, tiers};
@@ -41,9 +41,10 @@ fn part(from: &Heads, tokens: core::ops::Range<usize>, heads: core::ops::Range<u
 fn decode_step(lookup: &Lookup, i: usize) -> Lookup {
     let heads = 0..lookup.q.n_heads;
     let causal = match lookup.causal {
-        Causal::No => Causal::No,
+        Causal::No => Causal::Free(lookup.k.len as isize - lookup.q.len as isize + i as isize),
         Causal::BottomRight => Causal::Offset(lookup.k.len as isize - lookup.q.len as isize + i as isize),
         Causal::Offset(offset) => Causal::Offset(offset + i as isize),
+        Causal::Free(offset) => Causal::Free(offset + i as isize),
     };
     Lookup {
         q: part(&lookup.q, i..i + 1, heads.clone()),
@@ -281,7 +282,10 @@ fn poison_reaches_exactly_the_rows_that_see_it() {
             let kinds = rng.pick(&[[Kind::F32; 4], [Kind::F16; 4], [Kind::Bf16; 4]]);
             let offset = kv_len as isize - q_len as isize - rng.below(4) as isize;
             let plain = Shape::plain(q_len, kv_len, head_dim, rng.word());
-            let shape = Shape { v_head_dim, group, kinds, causal: Causal::Offset(offset), ..plain };
+            // With every other shape also keys before the window.
+            let window = if rng.below(2) == 0 { ALL } else { (rng.below(kv_len), 0) };
+            let causal = Causal::Offset(offset);
+            let shape = Shape { v_head_dim, group, kinds, causal, window, ..plain };
             let clean = shape.lookup();
             for t in [0, kv_len / 2, kv_len - 2, kv_len - 1] {
                 let lookup = poisoned(&shape, t, key, value);
@@ -289,7 +293,7 @@ fn poison_reaches_exactly_the_rows_that_see_it() {
                     let (out, expected) = (lookup.run(tier), clean.run(tier));
                     for (i, h) in (0..q_len).flat_map(|i| (0..group).map(move |h| (i, h))) {
                         let place = (tier, t, key, value, i, h, &shape);
-                        if lookup.seen(i) > t {
+                        if lookup.seen(i).contains(&t) {
                             assert!(out.token(i, h).iter().all(|x| !x.is_finite()), "lost: {place:?}");
                         } else {
                             let (row, clean) = (out.token_bits(i, h), expected.token_bits(i, h));
@@ -318,7 +322,7 @@ fn nan_value_reaches_the_rows_that_see_it_when_all_weights_are_zero() {
             for tier in tiers() {
                 let out = lookup.run(tier);
                 for i in 0..q_len {
-                    let sees = lookup.seen(i) > t;
+                    let sees = lookup.seen(i).contains(&t);
                     let right = |x: &f32| if sees { x.is_nan() } else { *x == 0.0 };
                     assert!(out.token(i, 0).iter().all(right), "{tier} {shape:?}, key {t}, query {i}");
                 }

@@ -23,6 +23,8 @@ struct Input {
     head_dim: u8,
     v_head_dim: u8,
     causal: Seen,
+    /// Keys before and behind a query's own; all if there is no number.
+    window: (Option<u8>, Option<u8>),
     scale: Option<Factor>,
     types: [Type; 4],
     orders: [Memory; 4],
@@ -37,6 +39,7 @@ enum Seen {
     BottomRight,
     Near(i8),
     Offset(isize),
+    Free(isize),
 }
 
 #[derive(Arbitrary, Clone, Copy, Debug)]
@@ -72,6 +75,10 @@ enum Wrong {
 /// Multiplications of a call, so that there are more than 1,000 runs a second.
 const MOST: usize = 2500;
 
+fn side(keys: Option<u8>) -> usize {
+    keys.map_or(usize::MAX, usize::from)
+}
+
 fuzz_target!(|data: &[u8]| {
     let mut u = Unstructured::new(data);
     let Ok(input) = Input::arbitrary(&mut u) else { return };
@@ -92,7 +99,9 @@ fuzz_target!(|data: &[u8]| {
             Seen::BottomRight => Causal::BottomRight,
             Seen::Near(offset) => Causal::Offset(offset.into()),
             Seen::Offset(offset) => Causal::Offset(offset),
+            Seen::Free(offset) => Causal::Free(offset),
         },
+        window: (side(input.window.0), side(input.window.1)),
         scale: input.scale.map(Factor::value),
         kinds: input.types.map(Type::kind),
         orders: input.orders.map(Memory::order),

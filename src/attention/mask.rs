@@ -5,8 +5,10 @@ use core::ops::Range;
 /// The keys that each query of a call sees. Conditions compose as a conjunction.
 #[derive(Clone, Copy, Debug)]
 pub struct Mask {
-    /// Query `i` sees keys up to `i + offset`, if set.
-    pub causal_offset: Option<isize>,
+    /// Query `i` stands at key `i + offset`.
+    pub offset: isize,
+    /// Keys before that one which it sees, and keys after it; `usize::MAX`: all.
+    pub window: (usize, usize),
     /// Keys that exist.
     pub kv_len: usize,
 }
@@ -15,14 +17,13 @@ impl Mask {
     /// The keys that `query` sees. Both ends grow with `query`, which the tiles rely on.
     #[inline]
     pub fn seen(&self, query: usize) -> Range<usize> {
-        let end = match self.causal_offset {
-            None => self.kv_len,
-            Some(offset) => {
-                // The first key that is not seen; below zero there is none.
-                let end = query.checked_add_signed(offset).map_or(0, |last| last.saturating_add(1));
-                end.min(self.kv_len)
-            }
+        let (before, after) = self.window;
+        let after = after.saturating_add(1);
+        let (start, end) = match query.checked_add_signed(self.offset) {
+            Some(place) => (place.saturating_sub(before), place.saturating_add(after)),
+            // It stands before the first key.
+            None => (0, after.saturating_sub(self.offset.unsigned_abs() - query)),
         };
-        0..end
+        start.min(self.kv_len)..end.min(self.kv_len)
     }
 }

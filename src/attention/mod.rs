@@ -48,15 +48,11 @@ pub const fn attention_scratch_len(q_len: usize, kv_len: usize, head_dim: usize,
 #[must_use = "options do nothing until `run`"]
 pub struct Attention {
     scale: Option<f32>,
-    causal: Causal,
+    /// Keys before the query's own and after it.
+    window: (usize, usize),
+    causal: bool,
+    offset: Option<isize>,
     tier: Option<Tier>,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Causal {
-    No,
-    BottomRight,
-    Offset(isize),
 }
 
 impl Default for Attention {
@@ -68,7 +64,8 @@ impl Default for Attention {
 impl Attention {
     /// Every query sees every key; the scale is `1 / √head_dim`.
     pub const fn new() -> Attention {
-        Attention { scale: None, causal: Causal::No, tier: None }
+        let window = (usize::MAX, usize::MAX);
+        Attention { scale: None, window, causal: false, offset: None, tier: None }
     }
 
     /// Factor of the scores.
@@ -76,15 +73,46 @@ impl Attention {
         Attention { scale: Some(scale), ..self }
     }
 
-    /// The last query sees all keys and each one before it one key less: query `i` sees keys
-    /// `0..=i + kv_len - q_len`. A query that sees none gives zeros.
+    /// A query sees its own key and those before it. The last query's own key is the last one, unless
+    /// [`offset`](Self::offset) says otherwise: query `i` sees keys `0..=i + kv_len - q_len`. A query that
+    /// sees none gives zeros.
     pub const fn causal(self) -> Attention {
-        Attention { causal: Causal::BottomRight, ..self }
+        Attention { causal: true, ..self }
     }
 
-    /// Query `i` sees keys `0..=i + offset`. With 0, query `i` sees key `i` and those before it.
+    /// [`causal`](Self::causal) and [`offset`](Self::offset): query `i` sees keys `0..=i + offset`. With 0,
+    /// query `i` sees key `i` and those before it.
     pub const fn causal_offset(self, offset: isize) -> Attention {
-        Attention { causal: Causal::Offset(offset), ..self }
+        self.causal().offset(offset)
+    }
+
+    /// Query `i`'s own key is `i + offset`; by default it is `i + kv_len - q_len`. That is what
+    /// [`causal`](Self::causal) and [`window`](Self::window) count from.
+    pub const fn offset(self, offset: isize) -> Attention {
+        Attention { offset: Some(offset), ..self }
+    }
+
+    /// A query sees up to `before` keys before its own key and `after` keys behind it, and its own;
+    /// `usize::MAX` is all of them. A sliding window of `n` keys is `.causal().window(n - 1, 0)`. Keys
+    /// that no query sees are not read.
+    ///
+    /// ```
+    /// use qkv::{Attention, HeadsMut, HeadsRef, attention_scratch_len};
+    /// // Five tokens of one head of one feature, all keys alike: each sees itself and its neighbours.
+    /// let (q, k, v) = ([1.0_f32; 5], [0.0_f32; 5], [3.0_f32, 6.0, 0.0, 9.0, 3.0]);
+    /// let (mut out, mut scratch) = ([0.0_f32; 5], [0.0; attention_scratch_len(5, 5, 1, 1)]);
+    /// Attention::new().window(1, 1).run(
+    ///     HeadsRef::token_major(&q, 5, 1, 1)?,
+    ///     HeadsRef::token_major(&k, 5, 1, 1)?,
+    ///     HeadsRef::token_major(&v, 5, 1, 1)?,
+    ///     HeadsMut::token_major(&mut out, 5, 1, 1)?,
+    ///     &mut scratch,
+    /// )?;
+    /// assert!([4.5, 3.0, 5.0, 4.0, 6.0].iter().zip(out).all(|(mean, x)| (mean - x).abs() < 1e-5));
+    /// # Ok::<(), qkv::Error>(())
+    /// ```
+    pub const fn window(self, before: usize, after: usize) -> Attention {
+        Attention { window: (before, after), ..self }
     }
 
     /// Forces a tier; the default is [`Tier::detect`].
@@ -163,13 +191,11 @@ impl Attention {
         if rows == 0 || (v.head_dim == 0 && lse.is_null()) {
             return Ok(());
         }
-        let causal_offset = match self.causal {
-            Causal::No => None,
-            Causal::BottomRight => Some(k.len as isize - q.len as isize),
-            Causal::Offset(offset) => Some(offset),
-        };
+        let offset = self.offset.unwrap_or(k.len as isize - q.len as isize);
+        let (before, after) = self.window;
+        let window = (before, if self.causal { 0 } else { after });
         let scale = self.scale.unwrap_or_else(|| default_scale(q.head_dim));
-        let mask = Mask { causal_offset, kv_len: k.len };
+        let mask = Mask { offset, window, kv_len: k.len };
         let problem = Problem { q, k, v, out, group, lse, scale, mask };
         compute(self.tier.unwrap_or_else(Tier::detect), &problem, scratch);
         Ok(())

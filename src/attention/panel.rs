@@ -77,7 +77,7 @@ unsafe fn run<S: Simd>(s: S, mut runs: [Option<Run>; MAX_PANELS], keys: (usize, 
         for start in (first - first % BLOCK..end).step_by(BLOCK) {
             let mut bring = (within(start, first), within(start, end));
             for run in runs.iter_mut().flatten() {
-                if run.start < start + BLOCK && start < run.panel.end {
+                if run.start.max(start) < run.panel.end.min(start + BLOCK) {
                     run.block(s, start, bring);
                     bring = (0, 0);
                 }

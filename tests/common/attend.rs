@@ -1,5 +1,7 @@
 //! An attention call as a value: random or fuzzed, run on any tier, checked against both twins.
 
+use core::ops::Range;
+
 use super::buffer::Kind;
 use super::heads::{Heads, Order};
 use super::reference::{self, Row};
@@ -13,7 +15,12 @@ pub enum Causal {
     No,
     BottomRight,
     Offset(isize),
+    /// Not causal, but windows count from there.
+    Free(isize),
 }
+
+/// Every key.
+pub const ALL: (usize, usize) = (usize::MAX, usize::MAX);
 
 /// Sizes, types, orders in memory and options.
 #[derive(Clone, Debug)]
@@ -26,6 +33,8 @@ pub struct Shape {
     pub head_dim: usize,
     pub v_head_dim: usize,
     pub causal: Causal,
+    /// Keys before a query's own and behind it.
+    pub window: (usize, usize),
     pub scale: Option<f32>,
     /// Of Q, K, V and the output.
     pub kinds: [Kind; 4],
@@ -44,6 +53,7 @@ impl Shape {
             head_dim,
             v_head_dim: head_dim,
             causal: Causal::No,
+            window: ALL,
             scale: None,
             kinds: [Kind::F32; 4],
             orders: [Order::TokenMajor; 4],
@@ -60,11 +70,14 @@ impl Shape {
         let v_head_dim = if rng.below(2) == 0 { head_dim } else { rng.pick(&dims) };
         let offset = rng.below(kv_len + 9) as isize - 4 - rng.below(q_len + 1) as isize;
         let causal =
-            rng.pick(&[Causal::No, Causal::BottomRight, Causal::Offset(offset), Causal::Offset(offset)]);
+            rng.pick(&[Causal::No, Causal::BottomRight, Causal::Offset(offset), Causal::Free(offset)]);
+        let mut side = || rng.pick(&[0, 1, 5, 40, 100, usize::MAX, usize::MAX]);
+        let window = (side(), side());
         let scale = rng.pick(&[None, None, Some(1.0), Some(-0.7), Some(3.0)]);
         let kinds = [(); 4].map(|()| rng.pick(&Kind::ALL));
         let orders = [(); 4].map(|()| Order::random(&mut rng));
-        Shape { q_len, kv_len, n_kv_heads, group, head_dim, v_head_dim, causal, scale, kinds, orders, seed }
+        let sizes = Shape { n_kv_heads, group, v_head_dim, ..Shape::plain(q_len, kv_len, head_dim, seed) };
+        Shape { causal, window, scale, kinds, orders, ..sizes }
     }
 
     pub fn n_heads(&self) -> usize {
@@ -86,7 +99,7 @@ impl Shape {
         let v =
             Heads::with_guard(kinds[2], (kv_len, n_kv_heads, v_head_dim), orders[2], guard).fill_bits(bits);
         let out = Heads::new(kinds[3], (q_len, n_heads, v_head_dim), orders[3]);
-        Lookup { q, k, v, out, causal: self.causal, scale: self.scale }
+        Lookup { q, k, v, out, causal: self.causal, window: self.window, scale: self.scale }
     }
 }
 
@@ -98,6 +111,8 @@ pub struct Lookup {
     pub v: Heads,
     pub out: Heads,
     pub causal: Causal,
+    /// Keys before a query's own and behind it.
+    pub window: (usize, usize),
     pub scale: Option<f32>,
 }
 
@@ -107,7 +122,9 @@ impl Lookup {
             Causal::No => Attention::new(),
             Causal::BottomRight => Attention::new().causal(),
             Causal::Offset(offset) => Attention::new().causal_offset(offset),
+            Causal::Free(offset) => Attention::new().offset(offset),
         };
+        let options = if self.window == ALL { options } else { options.window(self.window.0, self.window.1) };
         match self.scale {
             Some(scale) => options.scale(scale).tier(tier),
             None => options.tier(tier),
@@ -118,15 +135,19 @@ impl Lookup {
         attention_scratch_len(self.q.len, self.k.len, self.q.head_dim, self.v.head_dim)
     }
 
-    /// How many of the first keys query `i` sees.
-    pub fn seen(&self, i: usize) -> usize {
+    /// The keys that query `i` sees.
+    pub fn seen(&self, i: usize) -> Range<usize> {
         let (q_len, kv_len) = (self.q.len as i128, self.k.len as i128);
         let offset = match self.causal {
-            Causal::No => return self.k.len,
-            Causal::BottomRight => kv_len - q_len,
-            Causal::Offset(offset) => offset as i128,
+            Causal::No | Causal::BottomRight => kv_len - q_len,
+            Causal::Offset(offset) | Causal::Free(offset) => offset as i128,
         };
-        (i as i128 + offset + 1).clamp(0, kv_len) as usize
+        let causal = matches!(self.causal, Causal::BottomRight | Causal::Offset(_));
+        let place = i as i128 + offset;
+        let first = place - self.window.0 as i128;
+        let last = if causal { place } else { place + self.window.1 as i128 };
+        let [start, end] = [first, last + 1].map(|t| t.clamp(0, kv_len) as usize);
+        start..end
     }
 
     fn kv_head(&self, h: usize) -> usize {
@@ -192,7 +213,7 @@ impl Lookup {
         let kind = out.kind();
         for (row, &lse) in lse.iter().enumerate() {
             let (h, i) = (row / self.q.len, row % self.q.len);
-            let place = |m: String| format!("query {i}, head {h}, {} keys: {m}", self.seen(i));
+            let place = |m: String| format!("query {i}, head {h}, keys {:?}: {m}", self.seen(i));
             for (j, expected) in expected[row].out.iter().enumerate() {
                 expected.check(kind, out.get(i, h, j)).map_err(|m| place(format!("feature {j}: {m}")))?;
             }

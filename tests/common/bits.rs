@@ -1,6 +1,8 @@
 //! Scalar models of the kernels that give the same bits: the contract on the order of arithmetic,
 //! written as plain loops over one number at a time.
 
+use core::ops::Range;
+
 use super::heads::Heads;
 use super::mat::Mat;
 
@@ -79,21 +81,21 @@ struct State {
     acc: Vec<f32>,
 }
 
-/// Query `(i, h)` over keys `0..seen` of head `kv_head`: the output before it is rounded to its type,
+/// Query `(i, h)` over the keys `seen` of head `kv_head`: the output before it is rounded to its type,
 /// and the log-sum-exp.
 pub fn attention_row(
     fused: bool,
     (q, k, v): (&Heads, &Heads, &Heads),
     (i, h): (usize, usize),
     kv_head: usize,
-    seen: usize,
+    seen: Range<usize>,
     scale: f32,
 ) -> (Vec<f32>, f32) {
     let query: Vec<f32> = q.token(i, h).iter().map(|x| x * scale).collect();
     let mut total: Option<State> = None;
-    let mut start = 0;
-    while start < seen {
-        let end = (start + CHUNK).min(seen);
+    let mut start = seen.start;
+    while start < seen.end {
+        let end = (start / CHUNK * CHUNK + CHUNK).min(seen.end);
         let chunk = attention_chunk(fused, &query, (k, v), kv_head, start, end);
         total = Some(match total {
             None => chunk,
@@ -120,8 +122,9 @@ fn attention_chunk(
     end: usize,
 ) -> State {
     let mut state = State { m: f32::MIN, l: 0.0, acc: vec![0.0; v.head_dim] };
-    for first in (start..end).step_by(BLOCK) {
-        let keys = first..(first + BLOCK).min(end);
+    let mut from = start;
+    while from < end {
+        let keys = from..(from / BLOCK * BLOCK + BLOCK).min(end);
         // Two chains, of every other feature.
         let score = |t| {
             let key = k.token(t, kv_head);
@@ -136,7 +139,7 @@ fn attention_chunk(
         let top = scores.iter().fold(state.m, |top, &x| if x > top { x } else { top });
         let weights: Vec<f32> = scores.iter().map(|x| exp_weight(fused, x - top)).collect();
         let mut sums = [0.0_f32; 4];
-        for (t, weight) in weights.iter().enumerate() {
+        for (t, weight) in keys.clone().zip(&weights) {
             sums[t % 4] += weight;
         }
         let sum = (sums[0] + sums[2]) + (sums[1] + sums[3]);
@@ -145,9 +148,10 @@ fn attention_chunk(
         for (j, acc) in state.acc.iter_mut().enumerate() {
             let weighted = chain(fused, weights.iter().zip(&values).map(|(&weight, v)| (weight, v[j])));
             // A chunk's first block has nothing to rescale.
-            *acc = if first == start { weighted } else { fma(fused, *acc, factor, weighted) };
+            *acc = if from == start { weighted } else { fma(fused, *acc, factor, weighted) };
         }
         state.m = top;
+        from = keys.end;
     }
     state
 }

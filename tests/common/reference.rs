@@ -3,6 +3,8 @@
 //! `u = 2^-24`: one rounding multiplies a number by `1 + d`, `|d| <= u`, or, where it is subnormal,
 //! adds up to `2^-150`. A number that passes through `n` roundings is off by `n u / (1 - n u)`.
 
+use core::ops::Range;
+
 use super::buffer::Kind;
 use super::heads::Heads;
 use super::mat::Mat;
@@ -123,7 +125,7 @@ pub struct Row {
     pub lse: Expected,
 }
 
-/// `softmax(scale·q Kᵀ) V` of query `(i, h)` over keys `0..seen` of head `kv_head`.
+/// `softmax(scale·q Kᵀ) V` of query `(i, h)` over the keys `seen` of head `kv_head`.
 ///
 /// The bound follows the errors forward. `q·scale`, the products and their sum are off by
 /// `(head_dim + 4) u Σ |scale q k|` (2 for the default scale). A weight is `e^(s - m)`: the maximum
@@ -134,10 +136,10 @@ pub fn attention_row(
     (q, k, v): (&Heads, &Heads, &Heads),
     (i, h): (usize, usize),
     kv_head: usize,
-    seen: usize,
+    keys: Range<usize>,
     scale: f64,
 ) -> Row {
-    let d = q.head_dim;
+    let (d, first, seen) = (q.head_dim, keys.start, keys.len());
     if seen == 0 {
         return Row {
             out: vec![Expected::exactly(0.0); v.head_dim],
@@ -149,7 +151,7 @@ pub fn attention_row(
     let query: Vec<f64> = q.token(i, h).iter().map(|&x| f64::from(x) * scale).collect();
     for t in 0..seen {
         let mut size = 0.0;
-        for (&x, y) in query.iter().zip(k.token(t, kv_head)) {
+        for (&x, y) in query.iter().zip(k.token(first + t, kv_head)) {
             let y = f64::from(y);
             nan |= x.is_nan() || y.is_nan();
             wild |= !y.is_finite() || x.abs() >= PEAK;
@@ -162,7 +164,8 @@ pub fn attention_row(
     }
     let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let top_error = errors.iter().copied().fold(0.0, f64::max);
-    let (blocks, chunks) = (seen.div_ceil(64), seen.div_ceil(1024));
+    let within = |n: usize| keys.end.div_ceil(n) - first / n;
+    let (blocks, chunks) = (within(64), within(1024));
     let roundings = (seen.min(64) + 1 + 2 * blocks.min(16) + 3 * chunks + 3) as f64;
     let rescales = (1 + blocks + chunks) as f64;
     let weights: Vec<f64> = scores.iter().map(|s| (s - top).exp()).collect();
@@ -175,7 +178,7 @@ pub fn attention_row(
     let off: Vec<f64> = (0..seen).map(|t| weights[t] / sum * slack(t).exp_m1()).collect();
     let sum_off: f64 = off.iter().sum::<f64>() + seen as f64 * FLUSH;
     let column = |j: usize| {
-        let values = (0..seen).map(|t| f64::from(v.get(t, kv_head, j)));
+        let values = (0..seen).map(|t| f64::from(v.get(first + t, kv_head, j)));
         let (mut value, mut error, mut largest, mut peak) = (0.0, 0.0, 0.0_f64, 0.0);
         for (t, x) in values.clone().enumerate() {
             value += weights[t] / sum * x;

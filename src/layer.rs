@@ -32,7 +32,7 @@ pub struct SelfAttention<'w, W: Elem> {
     w_o: Option<MatRef<'w, W>>,
     n_heads: usize,
     n_kv_heads: usize,
-    attention: Attention,
+    attention: Attention<'w>,
 }
 
 /// The sizes that a layer's weights and head counts imply.
@@ -63,7 +63,7 @@ impl<'w, W: Elem> SelfAttention<'w, W> {
     }
 
     /// Options of the attention: scale, causal, tier.
-    pub const fn attention(self, attention: Attention) -> Self {
+    pub const fn attention(self, attention: Attention<'w>) -> Self {
         SelfAttention { attention, ..self }
     }
 

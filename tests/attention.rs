@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::attend::{Causal, Shape};
+use common::attend::{Causal, Lookup, Shape};
 use common::buffer::Kind;
 use common::heads::Order;
 use common::{Rng, expect, nan_scratch, same_bits, tiers};
@@ -337,6 +337,43 @@ fn empty_calls_are_ok() {
             let mut scratch = nan_scratch(lookup.scratch_len());
             lookup.run_into(tier, &mut out, Some(&mut lse), &mut scratch).expect("an empty call is no error");
             expect(out.check_untouched(&lookup.out), (tier, &shape));
+        }
+    }
+}
+
+#[test]
+fn sink_of_minus_infinity_is_none_and_a_sink_alone_is_the_log_sum_exp() {
+    for (q_len, kv_len) in [(1, 70), (60, 1100), (3, 0)] {
+        let plain =
+            Shape { group: 2, causal: Causal::Offset(-1), ..Shape::plain(q_len, kv_len, 8, 4) }.lookup();
+        for tier in tiers() {
+            let (out, lse) = plain.run_with_lse(tier);
+            let with = |sinks: [f32; 2]| Lookup { sinks: Some(sinks.to_vec()), ..plain.clone() };
+            let (same, same_lse) = with([f32::NEG_INFINITY; 2]).run_with_lse(tier);
+            assert_eq!((out.bits(), lse), (same.bits(), same_lse), "{tier} {q_len} {kv_len}");
+            let (out, lse) = with([2.5, -3.0]).run_with_lse(tier);
+            for (h, sink) in [2.5, -3.0].into_iter().enumerate() {
+                // Query 0 sees no key.
+                assert_eq!(
+                    (lse[h * q_len], out.token(0, h)),
+                    (sink, vec![0.0; 8]),
+                    "{tier} {q_len} {kv_len}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn slopes_of_any_number_of_heads_are_those_of_the_powers_of_two() {
+    for n in 0..70_usize {
+        let mut slopes = vec![0.0; n];
+        qkv::alibi_slopes(&mut slopes);
+        let power = (1..=n).rev().find(|n| n.is_power_of_two()).unwrap_or(1);
+        let all = |heads: usize| (1..=heads).map(move |h| (-8.0 * h as f64 / heads as f64).exp2());
+        let expected: Vec<f64> = all(power).chain(all(2 * power).step_by(2)).take(n).collect();
+        for (h, (got, want)) in slopes.iter().zip(expected).enumerate() {
+            assert!((f64::from(*got) / want - 1.0).abs() < 2e-7, "head {h} of {n}: {got}, {want}");
         }
     }
 }

@@ -150,7 +150,7 @@ fn heads_split_anywhere_have_the_same_bits() {
                     k: part(&lookup.k, 0..shape.kv_len, g..g + 1),
                     v: part(&lookup.v, 0..shape.kv_len, g..g + 1),
                     out: part(&lookup.out, tokens.clone(), heads.clone()),
-                    ..lookup.clone()
+                    ..lookup.clone().options_of(heads.clone())
                 };
                 let expected = part(&whole, tokens, heads);
                 expect(

@@ -23,6 +23,8 @@ struct Input {
     head_dim: u8,
     v_head_dim: u8,
     causal: Seen,
+    alibi: bool,
+    sinks: bool,
     /// Keys before and behind a query's own; all if there is no number.
     window: (Option<u8>, Option<u8>),
     scale: Option<Factor>,
@@ -101,6 +103,8 @@ fuzz_target!(|data: &[u8]| {
             Seen::Offset(offset) => Causal::Offset(offset),
             Seen::Free(offset) => Causal::Free(offset),
         },
+        alibi: input.alibi,
+        sinks: input.sinks,
         window: (side(input.window.0), side(input.window.1)),
         scale: input.scale.map(Factor::value),
         kinds: input.types.map(Type::kind),

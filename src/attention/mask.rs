@@ -14,6 +14,14 @@ pub struct Mask {
 }
 
 impl Mask {
+    /// The key that `query` stands at, which need not be one.
+    pub fn place(&self, query: usize) -> f32 {
+        match query.checked_add_signed(self.offset) {
+            Some(place) => place as f32,
+            None => -((self.offset.unsigned_abs() - query) as f32),
+        }
+    }
+
     /// The keys that `query` sees. Both ends grow with `query`, which the tiles rely on.
     #[inline]
     pub fn seen(&self, query: usize) -> Range<usize> {

@@ -1,5 +1,6 @@
 //! Attention: `softmax(scale·Q Kᵀ) V` for each head, without storing more than a tile of scores.
 
+mod adjust;
 mod decode;
 mod mask;
 mod panel;
@@ -46,49 +47,51 @@ pub const fn attention_scratch_len(q_len: usize, kv_len: usize, head_dim: usize,
 /// ```
 #[derive(Clone, Copy, Debug)]
 #[must_use = "options do nothing until `run`"]
-pub struct Attention {
+pub struct Attention<'a> {
     scale: Option<f32>,
     /// Keys before the query's own and after it.
     window: (usize, usize),
     causal: bool,
     offset: Option<isize>,
+    alibi: Option<&'a [f32]>,
+    sinks: Option<&'a [f32]>,
     tier: Option<Tier>,
 }
 
-impl Default for Attention {
+impl Default for Attention<'_> {
     fn default() -> Self {
         Attention::new()
     }
 }
 
-impl Attention {
+impl<'a> Attention<'a> {
     /// Every query sees every key; the scale is `1 / √head_dim`.
-    pub const fn new() -> Attention {
+    pub const fn new() -> Self {
         let window = (usize::MAX, usize::MAX);
-        Attention { scale: None, window, causal: false, offset: None, tier: None }
+        Attention { scale: None, window, causal: false, offset: None, alibi: None, sinks: None, tier: None }
     }
 
     /// Factor of the scores.
-    pub const fn scale(self, scale: f32) -> Attention {
+    pub const fn scale(self, scale: f32) -> Self {
         Attention { scale: Some(scale), ..self }
     }
 
     /// A query sees its own key and those before it. The last query's own key is the last one, unless
     /// [`offset`](Self::offset) says otherwise: query `i` sees keys `0..=i + kv_len - q_len`. A query that
     /// sees none gives zeros.
-    pub const fn causal(self) -> Attention {
+    pub const fn causal(self) -> Self {
         Attention { causal: true, ..self }
     }
 
     /// [`causal`](Self::causal) and [`offset`](Self::offset): query `i` sees keys `0..=i + offset`. With 0,
     /// query `i` sees key `i` and those before it.
-    pub const fn causal_offset(self, offset: isize) -> Attention {
+    pub const fn causal_offset(self, offset: isize) -> Self {
         self.causal().offset(offset)
     }
 
     /// Query `i`'s own key is `i + offset`; by default it is `i + kv_len - q_len`. That is what
     /// [`causal`](Self::causal) and [`window`](Self::window) count from.
-    pub const fn offset(self, offset: isize) -> Attention {
+    pub const fn offset(self, offset: isize) -> Self {
         Attention { offset: Some(offset), ..self }
     }
 
@@ -111,12 +114,26 @@ impl Attention {
     /// assert!([4.5, 3.0, 5.0, 4.0, 6.0].iter().zip(out).all(|(mean, x)| (mean - x).abs() < 1e-5));
     /// # Ok::<(), qkv::Error>(())
     /// ```
-    pub const fn window(self, before: usize, after: usize) -> Attention {
+    pub const fn window(self, before: usize, after: usize) -> Self {
         Attention { window: (before, after), ..self }
     }
 
+    /// Attention with linear biases: a key that lies `n` keys from the query's own key, on either side, has
+    /// `slopes[h] * n` taken off its score for query head `h`. The usual slopes are
+    /// [`alibi_slopes`]. Press, Smith and Lewis (2022). Exact up to 2^24 keys.
+    pub const fn alibi(self, slopes: &'a [f32]) -> Self {
+        Attention { alibi: Some(slopes), ..self }
+    }
+
+    /// One more score for each query head that takes its share of the weights and has no value:
+    /// `out = Σ_t e^s(t) v(t) / (e^sinks[h] + Σ_t e^s(t))`. A sink of minus infinity is none. Xiao et al.
+    /// (2024).
+    pub const fn sinks(self, sinks: &'a [f32]) -> Self {
+        Attention { sinks: Some(sinks), ..self }
+    }
+
     /// Forces a tier; the default is [`Tier::detect`].
-    pub const fn tier(self, tier: Tier) -> Attention {
+    pub const fn tier(self, tier: Tier) -> Self {
         Attention { tier: Some(tier), ..self }
     }
 
@@ -142,7 +159,7 @@ impl Attention {
 
     /// As [`run`](Self::run), and writes the natural logarithm of the sum of each row's exponentials,
     /// `lse[h * q_len + i] = ln Σ_t e^score(t)`: what partial results over other keys are merged by.
-    /// It is minus infinity for a row that sees no key.
+    /// A sink counts in the sum. It is minus infinity for a row that sees no key and has no sink.
     ///
     /// # Errors
     /// As [`run`](Self::run), and [`Error::DimMismatch`] if `lse` is not `n_heads * q_len` long.
@@ -174,6 +191,8 @@ impl Attention {
         expect_dim("n_heads of the output", q.n_heads, out.n_heads)?;
         expect_dim("v_head_dim of the output", v.head_dim, out.head_dim)?;
         let group = group(q.n_heads, k.n_heads)?;
+        let alibi = each_head("n_heads (length of the slopes)", q.n_heads, self.alibi)?;
+        let sinks = each_head("n_heads (length of the sinks)", q.n_heads, self.sinks)?;
         let rows = q.len.checked_mul(q.n_heads).ok_or(Error::ShapeOverflow)?;
         let lse = match lse {
             None => core::ptr::null_mut(),
@@ -196,7 +215,7 @@ impl Attention {
         let window = (before, if self.causal { 0 } else { after });
         let scale = self.scale.unwrap_or_else(|| default_scale(q.head_dim));
         let mask = Mask { offset, window, kv_len: k.len };
-        let problem = Problem { q, k, v, out, group, lse, scale, mask };
+        let problem = Problem { q, k, v, out, group, lse, scale, mask, alibi, sinks };
         compute(self.tier.unwrap_or_else(Tier::detect), &problem, scratch);
         Ok(())
     }
@@ -212,6 +231,32 @@ pub(crate) fn group(n_heads: usize, n_kv_heads: usize) -> Result<Option<NonZeroU
         return Err(Error::DimMismatch { dim, expected: n_kv_heads, got: n_heads });
     }
     Ok(n_heads.checked_div(n_kv_heads).and_then(NonZeroUsize::new))
+}
+
+/// A float for each query head, or null where the option is not used.
+fn each_head(dim: &'static str, n_heads: usize, option: Option<&[f32]>) -> Result<*const f32, Error> {
+    let Some(values) = option else { return Ok(core::ptr::null()) };
+    expect_dim(dim, n_heads, values.len())?;
+    Ok(values.as_ptr())
+}
+
+/// Writes the slopes of [`Attention::alibi`] for `slopes.len()` heads: `2^(-8 h / n)` for `h` in `1..=n`
+/// where `n` is a power of two. Else those of the largest power of two below `n`, and for the heads that
+/// are left every other slope of twice that many heads.
+///
+/// ```
+/// let mut slopes = [0.0; 4];
+/// qkv::alibi_slopes(&mut slopes);
+/// assert_eq!(slopes, [0.25, 0.0625, 0.015625, 0.00390625]);
+/// ```
+pub fn alibi_slopes(slopes: &mut [f32]) {
+    let Some(log2) = slopes.len().checked_ilog2() else { return };
+    let power = 1_usize << log2;
+    let slope = |h: usize, n: usize| libm::exp2f(-8.0 * h as f32 / n as f32);
+    for (h, to) in slopes.iter_mut().enumerate() {
+        *to =
+            if h < power { slope(h + 1, power) } else { slope(2 * (h - power) + 1, power.saturating_mul(2)) };
+    }
 }
 
 /// `1 / √head_dim`, and 1 for no features.
@@ -231,6 +276,9 @@ pub(crate) struct Problem {
     lse: *mut f32,
     scale: f32,
     mask: Mask,
+    /// A float for each query head, or null.
+    alibi: *const f32,
+    sinks: *const f32,
 }
 
 impl Problem {

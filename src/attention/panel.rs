@@ -10,7 +10,7 @@
 
 use super::partial::{self, CHUNK};
 use super::scratch::{MAX_PANELS, Scratch, panels};
-use super::{Problem, decode, prefill, values};
+use super::{Problem, adjust, decode, prefill, values};
 use crate::kernel::softmax::BLOCK;
 use crate::simd::Simd;
 
@@ -145,6 +145,7 @@ impl Run<'_> {
         // SAFETY: as the caller promises.
         unsafe {
             for (head, x) in self.panel.each(&self.x) {
+                adjust::start(&head, &x);
                 if head.in_lanes { prefill::load_q(s, &head, &x) } else { decode::load_q(s, &head, &x) }
             }
             partial::start(&self.x, S::PANEL);
@@ -166,6 +167,7 @@ impl Run<'_> {
             } else {
                 decode::scores(s, panel, x, block)
             }
+            adjust::scores(s, panel, x, block, panel.all_lanes::<S>());
             partial::weights(s, x, block, panel.all_lanes::<S>());
             values::apply(s, panel, x, block);
         }

@@ -129,8 +129,8 @@ pub unsafe fn merge<S: Simd>(s: S, x: &Scratch, rows: usize) {
     );
 }
 
-/// Writes `acc / l` of the total's rows to the output and, if asked, `m + ln l` to the log-sum-exps.
-/// A row that has seen no key has `l = 0`: zeros, and minus infinity.
+/// Writes `acc / l` of the total's rows to the output and, if asked, `m + ln l` to the log-sum-exps; a
+/// sink is one more key, without a value. A row that has seen none has `l = 0`: zeros, and minus infinity.
 ///
 /// # Safety
 /// - The total holds `rows` rows, which are rows `first..first + rows` of key head `kv_head`.
@@ -139,8 +139,12 @@ pub unsafe fn finish<S: Simd>(s: S, p: &Problem, x: &Scratch, kv_head: usize, fi
     // SAFETY: as the caller promises.
     unsafe {
         for (r, (query, head)) in p.rows(kv_head, first).enumerate().take(rows) {
+            *x.factor.add(r) = 1.0;
+            if !p.sinks.is_null() {
+                sink(s, x, r, *p.sinks.add(head));
+            }
             let l = *x.total_l.add(r);
-            *x.factor.add(r) = if l == 0.0 { 0.0 } else { 1.0 / l };
+            *x.factor.add(r) = if l == 0.0 { 0.0 } else { *x.factor.add(r) / l };
             if !p.lse.is_null() {
                 let lse = if l == 0.0 { f32::NEG_INFINITY } else { *x.total_m.add(r) + libm::logf(l) };
                 *p.lse.add(head * p.q.len + query) = lse;
@@ -153,6 +157,26 @@ pub unsafe fn finish<S: Simd>(s: S, p: &Problem, x: &Scratch, kv_head: usize, fi
             },
         ));
     }
+}
+
+/// Adds a score without a value to row `r` of the total; the factor is what the values then shrink by.
+#[inline(never)]
+unsafe fn sink<S: Simd>(s: S, x: &Scratch, r: usize, score: f32) {
+    s.vectorize(
+        #[inline(always)]
+        || {
+            // SAFETY: as the caller promises.
+            unsafe {
+                let m = *x.total_m.add(r);
+                let top = if score > m { score } else { m };
+                let old = exp_weight(s, s.splat(m - top));
+                let new = exp_weight(s, s.splat(score - top));
+                *x.total_m.add(r) = top;
+                s.store_partial(x.factor.add(r), 1, old);
+                s.store_partial(x.total_l.add(r), 1, s.fma(s.splat(*x.total_l.add(r)), old, new));
+            }
+        },
+    );
 }
 
 /// Row `r` of the total, divided by its sum.

@@ -25,8 +25,8 @@ const Q_WIDTH: usize = if VECTORS { score::CHAINS } else { 1 };
 const COPIED: usize = if VECTORS { BLOCK } else { 0 };
 /// Keys that are copied: scalar lanes widen those of a tile.
 const COPIED_KEYS: usize = if VECTORS { BLOCK } else { 4 };
-/// Arrays of one float a row: `m`, `l`, their totals, the factors, and each row's keys.
-const ROW_ARRAYS: usize = 7;
+/// Arrays of one float a row: `m`, `l`, their totals, the factors, each row's keys, its slope and place.
+const ROW_ARRAYS: usize = 9;
 /// Floats to move the scratch to a cache line.
 const ALIGN: usize = 16;
 
@@ -59,6 +59,9 @@ pub struct Scratch {
     /// First key and end of the keys that each row sees, within the block; only where they differ.
     pub from: *mut f32,
     pub to: *mut f32,
+    /// Each row's slope of linear biases and its own key, if there are such biases.
+    pub slope: *mut f32,
+    pub place: *mut f32,
 }
 
 const fn round_up(n: usize, to: usize) -> usize {
@@ -98,8 +101,7 @@ impl Scratch {
             at = at.wrapping_add(len);
             part
         };
-        let mut row = || take(rows);
-        let [m, l, total_m, total_l, factor, from, to] = [row(), row(), row(), row(), row(), row(), row()];
+        let [m, l, total_m, total_l, factor, from, to, slope, place] = core::array::from_fn(|_| take(rows));
         let scores = take(BLOCK * S::PANEL);
         let values = take(COPIED * width);
         let q = take(q_stride * rows);
@@ -122,6 +124,8 @@ impl Scratch {
             factor,
             from,
             to,
+            slope,
+            place,
         }
     }
 
@@ -148,6 +152,8 @@ impl Scratch {
             factor: row(self.factor),
             from: row(self.from),
             to: row(self.to),
+            slope: row(self.slope),
+            place: row(self.place),
             ..*self
         }
     }

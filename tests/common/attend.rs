@@ -35,6 +35,9 @@ pub struct Shape {
     pub causal: Causal,
     /// Keys before a query's own and behind it.
     pub window: (usize, usize),
+    /// Linear biases, sinks.
+    pub alibi: bool,
+    pub sinks: bool,
     pub scale: Option<f32>,
     /// Of Q, K, V and the output.
     pub kinds: [Kind; 4],
@@ -54,6 +57,8 @@ impl Shape {
             v_head_dim: head_dim,
             causal: Causal::No,
             window: ALL,
+            alibi: false,
+            sinks: false,
             scale: None,
             kinds: [Kind::F32; 4],
             orders: [Order::TokenMajor; 4],
@@ -77,7 +82,8 @@ impl Shape {
         let kinds = [(); 4].map(|()| rng.pick(&Kind::ALL));
         let orders = [(); 4].map(|()| Order::random(&mut rng));
         let sizes = Shape { n_kv_heads, group, v_head_dim, ..Shape::plain(q_len, kv_len, head_dim, seed) };
-        Shape { causal, window, scale, kinds, orders, ..sizes }
+        let (alibi, sinks) = (rng.below(3) == 0, rng.below(3) == 0);
+        Shape { causal, window, alibi, sinks, scale, kinds, orders, ..sizes }
     }
 
     pub fn n_heads(&self) -> usize {
@@ -99,7 +105,13 @@ impl Shape {
         let v =
             Heads::with_guard(kinds[2], (kv_len, n_kv_heads, v_head_dim), orders[2], guard).fill_bits(bits);
         let out = Heads::new(kinds[3], (q_len, n_heads, v_head_dim), orders[3]);
-        Lookup { q, k, v, out, causal: self.causal, window: self.window, scale: self.scale }
+        let mut rng = Rng::new(self.seed ^ 0xa11b1);
+        let mut each = |used: bool, size: f32| {
+            used.then(|| (0..n_heads).map(|_| size * rng.unit()).collect::<Vec<f32>>())
+        };
+        let (alibi, sinks) = (each(self.alibi, 0.1), each(self.sinks, 5.0));
+        let &Shape { causal, window, scale, .. } = self;
+        Lookup { q, k, v, out, causal, window, alibi, sinks, scale }
     }
 }
 
@@ -113,11 +125,14 @@ pub struct Lookup {
     pub causal: Causal,
     /// Keys before a query's own and behind it.
     pub window: (usize, usize),
+    /// A number for each query head.
+    pub alibi: Option<Vec<f32>>,
+    pub sinks: Option<Vec<f32>>,
     pub scale: Option<f32>,
 }
 
 impl Lookup {
-    pub fn options(&self, tier: Tier) -> Attention {
+    pub fn options(&self, tier: Tier) -> Attention<'_> {
         let options = match self.causal {
             Causal::No => Attention::new(),
             Causal::BottomRight => Attention::new().causal(),
@@ -125,6 +140,8 @@ impl Lookup {
             Causal::Free(offset) => Attention::new().offset(offset),
         };
         let options = if self.window == ALL { options } else { options.window(self.window.0, self.window.1) };
+        let options = self.alibi.as_ref().map_or(options, |slopes| options.alibi(slopes));
+        let options = self.sinks.as_ref().map_or(options, |sinks| options.sinks(sinks));
         match self.scale {
             Some(scale) => options.scale(scale).tier(tier),
             None => options.tier(tier),
@@ -135,13 +152,17 @@ impl Lookup {
         attention_scratch_len(self.q.len, self.k.len, self.q.head_dim, self.v.head_dim)
     }
 
+    /// Query 0's own key.
+    fn offset(&self) -> i128 {
+        match self.causal {
+            Causal::No | Causal::BottomRight => self.k.len as i128 - self.q.len as i128,
+            Causal::Offset(offset) | Causal::Free(offset) => offset as i128,
+        }
+    }
+
     /// The keys that query `i` sees.
     pub fn seen(&self, i: usize) -> Range<usize> {
-        let (q_len, kv_len) = (self.q.len as i128, self.k.len as i128);
-        let offset = match self.causal {
-            Causal::No | Causal::BottomRight => kv_len - q_len,
-            Causal::Offset(offset) | Causal::Free(offset) => offset as i128,
-        };
+        let (kv_len, offset) = (self.k.len as i128, self.offset());
         let causal = matches!(self.causal, Causal::BottomRight | Causal::Offset(_));
         let place = i as i128 + offset;
         let first = place - self.window.0 as i128;
@@ -241,7 +262,10 @@ impl Lookup {
         };
         let (q, k, v) = (&self.q, &self.k, &self.v);
         self.rows()
-            .map(|(i, h)| reference::attention_row((q, k, v), (i, h), self.kv_head(h), self.seen(i), scale))
+            .map(|(i, h)| {
+                let extra = reference::Extra { bias: self.bias(i, h), sink: self.sink(h) };
+                reference::attention_row((q, k, v), (i, h), self.kv_head(h), self.seen(i), scale, &extra)
+            })
             .collect()
     }
 
@@ -257,6 +281,32 @@ impl Lookup {
             d => 1.0 / libm::sqrtf(d as f32),
         });
         let operands = (&self.q, &self.k, &self.v);
-        bits::attention_row(fused, operands, (i, h), self.kv_head(h), self.seen(i), scale)
+        bits::attention_row(
+            fused,
+            operands,
+            (i, h),
+            self.kv_head(h),
+            self.seen(i),
+            scale,
+            self.bias(i, h),
+            self.sink(h),
+        )
+    }
+
+    /// Slope and place of query `i` of head `h`.
+    fn bias(&self, i: usize, h: usize) -> Option<(f32, f32)> {
+        self.alibi.as_ref().map(|slopes| (slopes[h], (i as i128 + self.offset()) as f32))
+    }
+
+    fn sink(&self, h: usize) -> Option<f32> {
+        self.sinks.as_ref().map(|sinks| sinks[h])
+    }
+
+    /// The same call for some of the query heads.
+    pub fn options_of(mut self, heads: Range<usize>) -> Lookup {
+        for option in [&mut self.alibi, &mut self.sinks] {
+            *option = option.as_ref().map(|of| of[heads.clone()].to_vec());
+        }
+        self
     }
 }

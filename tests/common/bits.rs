@@ -90,24 +90,31 @@ pub fn attention_row(
     kv_head: usize,
     seen: Range<usize>,
     scale: f32,
+    bias: Option<(f32, f32)>,
+    sink: Option<f32>,
 ) -> (Vec<f32>, f32) {
     let query: Vec<f32> = q.token(i, h).iter().map(|x| x * scale).collect();
     let mut total: Option<State> = None;
     let mut start = seen.start;
     while start < seen.end {
         let end = (start / CHUNK * CHUNK + CHUNK).min(seen.end);
-        let chunk = attention_chunk(fused, &query, (k, v), kv_head, start, end);
+        let chunk = attention_chunk(fused, &query, (k, v), kv_head, (start, end), bias);
         total = Some(match total {
             None => chunk,
             Some(left) => merge(fused, &left, &chunk),
         });
         start = end;
     }
-    let Some(State { m, l, acc }) = total else {
-        return (vec![0.0; v.head_dim], f32::NEG_INFINITY);
-    };
+    let nothing = || State { m: f32::MIN, l: 0.0, acc: vec![0.0; v.head_dim] };
+    let State { mut m, mut l, acc } = total.unwrap_or_else(nothing);
+    let mut shrunk = 1.0;
+    if let Some(sink) = sink {
+        let top = if sink > m { sink } else { m };
+        shrunk = exp_weight(fused, m - top);
+        (m, l) = (top, fma(fused, l, shrunk, exp_weight(fused, sink - top)));
+    }
     // Of weights that are all 0 the values still count if they are NaN: 0 x NaN is NaN.
-    let inverse = if l == 0.0 { 0.0 } else { 1.0 / l };
+    let inverse = if l == 0.0 { 0.0 } else { shrunk / l };
     let lse = if l == 0.0 { f32::NEG_INFINITY } else { m + libm::logf(l) };
     (acc.iter().map(|&x| fma(fused, x, inverse, 0.0)).collect(), lse)
 }
@@ -118,8 +125,8 @@ fn attention_chunk(
     query: &[f32],
     (k, v): (&Heads, &Heads),
     kv_head: usize,
-    start: usize,
-    end: usize,
+    (start, end): (usize, usize),
+    bias: Option<(f32, f32)>,
 ) -> State {
     let mut state = State { m: f32::MIN, l: 0.0, acc: vec![0.0; v.head_dim] };
     let mut from = start;
@@ -132,7 +139,11 @@ fn attention_chunk(
                 let pairs = query.iter().copied().zip(key.iter().copied());
                 chain(fused, pairs.skip(c).step_by(2))
             });
-            even + odd
+            let product = even + odd;
+            match bias {
+                Some((slope, place)) => fma(fused, slope, -(t as f32 - place).abs(), product),
+                None => product,
+            }
         };
         let values: Vec<Vec<f32>> = keys.clone().map(|t| v.token(t, kv_head)).collect();
         let scores: Vec<f32> = keys.clone().map(score).collect();

@@ -118,6 +118,14 @@ pub fn matmul(a: &Mat, b: &Mat, c: &Mat, bias: Option<&[f32]>, alpha: f32, beta:
     all
 }
 
+/// What else a row's scores are made of.
+pub struct Extra {
+    /// Slope of linear biases, and the query's own key.
+    pub bias: Option<(f32, f32)>,
+    /// A score without a value.
+    pub sink: Option<f32>,
+}
+
 /// The output of one query and its log-sum-exp.
 #[derive(Clone, Debug)]
 pub struct Row {
@@ -138,12 +146,13 @@ pub fn attention_row(
     kv_head: usize,
     keys: Range<usize>,
     scale: f64,
+    extra: &Extra,
 ) -> Row {
     let (d, first, seen) = (q.head_dim, keys.start, keys.len());
     if seen == 0 {
         return Row {
             out: vec![Expected::exactly(0.0); v.head_dim],
-            lse: Expected::exactly(f64::NEG_INFINITY),
+            lse: Expected::exactly(extra.sink.map_or(f64::NEG_INFINITY, f64::from)),
         };
     }
     let (mut scores, mut errors) = (vec![0.0_f64; seen], vec![0.0_f64; seen]);
@@ -159,24 +168,32 @@ pub fn attention_row(
             size += (x * y).abs();
             errors[t] += TINY * (1.0 + y.abs());
         }
+        if let Some((slope, place)) = extra.bias {
+            // Rounded once, where it is added, on tiers with fused multiply-add; else twice.
+            let bias = -f64::from(slope) * ((first + t) as f64 - f64::from(place)).abs();
+            scores[t] += bias;
+            size += 2.0 * bias.abs();
+        }
         errors[t] += (d + 4) as f64 * U * size;
         wild |= size >= PEAK;
     }
-    let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let sink = extra.sink.map_or(f64::NEG_INFINITY, f64::from);
+    let top = scores.iter().copied().fold(sink, f64::max);
     let top_error = errors.iter().copied().fold(0.0, f64::max);
     let within = |n: usize| keys.end.div_ceil(n) - first / n;
     let (blocks, chunks) = (within(64), within(1024));
     let roundings = (seen.min(64) + 1 + 2 * blocks.min(16) + 3 * chunks + 3) as f64;
-    let rescales = (1 + blocks + chunks) as f64;
+    let rescales = (2 + blocks + chunks) as f64;
     let weights: Vec<f64> = scores.iter().map(|s| (s - top).exp()).collect();
-    let sum: f64 = weights.iter().sum();
+    let sum: f64 = weights.iter().sum::<f64>() + (sink - top).exp();
     // The logarithm of what each weight, with its part in a sum, may be multiplied by.
     let slack = |t: usize| {
         let distance = top - scores[t] + 2.0 * top_error;
         (errors[t] + U * distance + rescales * ULP + 1.01 * roundings * U).min(50.0)
     };
     let off: Vec<f64> = (0..seen).map(|t| weights[t] / sum * slack(t).exp_m1()).collect();
-    let sum_off: f64 = off.iter().sum::<f64>() + seen as f64 * FLUSH;
+    let sink_off = (sink - top).exp() / sum * (U * (top - sink).min(200.0) + (rescales + 1.0) * ULP);
+    let sum_off: f64 = off.iter().sum::<f64>() + sink_off + seen as f64 * FLUSH;
     let column = |j: usize| {
         let values = (0..seen).map(|t| f64::from(v.get(first + t, kv_head, j)));
         let (mut value, mut error, mut largest, mut peak) = (0.0, 0.0, 0.0_f64, 0.0);

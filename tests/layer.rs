@@ -57,7 +57,7 @@ impl Shape {
 }
 
 impl Layer {
-    fn options(&self, tier: Tier) -> Attention {
+    fn options(&self, tier: Tier) -> Attention<'static> {
         if self.shape.causal { Attention::new().causal().tier(tier) } else { Attention::new().tier(tier) }
     }
 

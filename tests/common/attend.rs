@@ -4,7 +4,7 @@ use core::ops::Range;
 
 use super::buffer::Kind;
 use super::heads::{Heads, Order};
-use super::reference::{self, Row};
+use super::reference::{self, Extra, Row};
 use super::{GUARD, Rng, bits, nan_scratch, same_bits, tiers};
 use crate::with_type;
 use qkv::{Attention, Error, Tier, attention_scratch_len};
@@ -263,7 +263,7 @@ impl Lookup {
         let (q, k, v) = (&self.q, &self.k, &self.v);
         self.rows()
             .map(|(i, h)| {
-                let extra = reference::Extra { bias: self.bias(i, h), sink: self.sink(h) };
+                let extra = self.extra(i, h);
                 reference::attention_row((q, k, v), (i, h), self.kv_head(h), self.seen(i), scale, &extra)
             })
             .collect()
@@ -281,25 +281,15 @@ impl Lookup {
             d => 1.0 / libm::sqrtf(d as f32),
         });
         let operands = (&self.q, &self.k, &self.v);
-        bits::attention_row(
-            fused,
-            operands,
-            (i, h),
-            self.kv_head(h),
-            self.seen(i),
-            scale,
-            self.bias(i, h),
-            self.sink(h),
-        )
+        let extra = self.extra(i, h);
+        bits::attention_row(fused, operands, (i, h), self.kv_head(h), self.seen(i), scale, &extra)
     }
 
-    /// Slope and place of query `i` of head `h`.
-    fn bias(&self, i: usize, h: usize) -> Option<(f32, f32)> {
-        self.alibi.as_ref().map(|slopes| (slopes[h], (i as i128 + self.offset()) as f32))
-    }
-
-    fn sink(&self, h: usize) -> Option<f32> {
-        self.sinks.as_ref().map(|sinks| sinks[h])
+    /// Slope and place of query `i` of head `h`, and the head's sink.
+    fn extra(&self, i: usize, h: usize) -> Extra {
+        let place = (i as i128 + self.offset()) as f32;
+        let bias = self.alibi.as_ref().map(|slopes| (slopes[h], place));
+        Extra { bias, sink: self.sinks.as_ref().map(|sinks| sinks[h]) }
     }
 
     /// The same call for some of the query heads.

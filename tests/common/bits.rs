@@ -5,6 +5,7 @@ use core::ops::Range;
 
 use super::heads::Heads;
 use super::mat::Mat;
+use super::reference::Extra;
 
 /// Logical block of k, block of keys, chunk of keys: parts of the contract.
 pub const KC: usize = 512;
@@ -90,15 +91,14 @@ pub fn attention_row(
     kv_head: usize,
     seen: Range<usize>,
     scale: f32,
-    bias: Option<(f32, f32)>,
-    sink: Option<f32>,
+    extra: &Extra,
 ) -> (Vec<f32>, f32) {
     let query: Vec<f32> = q.token(i, h).iter().map(|x| x * scale).collect();
     let mut total: Option<State> = None;
     let mut start = seen.start;
     while start < seen.end {
         let end = (start / CHUNK * CHUNK + CHUNK).min(seen.end);
-        let chunk = attention_chunk(fused, &query, (k, v), kv_head, (start, end), bias);
+        let chunk = attention_chunk(fused, &query, (k, v), kv_head, (start, end), extra.bias);
         total = Some(match total {
             None => chunk,
             Some(left) => merge(fused, &left, &chunk),
@@ -108,7 +108,7 @@ pub fn attention_row(
     let nothing = || State { m: f32::MIN, l: 0.0, acc: vec![0.0; v.head_dim] };
     let State { mut m, mut l, acc } = total.unwrap_or_else(nothing);
     let mut shrunk = 1.0;
-    if let Some(sink) = sink {
+    if let Some(sink) = extra.sink {
         let top = if sink > m { sink } else { m };
         shrunk = exp_weight(fused, m - top);
         (m, l) = (top, fma(fused, l, shrunk, exp_weight(fused, sink - top)));

@@ -62,7 +62,7 @@ impl<'w, W: Elem> SelfAttention<'w, W> {
         SelfAttention { w_o: Some(w_o), ..self }
     }
 
-    /// Options of the attention: scale, causal, tier.
+    /// Options of the attention: all but the projections and the heads.
     pub const fn attention(self, attention: Attention<'w>) -> Self {
         SelfAttention { attention, ..self }
     }

@@ -4,7 +4,7 @@ use super::panel::{Block, Panel};
 use super::scratch::Scratch;
 use crate::simd::Simd;
 
-/// Notes each row's slope and place, if a score depends on them.
+/// Notes what each row's scores lose for a key of distance, and its place, if they depend on them.
 ///
 /// # Safety
 /// - `x` has room for the panel of one head.
@@ -16,7 +16,7 @@ pub unsafe fn start(panel: &Panel, x: &Scratch) {
     for (r, (query, head)) in p.rows(panel.kv_head, panel.first).enumerate().take(panel.rows) {
         // SAFETY: rows of the panel; a slope for each query head.
         unsafe {
-            *x.slope.add(r) = *p.alibi.add(head);
+            *x.slope.add(r) = -*p.alibi.add(head);
             *x.place.add(r) = p.mask.place(query);
         }
     }
@@ -26,6 +26,7 @@ pub unsafe fn start(panel: &Panel, x: &Scratch) {
 ///
 /// # Safety
 /// - `x` holds the block's scores, rows in `lanes` lanes.
+#[inline(never)]
 pub unsafe fn scores<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block, lanes: usize) {
     if panel.p.alibi.is_null() {
         return;
@@ -39,10 +40,9 @@ pub unsafe fn scores<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block, la
                     let (slope, place) = (s.load(x.slope.add(lane)), s.load(x.place.add(lane)));
                     for t in block.from..block.to {
                         let at = x.scores.add(t * S::PANEL + lane);
-                        let beyond = s.sub(s.splat((block.start + t) as f32), place);
-                        let before = s.sub(place, s.splat((block.start + t) as f32));
-                        let distance = s.max(beyond, before);
-                        s.store(at, s.fma(slope, s.sub(s.splat(0.0), distance), s.load(at)));
+                        let key = s.splat((block.start + t) as f32);
+                        let distance = s.max(s.sub(key, place), s.sub(place, key));
+                        s.store(at, s.fma(slope, distance, s.load(at)));
                     }
                 }
             }

@@ -90,6 +90,11 @@ unsafe fn groups<S: Simd, E: Elem, const FEW: usize, const MANY: usize, const NQ
     x: &Scratch,
     block: Block,
 ) {
+    let (k, v) = (panel.p.k.head(panel.kv_head), panel.p.v.head(panel.kv_head));
+    // One head's tokens are one stream at a time, unless its values are asked for with the keys. What a
+    // cache holds is better not asked for.
+    let far = panel.heads == 1 && k.rows.saturating_mul(k.cols).saturating_mul(panel.p.k.n_heads) > FAR;
+    let values = far.then_some(v);
     let keys = block.to - block.from;
     let few = keys / FEW;
     let apart = if keys <= few * MANY { few } else { keys.div_ceil(MANY) };
@@ -97,35 +102,33 @@ unsafe fn groups<S: Simd, E: Elem, const FEW: usize, const MANY: usize, const NQ
         // SAFETY: as the caller promises.
         unsafe {
             if keys <= first + FEW * apart {
-                group::<S, E, FEW, NQ>(s, panel, x, block, (first, apart));
+                group::<S, E, FEW, NQ>(s, panel, x, (k, values), block, (first, apart));
             } else {
-                group::<S, E, MANY, NQ>(s, panel, x, block, (first, apart));
+                group::<S, E, MANY, NQ>(s, panel, x, (k, values), block, (first, apart));
             }
         }
     }
 }
 
-/// `P` of the block's keys from the `first` on, `apart` keys apart, for all heads.
+/// `P` of the block's keys from the `first` on, `apart` keys apart, for all heads. The values are those to be
+/// asked for meanwhile.
 #[inline(always)]
 unsafe fn group<S: Simd, E: Elem, const P: usize, const NQ: usize>(
     s: S,
     panel: &Panel,
     x: &Scratch,
+    (k, values): (RawMat, Option<RawMat>),
     block: Block,
     (first, apart): (usize, usize),
 ) {
-    let (k, v) = (panel.p.k.head(panel.kv_head), panel.p.v.head(panel.kv_head));
     let row = k.at::<E>(block.start, 0).cast_const();
-    // One head's tokens are one stream at a time, unless its values are asked for with the keys. What a
-    // cache holds is better not asked for.
-    let far = panel.heads == 1 && k.rows.saturating_mul(k.cols).saturating_mul(panel.p.k.n_heads) > FAR;
-    let later = far.then_some([core::ptr::null(); P]);
+    let later = values.map(|_| [core::ptr::null(); P]);
     let mut group = Group { rows: [row; P], to: [x.scores; P], buffer: x.keys, d: k.cols, later };
     for (i, (row, to)) in group.rows.iter_mut().zip(&mut group.to).enumerate() {
         let key = (block.from + first + i * apart).min(block.to - 1);
         *row = row.wrapping_add(key * k.row_stride);
         *to = to.wrapping_add(key * S::PANEL);
-        if let Some(later) = group.later.as_mut().and_then(|later| later.get_mut(i)) {
+        if let (Some(v), Some(later)) = (values, group.later.as_mut().and_then(|later| later.get_mut(i))) {
             by_kind!(v.kind, V => *later = v.at::<V>(block.start + key, 0).cast_const().cast());
         }
     }

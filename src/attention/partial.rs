@@ -139,12 +139,9 @@ pub unsafe fn finish<S: Simd>(s: S, p: &Problem, x: &Scratch, kv_head: usize, fi
     // SAFETY: as the caller promises.
     unsafe {
         for (r, (query, head)) in p.rows(kv_head, first).enumerate().take(rows) {
-            *x.factor.add(r) = 1.0;
-            if !p.sinks.is_null() {
-                sink(s, x, r, *p.sinks.add(head));
-            }
+            let shrunk = if p.sinks.is_null() { 1.0 } else { sink(s, x, r, *p.sinks.add(head)) };
             let l = *x.total_l.add(r);
-            *x.factor.add(r) = if l == 0.0 { 0.0 } else { *x.factor.add(r) / l };
+            *x.factor.add(r) = if l == 0.0 { 0.0 } else { shrunk / l };
             if !p.lse.is_null() {
                 let lse = if l == 0.0 { f32::NEG_INFINITY } else { *x.total_m.add(r) + libm::logf(l) };
                 *p.lse.add(head * p.q.len + query) = lse;
@@ -159,9 +156,9 @@ pub unsafe fn finish<S: Simd>(s: S, p: &Problem, x: &Scratch, kv_head: usize, fi
     }
 }
 
-/// Adds a score without a value to row `r` of the total; the factor is what the values then shrink by.
+/// Adds a score without a value to row `r` of the total; returns what its values shrink by.
 #[inline(never)]
-unsafe fn sink<S: Simd>(s: S, x: &Scratch, r: usize, score: f32) {
+unsafe fn sink<S: Simd>(s: S, x: &Scratch, r: usize, score: f32) -> f32 {
     s.vectorize(
         #[inline(always)]
         || {
@@ -174,9 +171,10 @@ unsafe fn sink<S: Simd>(s: S, x: &Scratch, r: usize, score: f32) {
                 *x.total_m.add(r) = top;
                 s.store_partial(x.factor.add(r), 1, old);
                 s.store_partial(x.total_l.add(r), 1, s.fma(s.splat(*x.total_l.add(r)), old, new));
+                *x.factor.add(r)
             }
         },
-    );
+    )
 }
 
 /// Row `r` of the total, divided by its sum.

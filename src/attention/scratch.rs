@@ -59,7 +59,7 @@ pub struct Scratch {
     /// First key and end of the keys that each row sees, within the block; only where they differ.
     pub from: *mut f32,
     pub to: *mut f32,
-    /// Each row's slope of linear biases and its own key, if there are such biases.
+    /// Each row's slope of linear biases, negated, and its own key, if there are such biases.
     pub slope: *mut f32,
     pub place: *mut f32,
 }

@@ -169,10 +169,11 @@ pub fn attention_row(
             errors[t] += TINY * (1.0 + y.abs());
         }
         if let Some((slope, place)) = extra.bias {
-            // Rounded once, where it is added, on tiers with fused multiply-add; else twice.
+            // The distance, the product and the sum are rounded.
             let bias = -f64::from(slope) * ((first + t) as f64 - f64::from(place)).abs();
             scores[t] += bias;
-            size += 2.0 * bias.abs();
+            errors[t] += U * (size + 3.0 * bias.abs());
+            wild |= bias.abs() >= PEAK - size;
         }
         errors[t] += (d + 4) as f64 * U * size;
         wild |= size >= PEAK;
@@ -183,7 +184,7 @@ pub fn attention_row(
     let within = |n: usize| keys.end.div_ceil(n) - first / n;
     let (blocks, chunks) = (within(64), within(1024));
     let roundings = (seen.min(64) + 1 + 2 * blocks.min(16) + 3 * chunks + 3) as f64;
-    let rescales = (2 + blocks + chunks) as f64;
+    let rescales = (1 + blocks + chunks + usize::from(extra.sink.is_some())) as f64;
     let weights: Vec<f64> = scores.iter().map(|s| (s - top).exp()).collect();
     let sum: f64 = weights.iter().sum::<f64>() + (sink - top).exp();
     // The logarithm of what each weight, with its part in a sum, may be multiplied by.
@@ -192,7 +193,7 @@ pub fn attention_row(
         (errors[t] + U * distance + rescales * ULP + 1.01 * roundings * U).min(50.0)
     };
     let off: Vec<f64> = (0..seen).map(|t| weights[t] / sum * slack(t).exp_m1()).collect();
-    let sink_off = (sink - top).exp() / sum * (U * (top - sink).min(200.0) + (rescales + 1.0) * ULP);
+    let sink_off = (sink - top).exp() / sum * (U * (top - sink).min(200.0) + rescales * ULP);
     let sum_off: f64 = off.iter().sum::<f64>() + sink_off + seen as f64 * FLUSH;
     let column = |j: usize| {
         let values = (0..seen).map(|t| f64::from(v.get(first + t, kv_head, j)));

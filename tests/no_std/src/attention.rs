@@ -1,6 +1,6 @@
 //! Attention: prefill and decode, every mask, grouped heads and element types, against plain loops.
 
-use qkv::{Attention, Error, HeadsMut, HeadsRef, Tier, attention_scratch_len, bf16, f16};
+use qkv::{Attention, Error, HeadsMut, HeadsRef, Tier, alibi_slopes, attention_scratch_len, bf16, f16};
 
 use crate::data::{Number, at, close, numbers, unknown};
 use crate::{Check, ensure};
@@ -31,6 +31,9 @@ pub fn run() -> Check {
     all::<f32, f16, f16, f32>()?;
     all::<bf16, bf16, bf16, bf16>()?;
     all::<f16, f32, bf16, f16>()?;
+    let mut slopes = unknown([0.0_f32; 6]);
+    alibi_slopes(unknown(slopes.as_mut_slice()));
+    ensure(slopes == [0.25, 0.0625, 0.015_625, 0.003_906_25, 0.5, 0.125], "slopes")?;
     refused()
 }
 
@@ -46,7 +49,13 @@ fn all<Q: Number, K: Number, V: Number, O: Number>() -> Check {
                 let (q, k, v) = (unknown(q.as_slice()), unknown(k.as_slice()), unknown(v.as_slice()));
                 let out = unknown(out.as_mut_slice());
                 out.fill(O::of(f32::NAN));
+                // Options that change nothing, with values that the compiler does not know.
+                let (all, none) = (unknown([0.0_f32; 6]), unknown([f32::NEG_INFINITY; 6]));
+                let (Some(slopes), Some(sinks)) = (all.get(..s.n_heads), none.get(..s.n_heads)) else {
+                    return ensure(false, "options");
+                };
                 let plain = Attention::new().scale(unknown(0.25)).tier(unknown(tier));
+                let plain = plain.window(unknown(usize::MAX), unknown(usize::MAX)).alibi(slopes).sinks(sinks);
                 let attention = match unknown(offset) {
                     None => plain,
                     Some(-2) => plain.causal_offset(unknown(-2)),

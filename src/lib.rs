@@ -121,7 +121,7 @@ pub use layer::SelfAttention;
 pub use matmul::{Matmul, PackedMat, matmul, matmul_add, matmul_fixed, matmul_scratch_len};
 pub use softmax::{Softmax, exp_in_place, log_sum_exp, softmax, softmax_in_place};
 pub use tier::Tier;
-pub use view::{HeadsMut, HeadsRef, MatMut, MatRef};
+pub use view::{HeadsMut, HeadsRef, MatMut, MatRef, TensorMut, TensorRef};
 
 /// The 16-bit types of operands, from the crate [`half`].
 #[cfg(feature = "half")]

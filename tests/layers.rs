@@ -11,7 +11,7 @@ const LAYERS: [(&str, usize); 19] = [
     ("attention/mask", 0),
     ("elem", 1),
     ("kernel/exp", 1),
-    ("view", 2),
+    ("view/", 2),
     ("arch/", 2),
     ("kernel/tile", 2),
     ("kernel/softmax", 2),

@@ -1,0 +1,233 @@
+//! Heads of Q, K, V and the output over slices.
+
+use core::marker::PhantomData;
+
+use super::{RawHeads, check_disjoint, check_len, check_part, threads};
+use crate::elem::Elem;
+use crate::error::Error;
+
+/// The heads of Q, K or V to read: `len` tokens, `n_heads` heads, `head_dim` contiguous elements each.
+///
+/// ```
+/// use qkv::HeadsRef;
+/// // A cache for 8 tokens, laid out [token][head][feature]; 3 tokens are filled.
+/// let cache = [0.0_f32; 8 * 2 * 4];
+/// let k = HeadsRef::token_major(&cache, 8, 2, 4)?.first_rows(3)?;
+/// assert_eq!((k.len(), k.n_heads(), k.head_dim()), (3, 2, 4));
+/// # Ok::<(), qkv::Error>(())
+/// ```
+#[derive(Clone, Copy)]
+pub struct HeadsRef<'a, T: Elem> {
+    pub(crate) raw: RawHeads,
+    slice: PhantomData<&'a [T]>,
+}
+
+/// The heads of an attention output: `len` tokens, `n_heads` heads, `head_dim` elements each.
+pub struct HeadsMut<'a, T: Elem> {
+    pub(crate) raw: RawHeads,
+    slice: PhantomData<&'a mut [T]>,
+}
+
+threads!(HeadsRef: Elem, HeadsMut: Elem);
+
+/// Sizes are `[batch, len, n_heads, head_dim]`, strides those of all but the features.
+fn raw_heads<T: Elem>(ptr: *mut T, sizes: [usize; 4], strides: [usize; 3]) -> RawHeads {
+    let [batch, len, n_heads, head_dim] = sizes;
+    let empty = sizes.contains(&0);
+    // As for matrices: what is never stepped along has a stride that cannot overflow.
+    let stride = |size: usize, stride: usize| if empty || size == 1 { 0 } else { stride };
+    RawHeads {
+        ptr: ptr.cast(),
+        kind: T::KIND,
+        batch,
+        len,
+        n_heads,
+        head_dim,
+        batch_stride: stride(batch, strides[0]),
+        token_stride: stride(len, strides[1]),
+        head_stride: stride(n_heads, strides[2]),
+    }
+}
+
+macro_rules! heads {
+    ($view:ident, [$($mutability:tt)?], [$($as_ptr:tt)*], $check_disjoint:expr) => {
+        impl<'a, T: Elem> $view<'a, T> {
+            /// Memory `[len][n_heads][head_dim]`: one token's heads lie together.
+            ///
+            /// # Errors
+            /// [`Error::SliceTooShort`] or [`Error::ShapeOverflow`].
+            pub fn token_major(
+                data: &'a $($mutability)? [T],
+                len: usize,
+                n_heads: usize,
+                head_dim: usize,
+            ) -> Result<Self, Error> {
+                let token_stride = n_heads.checked_mul(head_dim).ok_or(Error::ShapeOverflow)?;
+                Self::with_strides(data, len, n_heads, head_dim, token_stride, head_dim)
+            }
+
+            /// Memory `[n_heads][len][head_dim]`: one head's tokens lie together. The arguments come
+            /// in the same order as in [`token_major`](Self::token_major).
+            ///
+            /// # Errors
+            /// [`Error::SliceTooShort`] or [`Error::ShapeOverflow`].
+            pub fn head_major(
+                data: &'a $($mutability)? [T],
+                len: usize,
+                n_heads: usize,
+                head_dim: usize,
+            ) -> Result<Self, Error> {
+                let head_stride = len.checked_mul(head_dim).ok_or(Error::ShapeOverflow)?;
+                Self::with_strides(data, len, n_heads, head_dim, head_dim, head_stride)
+            }
+
+            /// Feature `d` of token `t` of head `h` is `data[t * token_stride + h * head_stride + d]`.
+            ///
+            /// # Errors
+            /// [`Error::SliceTooShort`], [`Error::ShapeOverflow`], and for an output
+            /// [`Error::OverlappingStrides`].
+            pub fn with_strides(
+                data: &'a $($mutability)? [T],
+                len: usize,
+                n_heads: usize,
+                head_dim: usize,
+                token_stride: usize,
+                head_stride: usize,
+            ) -> Result<Self, Error> {
+                Self::batch_with_strides(data, [1, len, n_heads, head_dim], [0, token_stride, head_stride])
+            }
+
+            /// Memory `[batch][len][n_heads][head_dim]`: sequences one behind the other.
+            ///
+            /// # Errors
+            /// [`Error::SliceTooShort`] or [`Error::ShapeOverflow`].
+            pub fn batch_token_major(
+                data: &'a $($mutability)? [T],
+                batch: usize,
+                len: usize,
+                n_heads: usize,
+                head_dim: usize,
+            ) -> Result<Self, Error> {
+                let token_stride = n_heads.checked_mul(head_dim).ok_or(Error::ShapeOverflow)?;
+                let batch_stride = len.checked_mul(token_stride).ok_or(Error::ShapeOverflow)?;
+                Self::batch_with_strides(
+                    data,
+                    [batch, len, n_heads, head_dim],
+                    [batch_stride, token_stride, head_dim],
+                )
+            }
+
+            /// Memory `[batch][n_heads][len][head_dim]`; the arguments come in the same order as in
+            /// [`batch_token_major`](Self::batch_token_major).
+            ///
+            /// # Errors
+            /// [`Error::SliceTooShort`] or [`Error::ShapeOverflow`].
+            pub fn batch_head_major(
+                data: &'a $($mutability)? [T],
+                batch: usize,
+                len: usize,
+                n_heads: usize,
+                head_dim: usize,
+            ) -> Result<Self, Error> {
+                let head_stride = len.checked_mul(head_dim).ok_or(Error::ShapeOverflow)?;
+                let batch_stride = n_heads.checked_mul(head_stride).ok_or(Error::ShapeOverflow)?;
+                Self::batch_with_strides(
+                    data,
+                    [batch, len, n_heads, head_dim],
+                    [batch_stride, head_dim, head_stride],
+                )
+            }
+
+            /// `sizes` are `[batch, len, n_heads, head_dim]`, `strides` those of batch, tokens and heads:
+            /// feature `d` of token `t` of head `h` of sequence `b` is
+            /// `data[b * strides[0] + t * strides[1] + h * strides[2] + d]`.
+            ///
+            /// # Errors
+            /// As [`with_strides`](Self::with_strides).
+            pub fn batch_with_strides(
+                data: &'a $($mutability)? [T],
+                sizes: [usize; 4],
+                strides: [usize; 3],
+            ) -> Result<Self, Error> {
+                let [batch, len, n_heads, head_dim] = sizes;
+                let [batch_stride, token_stride, head_stride] = strides;
+                let dims = [(n_heads, head_stride), (len, token_stride), (batch, batch_stride)];
+                let [heads, tokens, sequences] = dims;
+                check_len(&[sequences, tokens, heads, (head_dim, 1)], data.len())?;
+                if $check_disjoint {
+                    check_disjoint(dims, head_dim)?;
+                }
+                Ok($view { raw: raw_heads(data.$($as_ptr)*, sizes, strides), slice: PhantomData })
+            }
+
+            /// The first `len` tokens: the filled part of a cache.
+            ///
+            /// # Errors
+            /// [`Error::DimMismatch`] if there are fewer.
+            pub fn first_rows(self, len: usize) -> Result<Self, Error> {
+                check_part(len, self.raw.len)?;
+                Ok($view { raw: self.raw.part(0, 0, len, self.raw.n_heads), slice: PhantomData })
+            }
+
+            /// Tokens `0..row` and `row..len`.
+            ///
+            /// # Errors
+            /// [`Error::DimMismatch`] if there are fewer than `row` tokens.
+            pub fn split_at_row(self, row: usize) -> Result<(Self, Self), Error> {
+                let RawHeads { len, n_heads, .. } = self.raw;
+                check_part(row, len)?;
+                let part = |t, n| $view { raw: self.raw.part(t, 0, n, n_heads), slice: PhantomData };
+                Ok((part(0, row), part(row, len - row)))
+            }
+
+            /// Heads `0..head` and `head..n_heads`.
+            ///
+            /// # Errors
+            /// [`Error::DimMismatch`] if there are fewer than `head` heads.
+            pub fn split_at_head(self, head: usize) -> Result<(Self, Self), Error> {
+                let RawHeads { len, n_heads, .. } = self.raw;
+                check_part(head, n_heads)?;
+                let part = |h, n| $view { raw: self.raw.part(0, h, len, n), slice: PhantomData };
+                Ok((part(0, head), part(head, n_heads - head)))
+            }
+
+            /// Runs of `heads` heads (at least 1; the last may be shorter), each a view of its own that
+            /// may go to another thread.
+            pub fn head_chunks(self, heads: usize) -> impl Iterator<Item = Self> {
+                let RawHeads { len, n_heads, .. } = self.raw;
+                let size = heads.max(1);
+                (0..n_heads).step_by(size).map(move |h| $view {
+                    raw: self.raw.part(0, h, len, size.min(n_heads - h)),
+                    slice: PhantomData,
+                })
+            }
+
+            /// Sequences.
+            pub fn batch(&self) -> usize {
+                self.raw.batch
+            }
+            /// Tokens of a sequence.
+            #[expect(clippy::len_without_is_empty, reason = "a view without tokens is not a special case")]
+            pub fn len(&self) -> usize {
+                self.raw.len
+            }
+            /// Heads.
+            pub fn n_heads(&self) -> usize {
+                self.raw.n_heads
+            }
+            /// Features of a head.
+            pub fn head_dim(&self) -> usize {
+                self.raw.head_dim
+            }
+        }
+    };
+}
+heads!(HeadsRef, [], [as_ptr().cast_mut()], false);
+heads!(HeadsMut, [mut], [as_mut_ptr()], true);
+
+impl<T: Elem> HeadsMut<'_, T> {
+    /// A shorter borrow of the same heads.
+    pub fn reborrow(&mut self) -> HeadsMut<'_, T> {
+        HeadsMut { raw: self.raw, slice: PhantomData }
+    }
+}

@@ -1,0 +1,150 @@
+//! Matrices over slices.
+
+use core::marker::PhantomData;
+
+use super::{RawMat, check_disjoint, check_len, check_part, threads};
+use crate::elem::Elem;
+use crate::error::Error;
+
+/// A matrix to read: `rows` x `cols` over a slice, with any strides (in elements).
+///
+/// ```
+/// use qkv::MatRef;
+/// let data = [1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0];
+/// let a = MatRef::new(&data, 2, 3)?;
+/// assert_eq!((a.t().rows(), a.t().cols()), (3, 2));
+/// # Ok::<(), qkv::Error>(())
+/// ```
+#[derive(Clone, Copy)]
+pub struct MatRef<'a, T: Elem> {
+    pub(crate) raw: RawMat,
+    slice: PhantomData<&'a [T]>,
+}
+
+/// A matrix to write: `rows` x `cols` over a slice, with strides under which no two elements meet.
+pub struct MatMut<'a, T: Elem> {
+    pub(crate) raw: RawMat,
+    slice: PhantomData<&'a mut [T]>,
+}
+
+threads!(MatRef: Elem, MatMut: Elem);
+
+fn raw_mat<T: Elem>(ptr: *mut T, rows: usize, cols: usize, strides: (usize, usize)) -> RawMat {
+    // The stride of a dimension that is never stepped along is free: the plain one keeps every
+    // offset in range and the contiguous paths open.
+    let empty = rows == 0 || cols == 0;
+    let col_stride = if empty {
+        0
+    } else if cols == 1 {
+        1
+    } else {
+        strides.1
+    };
+    let row_stride = if empty {
+        0
+    } else if rows == 1 {
+        cols
+    } else {
+        strides.0
+    };
+    RawMat { ptr: ptr.cast(), kind: T::KIND, rows, cols, row_stride, col_stride }
+}
+
+impl<'a, T: Elem> MatRef<'a, T> {
+    /// A row-major matrix of `rows` x `cols` at the start of `data`.
+    ///
+    /// # Errors
+    /// [`Error::SliceTooShort`] or [`Error::ShapeOverflow`].
+    pub fn new(data: &'a [T], rows: usize, cols: usize) -> Result<Self, Error> {
+        Self::with_strides(data, rows, cols, cols, 1)
+    }
+
+    /// Element `(i, j)` is `data[i * row_stride + j * col_stride]`. Strides may be 0: a row or column
+    /// that is read again and again.
+    ///
+    /// # Errors
+    /// [`Error::SliceTooShort`] or [`Error::ShapeOverflow`].
+    pub fn with_strides(
+        data: &'a [T],
+        rows: usize,
+        cols: usize,
+        row_stride: usize,
+        col_stride: usize,
+    ) -> Result<Self, Error> {
+        check_len(&[(rows, row_stride), (cols, col_stride)], data.len())?;
+        let raw = raw_mat(data.as_ptr().cast_mut(), rows, cols, (row_stride, col_stride));
+        Ok(MatRef { raw, slice: PhantomData })
+    }
+
+    /// The transposed view; nothing is moved.
+    pub fn t(self) -> Self {
+        MatRef { raw: self.raw.t(), ..self }
+    }
+}
+
+impl<'a, T: Elem> MatMut<'a, T> {
+    /// A row-major matrix of `rows` x `cols` at the start of `data`.
+    ///
+    /// # Errors
+    /// [`Error::SliceTooShort`] or [`Error::ShapeOverflow`].
+    pub fn new(data: &'a mut [T], rows: usize, cols: usize) -> Result<Self, Error> {
+        Self::with_strides(data, rows, cols, cols, 1)
+    }
+
+    /// Element `(i, j)` is `data[i * row_stride + j * col_stride]`; one stride must step over the
+    /// whole extent of the other dimension.
+    ///
+    /// # Errors
+    /// [`Error::SliceTooShort`], [`Error::ShapeOverflow`] or [`Error::OverlappingStrides`].
+    pub fn with_strides(
+        data: &'a mut [T],
+        rows: usize,
+        cols: usize,
+        row_stride: usize,
+        col_stride: usize,
+    ) -> Result<Self, Error> {
+        check_len(&[(rows, row_stride), (cols, col_stride)], data.len())?;
+        check_disjoint([(cols, col_stride), (rows, row_stride)], 1)?;
+        let raw = raw_mat(data.as_mut_ptr(), rows, cols, (row_stride, col_stride));
+        Ok(MatMut { raw, slice: PhantomData })
+    }
+
+    /// The transposed view; nothing is moved.
+    pub fn t(self) -> Self {
+        MatMut { raw: self.raw.t(), ..self }
+    }
+
+    /// A shorter borrow of the same matrix.
+    pub fn reborrow(&mut self) -> MatMut<'_, T> {
+        MatMut { raw: self.raw, slice: PhantomData }
+    }
+
+    /// Rows `0..row` and `row..rows`, which may go to two threads.
+    ///
+    /// # Errors
+    /// [`Error::DimMismatch`] if there are fewer than `row` rows.
+    pub fn split_at_row(self, row: usize) -> Result<(Self, Self), Error> {
+        let RawMat { rows, cols, .. } = self.raw;
+        check_part(row, rows)?;
+        let part = |i, n| MatMut { raw: self.raw.block(i, 0, n, cols), slice: PhantomData };
+        Ok((part(0, row), part(row, rows - row)))
+    }
+}
+
+macro_rules! mat_sizes {
+    ($view:ident) => {
+        impl<T: Elem> $view<'_, T> {
+            /// Rows.
+            pub fn rows(&self) -> usize {
+                self.raw.rows
+            }
+            /// Columns.
+            pub fn cols(&self) -> usize {
+                self.raw.cols
+            }
+        }
+    };
+}
+mat_sizes!(MatRef);
+mat_sizes!(MatMut);
+

@@ -1,0 +1,172 @@
+//! Views over the caller's slices, checked once: the only place where pointers are made from slices.
+//!
+//! A view is a pointer, sizes and strides, all in elements. Constructors prove that every element
+//! lies inside the slice and, for mutable views, that no two elements share a place. Kernels then
+//! take the untyped forms ([`RawMat`], [`RawHeads`]) and check nothing.
+
+mod heads;
+mod mat;
+mod tensor;
+
+use crate::elem::{Elem, Kind};
+use crate::error::Error;
+
+pub use heads::{HeadsMut, HeadsRef};
+pub use mat::{MatMut, MatRef};
+pub(crate) use tensor::RawTensor;
+pub use tensor::{TensorMut, TensorRef};
+
+/// A matrix whose element type is a value. All offsets of existing elements fit in `isize`.
+#[derive(Clone, Copy)]
+pub(crate) struct RawMat {
+    ptr: *mut u8,
+    pub kind: Kind,
+    pub rows: usize,
+    pub cols: usize,
+    pub row_stride: usize,
+    pub col_stride: usize,
+}
+
+impl RawMat {
+    pub fn t(self) -> RawMat {
+        RawMat {
+            rows: self.cols,
+            cols: self.rows,
+            row_stride: self.col_stride,
+            col_stride: self.row_stride,
+            ..self
+        }
+    }
+
+    /// One row of elements side by side.
+    #[inline(always)]
+    pub fn row<E: Elem>(ptr: *const E, cols: usize) -> RawMat {
+        RawMat { ptr: ptr.cast_mut().cast(), rows: 1, cols, row_stride: 0, col_stride: 1, kind: E::KIND }
+    }
+
+    /// The address of element `(i, j)`, which need not be read; `E` is the view's own type.
+    #[inline(always)]
+    pub fn at<E: Elem>(&self, i: usize, j: usize) -> *mut E {
+        debug_assert!(E::KIND == self.kind);
+        self.ptr.cast::<E>().wrapping_add(i * self.row_stride + j * self.col_stride)
+    }
+
+    /// The part of `rows` x `cols` that starts at `(i, j)` and must lie inside.
+    #[inline(always)]
+    pub fn block(&self, i: usize, j: usize, rows: usize, cols: usize) -> RawMat {
+        debug_assert!(i + rows <= self.rows && j + cols <= self.cols);
+        let offset = (i * self.row_stride + j * self.col_stride) * self.kind.size();
+        RawMat { ptr: self.ptr.wrapping_add(offset), rows, cols, ..*self }
+    }
+}
+
+/// The heads of Q, K, V or the output: `len` rows of `head_dim` contiguous elements for each head, for
+/// each sequence of a batch.
+#[derive(Clone, Copy)]
+pub(crate) struct RawHeads {
+    ptr: *mut u8,
+    pub kind: Kind,
+    pub batch: usize,
+    pub len: usize,
+    pub n_heads: usize,
+    pub head_dim: usize,
+    pub batch_stride: usize,
+    pub token_stride: usize,
+    pub head_stride: usize,
+}
+
+impl RawHeads {
+    /// Head `h` as a matrix of `len` x `head_dim`.
+    #[inline(always)]
+    pub fn head(&self, h: usize) -> RawMat {
+        debug_assert!(h < self.n_heads);
+        RawMat {
+            ptr: self.ptr.wrapping_add(h * self.head_stride * self.kind.size()),
+            kind: self.kind,
+            rows: self.len,
+            cols: self.head_dim,
+            row_stride: self.token_stride,
+            col_stride: 1,
+        }
+    }
+
+    /// Sequence `b` alone.
+    #[inline(always)]
+    pub fn sequence(&self, b: usize) -> RawHeads {
+        debug_assert!(b < self.batch);
+        let offset = b * self.batch_stride * self.kind.size();
+        RawHeads { ptr: self.ptr.wrapping_add(offset), batch: 1, batch_stride: 0, ..*self }
+    }
+
+    /// `len` tokens from `token` on of `n_heads` heads from `head` on.
+    pub fn part(&self, token: usize, head: usize, len: usize, n_heads: usize) -> RawHeads {
+        debug_assert!(token + len <= self.len && head + n_heads <= self.n_heads);
+        let offset = (token * self.token_stride + head * self.head_stride) * self.kind.size();
+        RawHeads { ptr: self.ptr.wrapping_add(offset), len, n_heads, ..*self }
+    }
+}
+
+/// `1 + Σ (size - 1) * stride`: the elements from the first to the last one of a view; 0 if a size is.
+fn extent(dims: &[(usize, usize)]) -> Result<usize, Error> {
+    let mut last = 0_usize;
+    if dims.iter().any(|&(size, _)| size == 0) {
+        return Ok(0);
+    }
+    for &(size, stride) in dims {
+        let step = (size - 1).checked_mul(stride).ok_or(Error::ShapeOverflow)?;
+        last = last.checked_add(step).ok_or(Error::ShapeOverflow)?;
+    }
+    last.checked_add(1).ok_or(Error::ShapeOverflow)
+}
+
+fn check_len(dims: &[(usize, usize)], len: usize) -> Result<(), Error> {
+    let needed = extent(dims)?;
+    if needed <= len { Ok(()) } else { Err(Error::SliceTooShort { needed, got: len }) }
+}
+
+/// That no two elements coincide: each dimension steps over the whole of those with smaller strides.
+/// `dims` come from the inside out; `width` is how many contiguous elements there are at each place.
+fn check_disjoint<const N: usize>(mut dims: [(usize, usize); N], width: usize) -> Result<(), Error> {
+    if width == 0 || dims.iter().any(|&(size, _)| size == 0) {
+        return Ok(());
+    }
+    // Stable for equal strides, and without the sort of core, which may panic.
+    for end in (1..N).rev() {
+        for i in 0..end {
+            if let [a, b] = &mut dims[i..i + 2]
+                && a.1 > b.1
+            {
+                core::mem::swap(a, b);
+            }
+        }
+    }
+    let mut inside = width;
+    for (size, stride) in dims {
+        // What is never stepped along has any stride.
+        if size > 1 {
+            if stride < inside {
+                return Err(Error::OverlappingStrides { stride, needed: inside });
+            }
+            let step = (size - 1).checked_mul(stride).ok_or(Error::ShapeOverflow)?;
+            inside = inside.checked_add(step).ok_or(Error::ShapeOverflow)?;
+        }
+    }
+    Ok(())
+}
+
+fn check_part(asked: usize, there: usize) -> Result<(), Error> {
+    if asked <= there { Ok(()) } else { Err(Error::DimMismatch { dim: "part", expected: there, got: asked }) }
+}
+
+
+/// Views may go to other threads.
+macro_rules! threads {
+    ($($view:ident: $bound:ident),*) => { $(
+        // SAFETY: a view is the borrow of a slice of `T` that its lifetime names: shared for the `Ref`
+        // types, exclusive and without overlap for the `Mut` types. Its elements are numbers.
+        unsafe impl<T: $bound> Send for $view<'_, T> {}
+        // SAFETY: as above.
+        unsafe impl<T: $bound> Sync for $view<'_, T> {}
+    )* };
+}
+use threads;

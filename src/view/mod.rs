@@ -130,11 +130,11 @@ fn check_disjoint<const N: usize>(mut dims: [(usize, usize); N], width: usize) -
     if width == 0 || dims.iter().any(|&(size, _)| size == 0) {
         return Ok(());
     }
-    // Stable for equal strides, and without the sort of core, which may panic.
+    // Stable for equal strides, and without the sort of core, which may panic. Who repeats is outermost.
     for end in (1..N).rev() {
         for i in 0..end {
             if let [a, b] = &mut dims[i..i + 2]
-                && a.1 > b.1
+                && a.1.wrapping_sub(1) > b.1.wrapping_sub(1)
             {
                 core::mem::swap(a, b);
             }

@@ -114,7 +114,9 @@ mod softmax;
 mod tier;
 mod view;
 
-pub use attention::{Attention, alibi_slopes, attention_scratch_len};
+pub use attention::{
+    Attention, Keys, MaskRule, Paged, Ring, ScoreAt, ScoreRule, Tile, alibi_slopes, attention_scratch_len,
+};
 pub use elem::Elem;
 pub use error::Error;
 pub use layer::SelfAttention;

@@ -34,12 +34,22 @@ pub trait Simd: Copy + 'static {
     fn sub(self, a: Self::V, b: Self::V) -> Self::V;
     /// `a * b`.
     fn mul(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a / b`.
+    fn div(self, a: Self::V, b: Self::V) -> Self::V;
     /// `a * b + c`, rounded once where `FUSED`.
     fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
     /// `if a > b { a } else { b }`: a NaN in `a` is dropped, one in `b` stays.
     fn max(self, a: Self::V, b: Self::V) -> Self::V;
     /// `if a > b { yes } else { no }`; a comparison with NaN is false.
     fn select_gt(self, a: Self::V, b: Self::V, yes: Self::V, no: Self::V) -> Self::V;
+    /// Whether `a > b` in some lane.
+    #[inline(always)]
+    fn any_gt(self, a: Self::V, b: Self::V) -> bool {
+        let mut lanes = [0.0; MAX_LANES];
+        // SAFETY: the array holds a whole vector.
+        unsafe { self.store(lanes.as_mut_ptr(), self.select_gt(a, b, self.splat(1.0), self.splat(0.0))) };
+        lanes.iter().any(|&lane| lane != 0.0)
+    }
     /// The lane's bits shifted left by 23: `2^n` where `t = n + 127 + 1.5 * 2^23`, `-127 < n < 128`,
     /// and `0` for `n = -127`.
     fn pow2(self, t: Self::V) -> Self::V;

@@ -56,6 +56,10 @@ impl Simd for Neon {
         neon!(vmulq_f32(a, b))
     }
     #[inline(always)]
+    fn div(self, a: float32x4_t, b: float32x4_t) -> float32x4_t {
+        neon!(vdivq_f32(a, b))
+    }
+    #[inline(always)]
     fn fma(self, a: float32x4_t, b: float32x4_t, c: float32x4_t) -> float32x4_t {
         neon!(vfmaq_f32(c, a, b))
     }

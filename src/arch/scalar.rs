@@ -32,6 +32,10 @@ impl Simd for Scalar {
         a * b
     }
     #[inline(always)]
+    fn div(self, a: f32, b: f32) -> f32 {
+        a / b
+    }
+    #[inline(always)]
     fn fma(self, a: f32, b: f32, c: f32) -> f32 {
         a * b + c
     }
@@ -42,6 +46,10 @@ impl Simd for Scalar {
     #[inline(always)]
     fn select_gt(self, a: f32, b: f32, yes: f32, no: f32) -> f32 {
         if a > b { yes } else { no }
+    }
+    #[inline(always)]
+    fn any_gt(self, a: f32, b: f32) -> bool {
+        a > b
     }
     #[inline(always)]
     fn pow2(self, t: f32) -> f32 {

@@ -5,11 +5,13 @@
 //! are taken before the next keys, so that memory with tokens outermost is read in order. The scores come
 //! out as in [`prefill`](super::prefill), rows in the lanes, for all heads together.
 
+use super::keys::SequenceKeys;
 use super::panel::{Block, Panel};
 use super::scratch::Scratch;
 use crate::elem::{Elem, Kind, by_kind};
 use crate::kernel::pack::{Grid, copy, pack};
 use crate::kernel::score::{CHAINS, features_in_lanes};
+use crate::kernel::softmax::BLOCK;
 use crate::kernel::tile::zero;
 use crate::simd::Simd;
 use crate::view::RawMat;
@@ -68,7 +70,7 @@ pub unsafe fn scores<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
         || {
             // SAFETY: as the caller promises.
             unsafe {
-                by_kind!(panel.p.k.kind, E => {
+                by_kind!(panel.p.k.kind(), E => {
                     if panel.rows <= per_vector::<S>() {
                         // Eight rows that lie a power of two apart would fill a set of the L1.
                         groups::<S, E, 7, 8, 1>(s, panel, x, block)
@@ -90,21 +92,34 @@ unsafe fn groups<S: Simd, E: Elem, const FEW: usize, const MANY: usize, const NQ
     x: &Scratch,
     block: Block,
 ) {
-    let (k, v) = (panel.p.k.head(panel.kv_head), panel.p.v.head(panel.kv_head));
+    let (k, v) = (&panel.p.k, &panel.p.v);
+    let keys = block.keys.count_ones() as usize;
     // One head's tokens are one stream at a time, unless its values are asked for with the keys. What a
     // cache holds is better not asked for.
-    let far = panel.heads == 1 && k.rows.saturating_mul(k.cols).saturating_mul(panel.p.k.n_heads) > FAR;
-    let values = far.then_some(v);
-    let keys = block.to - block.from;
+    let far = panel.heads == 1 && k.len.saturating_mul(k.dim()).saturating_mul(k.n_heads()) > FAR;
+    let one_run = |of: &SequenceKeys| of.one_run(block.start, block.keys);
+    let run = |of: &SequenceKeys| of.run(panel.kv_head, block.start + block.from, keys);
+    let values = (far && one_run(v)).then(|| run(v));
+    let mut places = [(core::ptr::null(), 0); BLOCK];
+    let k = if one_run(k) {
+        Place::Run(run(k))
+    } else {
+        let keys = k.runs(panel.kv_head, block.start, block.keys);
+        let keys = keys.flat_map(|(t, run)| (0..run.rows).map(move |i| (run.at::<E>(i, 0).cast_const(), t + i)));
+        for (to, key) in places.iter_mut().zip(keys) {
+            *to = key;
+        }
+        Place::Each(&places)
+    };
     let few = keys / FEW;
     let apart = if keys <= few * MANY { few } else { keys.div_ceil(MANY) };
     for first in 0..apart {
         // SAFETY: as the caller promises.
         unsafe {
             if keys <= first + FEW * apart {
-                group::<S, E, FEW, NQ>(s, panel, x, (k, values), block, (first, apart));
+                group::<S, E, FEW, NQ>(s, panel, x, (&k, values), block, (keys, first, apart));
             } else {
-                group::<S, E, MANY, NQ>(s, panel, x, (k, values), block, (first, apart));
+                group::<S, E, MANY, NQ>(s, panel, x, (&k, values), block, (keys, first, apart));
             }
         }
     }
@@ -117,19 +132,29 @@ unsafe fn group<S: Simd, E: Elem, const P: usize, const NQ: usize>(
     s: S,
     panel: &Panel,
     x: &Scratch,
-    (k, values): (RawMat, Option<RawMat>),
+    (k, values): (&Place<E>, Option<RawMat>),
     block: Block,
-    (first, apart): (usize, usize),
+    (keys, first, apart): (usize, usize, usize),
 ) {
-    let row = k.at::<E>(block.start, 0).cast_const();
     let later = values.map(|_| [core::ptr::null(); P]);
-    let mut group = Group { rows: [row; P], to: [x.scores; P], buffer: x.keys, d: k.cols, later };
+    let (rows, d) = ([core::ptr::null(); P], panel.p.k.dim());
+    let mut group = Group { rows, to: [x.scores; P], buffer: x.keys, d, later };
     for (i, (row, to)) in group.rows.iter_mut().zip(&mut group.to).enumerate() {
-        let key = (block.from + first + i * apart).min(block.to - 1);
-        *row = row.wrapping_add(key * k.row_stride);
-        *to = to.wrapping_add(key * S::PANEL);
+        let key = (first + i * apart).min(keys - 1);
+        let t = match k {
+            Place::Run(run) => {
+                *row = run.at::<E>(key, 0).cast_const();
+                block.from + key
+            }
+            Place::Each(places) => {
+                let (place, t) = places.get(key).copied().unwrap_or((*row, 0));
+                *row = place;
+                t
+            }
+        };
+        *to = to.wrapping_add(t * S::PANEL);
         if let (Some(v), Some(later)) = (values, group.later.as_mut().and_then(|later| later.get_mut(i))) {
-            by_kind!(v.kind, V => *later = v.at::<V>(block.start + key, 0).cast_const().cast());
+            by_kind!(v.kind, V => *later = v.at::<V>(key, 0).cast_const().cast());
         }
     }
     let mut q = x.q.cast_const();
@@ -137,9 +162,16 @@ unsafe fn group<S: Simd, E: Elem, const P: usize, const NQ: usize>(
         // SAFETY: as the caller promises; keys that some row sees, the lanes of a head that there is.
         unsafe { group.scores::<S, NQ>(s, q) };
         q = q.wrapping_add(panel.lanes * x.q_stride);
-        group.rows = group.rows.map(|row| row.wrapping_add(panel.p.k.head_stride));
+        group.rows = group.rows.map(|row| row.wrapping_add(panel.p.k.head_stride()));
         group.to = group.to.map(|to| to.wrapping_add(panel.lanes));
     }
+}
+
+/// Where the keys of a block lie that some row sees.
+enum Place<'a, E> {
+    Run(RawMat),
+    /// Address and place in the block of each.
+    Each(&'a [(*const E, usize); BLOCK]),
 }
 
 /// Elements of K from which on it is taken to come from memory.

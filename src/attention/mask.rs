@@ -1,16 +1,17 @@
-//! Which keys a query sees, as an interval: cheap to ask, and never a tensor.
+//! Which keys a query sees: an interval that is cheap to ask for, and a block's keys as bits.
 
 use core::ops::Range;
 
-/// The keys that each query of a call sees. Conditions compose as a conjunction.
+/// The keys that each query of a sequence sees by its place. Conditions compose as a conjunction.
 #[derive(Clone, Copy, Debug)]
 pub struct Mask {
     /// Query `i` stands at key `i + offset`.
     pub offset: isize,
     /// Keys before that one which it sees, and keys after it; `usize::MAX`: all.
     pub window: (usize, usize),
-    /// Keys that exist.
-    pub kv_len: usize,
+    /// The first key that exists, and the end of them.
+    pub first: usize,
+    pub end: usize,
 }
 
 impl Mask {
@@ -22,7 +23,8 @@ impl Mask {
         }
     }
 
-    /// The keys that `query` sees. Both ends grow with `query`, which the tiles rely on.
+    /// The keys that `query` sees. Both ends grow with `query`, which the tiles rely on; the range may be
+    /// reversed where it is empty.
     #[inline]
     pub fn seen(&self, query: usize) -> Range<usize> {
         let (before, after) = self.window;
@@ -32,6 +34,19 @@ impl Mask {
             // It stands before the first key.
             None => (0, after.saturating_sub(self.offset.unsigned_abs() - query)),
         };
-        start.min(self.kv_len)..end.min(self.kv_len)
+        start.min(self.end).max(self.first)..end.min(self.end)
     }
+}
+
+/// The keys `from..to` of a block as bits, the block's first key lowest.
+#[inline(always)]
+pub fn bits(from: usize, to: usize) -> u64 {
+    debug_assert!(to <= 64);
+    if from < to { (u64::MAX >> (64 - (to - from))) << from } else { 0 }
+}
+
+/// The first key of a block's keys that are not empty, and the end of them.
+#[inline(always)]
+pub fn hull(keys: u64) -> (usize, usize) {
+    (keys.trailing_zeros() as usize, 64 - keys.leading_zeros() as usize)
 }

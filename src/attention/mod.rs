@@ -1,21 +1,27 @@
 //! Attention: `softmax(scale·Q Kᵀ) V` for each head, without storing more than a tile of scores.
 
 mod adjust;
+mod call;
 mod decode;
+mod keys;
 mod mask;
 mod panel;
 mod partial;
 mod prefill;
+mod rule;
 mod scratch;
+mod seen;
 mod values;
 
 use core::num::NonZeroUsize;
 
-use crate::elem::Elem;
-use crate::error::{Error, expect_dim, expect_scratch};
-use crate::tier::{Tier, dispatch};
-use crate::view::{HeadsMut, HeadsRef, RawHeads};
-use mask::Mask;
+use crate::elem::{Elem, Kind};
+use crate::error::Error;
+use crate::tier::Tier;
+use crate::view::{HeadsMut, HeadsRef, RawTensor, TensorRef};
+use call::Call;
+pub use keys::{Keys, Paged, Ring};
+pub use rule::{MaskRule, ScoreAt, ScoreRule, Tile};
 
 /// `f32`s of scratch for [`Attention::run`] of these sizes, for any number of heads and any types;
 /// `usize::MAX` if that is more than fits.
@@ -53,10 +59,28 @@ pub struct Attention<'a> {
     window: (usize, usize),
     causal: bool,
     offset: Option<isize>,
+    kv_lens: Option<&'a [usize]>,
+    kv_starts: Option<&'a [usize]>,
+    q_offsets: Option<&'a [usize]>,
+    kv_offsets: Option<&'a [usize]>,
+    mask: Option<Shared<RawTensor>>,
+    mask_bits: Option<Shared<RawTensor>>,
+    mask_rule: Option<&'a dyn MaskRule>,
+    softcap: Option<f32>,
     alibi: Option<&'a [f32]>,
+    bias: Option<Shared<(RawTensor, Kind)>>,
+    score_rule: Option<&'a dyn ScoreRule>,
     sinks: Option<&'a [f32]>,
     tier: Option<Tier>,
 }
+
+/// What lies in a slice that is borrowed for `'a` of [`Attention`].
+#[derive(Clone, Copy, Debug)]
+struct Shared<T>(T);
+// SAFETY: it is only read, and its elements are numbers.
+unsafe impl<T> Send for Shared<T> {}
+// SAFETY: as above.
+unsafe impl<T> Sync for Shared<T> {}
 
 impl Default for Attention<'_> {
     fn default() -> Self {
@@ -67,8 +91,25 @@ impl Default for Attention<'_> {
 impl<'a> Attention<'a> {
     /// Every query sees every key; the scale is `1 / √head_dim`.
     pub const fn new() -> Self {
-        let window = (usize::MAX, usize::MAX);
-        Attention { scale: None, window, causal: false, offset: None, alibi: None, sinks: None, tier: None }
+        Attention {
+            scale: None,
+            window: (usize::MAX, usize::MAX),
+            causal: false,
+            offset: None,
+            kv_lens: None,
+            kv_starts: None,
+            q_offsets: None,
+            kv_offsets: None,
+            mask: None,
+            mask_bits: None,
+            mask_rule: None,
+            softcap: None,
+            alibi: None,
+            bias: None,
+            score_rule: None,
+            sinks: None,
+            tier: None,
+        }
     }
 
     /// Factor of the scores.
@@ -89,7 +130,8 @@ impl<'a> Attention<'a> {
         self.causal().offset(offset)
     }
 
-    /// Query `i`'s own key is `i + offset`; by default it is `i + kv_len - q_len`. That is what
+    /// Query `i`'s own key is `i + offset`; by default it is `i + kv_len - q_len`, with the sequence's own
+    /// lengths. That is what
     /// [`causal`](Self::causal) and [`window`](Self::window) count from.
     pub const fn offset(self, offset: isize) -> Self {
         Attention { offset: Some(offset), ..self }
@@ -116,6 +158,96 @@ impl<'a> Attention<'a> {
     /// ```
     pub const fn window(self, before: usize, after: usize) -> Self {
         Attention { window: (before, after), ..self }
+    }
+
+    /// Keys of each sequence of the batch, at most `kv_len`; those from there on are not read.
+    pub const fn kv_lens(self, lens: &'a [usize]) -> Self {
+        Attention { kv_lens: Some(lens), ..self }
+    }
+
+    /// The first key of each sequence of the batch (padding on the left): those before it are not read.
+    pub const fn kv_starts(self, starts: &'a [usize]) -> Self {
+        Attention { kv_starts: Some(starts), ..self }
+    }
+
+    /// Sequences of different lengths without padding: the queries, and the output, of sequence `b` are the
+    /// tokens `offsets[b]..offsets[b + 1]`. The views have a batch of 1, the log-sum-exps are
+    /// `[n_heads][tokens]`. Keys and values are a batch, or pages, of as many sequences, or packed by
+    /// [`kv_offsets`](Self::kv_offsets).
+    ///
+    /// ```
+    /// use qkv::{Attention, HeadsMut, HeadsRef, attention_scratch_len};
+    /// // Two sequences, of one and of two tokens; all keys alike.
+    /// let (q, v) = ([1.0_f32; 3], [5.0_f32, 1.0, 3.0]);
+    /// let (mut out, mut scratch) = ([0.0_f32; 3], [0.0; attention_scratch_len(3, 3, 1, 1)]);
+    /// Attention::new().q_offsets(&[0, 1, 3]).kv_offsets(&[0, 1, 3]).run(
+    ///     HeadsRef::token_major(&q, 3, 1, 1)?,
+    ///     HeadsRef::token_major(&[0.0_f32; 3], 3, 1, 1)?,
+    ///     HeadsRef::token_major(&v, 3, 1, 1)?,
+    ///     HeadsMut::token_major(&mut out, 3, 1, 1)?,
+    ///     &mut scratch,
+    /// )?;
+    /// assert_eq!(out, [5.0, 2.0, 2.0]);
+    /// # Ok::<(), qkv::Error>(())
+    /// ```
+    pub const fn q_offsets(self, offsets: &'a [usize]) -> Self {
+        Attention { q_offsets: Some(offsets), ..self }
+    }
+
+    /// The keys and values of sequence `b` are the tokens `offsets[b]..offsets[b + 1]` of views with a batch
+    /// of 1.
+    pub const fn kv_offsets(self, offsets: &'a [usize]) -> Self {
+        Attention { kv_offsets: Some(offsets), ..self }
+    }
+
+    /// A query sees a key where the mask says `true`: `[batch, n_heads, q_len, kv_len]`, of which all but
+    /// `kv_len` may be 1. With [`q_offsets`](Self::q_offsets) the lengths are those of the longest sequence.
+    pub const fn mask(self, mask: TensorRef<'a, bool>) -> Self {
+        Attention { mask: Some(Shared(mask.raw)), ..self }
+    }
+
+    /// [`mask`](Self::mask) in bits: `[batch, n_heads, q_len, kv_len / 8]` bytes, rounded up, key 0 in the
+    /// lowest bit of the first byte. Such as the tree masks of speculative decoding.
+    pub const fn mask_bits(self, mask: TensorRef<'a, u8>) -> Self {
+        Attention { mask_bits: Some(Shared(mask.raw)), ..self }
+    }
+
+    /// A query sees a key where the rule says so; see [`MaskRule`].
+    ///
+    /// ```
+    /// use qkv::{Attention, HeadsMut, HeadsRef, attention_scratch_len};
+    /// // Every query sees every other key only.
+    /// let (q, k, v) = ([1.0_f32; 4], [0.0_f32; 4], [1.0_f32, 2.0, 3.0, 4.0]);
+    /// let (mut out, mut scratch) = ([0.0_f32; 4], [0.0; attention_scratch_len(4, 4, 1, 1)]);
+    /// Attention::new().mask_rule(&|query, key| (query + key) % 2 == 0).run(
+    ///     HeadsRef::token_major(&q, 4, 1, 1)?,
+    ///     HeadsRef::token_major(&k, 4, 1, 1)?,
+    ///     HeadsRef::token_major(&v, 4, 1, 1)?,
+    ///     HeadsMut::token_major(&mut out, 4, 1, 1)?,
+    ///     &mut scratch,
+    /// )?;
+    /// assert_eq!(out, [2.0, 3.0, 2.0, 3.0]);
+    /// # Ok::<(), qkv::Error>(())
+    /// ```
+    pub const fn mask_rule(self, rule: &'a dyn MaskRule) -> Self {
+        Attention { mask_rule: Some(rule), ..self }
+    }
+
+    /// A score `s` becomes `cap tanh(s / cap)`, after the scale and before everything else. `cap` is more
+    /// than 0.
+    pub const fn softcap(self, cap: f32) -> Self {
+        Attention { softcap: Some(cap), ..self }
+    }
+
+    /// Added to the scores, after softcap and linear biases: `[batch, n_heads, q_len, kv_len]`, of which all
+    /// but `kv_len` may be 1. A key with minus infinity is not seen, whatever it holds.
+    pub const fn bias<B: Elem>(self, bias: TensorRef<'a, B>) -> Self {
+        Attention { bias: Some(Shared((bias.raw, B::KIND))), ..self }
+    }
+
+    /// The last change of a score before the masks, by a rule; see [`ScoreRule`].
+    pub const fn score_rule(self, rule: &'a dyn ScoreRule) -> Self {
+        Attention { score_rule: Some(rule), ..self }
     }
 
     /// Attention with linear biases: a key that lies `n` keys from the query's own key, on either side, has
@@ -146,78 +278,33 @@ impl<'a> Attention<'a> {
     /// # Errors
     /// [`Error::DimMismatch`], or [`Error::ScratchTooShort`] with less than [`attention_scratch_len`]
     /// `f32`s. The output is untouched then.
-    pub fn run<Q: Elem, K: Elem, V: Elem, O: Elem>(
+    pub fn run<Q: Elem, O: Elem>(
         self,
         q: HeadsRef<'_, Q>,
-        k: HeadsRef<'_, K>,
-        v: HeadsRef<'_, V>,
+        k: impl Keys,
+        v: impl Keys,
         out: HeadsMut<'_, O>,
         scratch: &mut [f32],
     ) -> Result<(), Error> {
-        self.check(q.raw, k.raw, v.raw, out.raw, None, scratch)
+        Call::new(&self, q.raw, k.raw(), v.raw(), out.raw, None)?.run(scratch)
     }
 
     /// As [`run`](Self::run), and writes the natural logarithm of the sum of each row's exponentials,
-    /// `lse[h * q_len + i] = ln Σ_t e^score(t)`: what partial results over other keys are merged by.
+    /// `lse[(b * n_heads + h) * q_len + i] = ln Σ_t e^score(t)`: what results over other keys are merged by.
     /// A sink counts in the sum. It is minus infinity for a row that sees no key and has no sink.
     ///
     /// # Errors
-    /// As [`run`](Self::run), and [`Error::DimMismatch`] if `lse` is not `n_heads * q_len` long.
-    pub fn run_with_lse<Q: Elem, K: Elem, V: Elem, O: Elem>(
+    /// As [`run`](Self::run), and [`Error::DimMismatch`] if `lse` is not `batch * n_heads * q_len` long.
+    pub fn run_with_lse<Q: Elem, O: Elem>(
         self,
         q: HeadsRef<'_, Q>,
-        k: HeadsRef<'_, K>,
-        v: HeadsRef<'_, V>,
+        k: impl Keys,
+        v: impl Keys,
         out: HeadsMut<'_, O>,
         lse: &mut [f32],
         scratch: &mut [f32],
     ) -> Result<(), Error> {
-        self.check(q.raw, k.raw, v.raw, out.raw, Some(lse), scratch)
-    }
-
-    fn check(
-        self,
-        q: RawHeads,
-        k: RawHeads,
-        v: RawHeads,
-        out: RawHeads,
-        lse: Option<&mut [f32]>,
-        scratch: &mut [f32],
-    ) -> Result<(), Error> {
-        expect_dim("head_dim of K", q.head_dim, k.head_dim)?;
-        expect_dim("kv_len of V", k.len, v.len)?;
-        expect_dim("n_kv_heads of V", k.n_heads, v.n_heads)?;
-        expect_dim("q_len of the output", q.len, out.len)?;
-        expect_dim("n_heads of the output", q.n_heads, out.n_heads)?;
-        expect_dim("v_head_dim of the output", v.head_dim, out.head_dim)?;
-        let group = group(q.n_heads, k.n_heads)?;
-        let alibi = each_head("n_heads (length of the slopes)", q.n_heads, self.alibi)?;
-        let sinks = each_head("n_heads (length of the sinks)", q.n_heads, self.sinks)?;
-        let rows = q.len.checked_mul(q.n_heads).ok_or(Error::ShapeOverflow)?;
-        let lse = match lse {
-            None => core::ptr::null_mut(),
-            Some(lse) => {
-                expect_dim("n_heads * q_len (length of lse)", rows, lse.len())?;
-                lse.as_mut_ptr()
-            }
-        };
-        expect_scratch(attention_scratch_len(q.len, k.len, q.head_dim, v.head_dim), scratch.len())?;
-        // Longer ones exist only without elements.
-        if q.len.max(k.len) > isize::MAX as usize {
-            return Err(Error::ShapeOverflow);
-        }
-        let Some(group) = group else { return Ok(()) };
-        if rows == 0 || (v.head_dim == 0 && lse.is_null()) {
-            return Ok(());
-        }
-        let offset = self.offset.unwrap_or(k.len as isize - q.len as isize);
-        let (before, after) = self.window;
-        let window = (before, if self.causal { 0 } else { after });
-        let scale = self.scale.unwrap_or_else(|| default_scale(q.head_dim));
-        let mask = Mask { offset, window, kv_len: k.len };
-        let problem = Problem { q, k, v, out, group, lse, scale, mask, alibi, sinks };
-        compute(self.tier.unwrap_or_else(Tier::detect), &problem, scratch);
-        Ok(())
+        Call::new(&self, q.raw, k.raw(), v.raw(), out.raw, Some(lse))?.run(scratch)
     }
 }
 
@@ -231,13 +318,6 @@ pub(crate) fn group(n_heads: usize, n_kv_heads: usize) -> Result<Option<NonZeroU
         return Err(Error::DimMismatch { dim, expected: n_kv_heads, got: n_heads });
     }
     Ok(n_heads.checked_div(n_kv_heads).and_then(NonZeroUsize::new))
-}
-
-/// A float for each query head, or null where the option is not used.
-fn each_head(dim: &'static str, n_heads: usize, option: Option<&[f32]>) -> Result<*const f32, Error> {
-    let Some(values) = option else { return Ok(core::ptr::null()) };
-    expect_dim(dim, n_heads, values.len())?;
-    Ok(values.as_ptr())
 }
 
 /// Writes the slopes of [`Attention::alibi`] for `slopes.len()` heads: `2^(-8 h / n)` for `h` in `1..=n`
@@ -256,62 +336,5 @@ pub fn alibi_slopes(slopes: &mut [f32]) {
     for (h, to) in slopes.iter_mut().enumerate() {
         *to =
             if h < power { slope(h + 1, power) } else { slope(2 * (h - power) + 1, power.saturating_mul(2)) };
-    }
-}
-
-/// `1 / √head_dim`, and 1 for no features.
-fn default_scale(head_dim: usize) -> f32 {
-    if head_dim == 0 { 1.0 } else { 1.0 / libm::sqrtf(head_dim as f32) }
-}
-
-/// A checked call. Not generic: compiled once for each tier.
-pub(crate) struct Problem {
-    q: RawHeads,
-    k: RawHeads,
-    v: RawHeads,
-    out: RawHeads,
-    /// Query heads that share a key head.
-    group: NonZeroUsize,
-    /// Log-sum-exps, `[n_heads][q_len]`, or null.
-    lse: *mut f32,
-    scale: f32,
-    mask: Mask,
-    /// A float for each query head, or null.
-    alibi: *const f32,
-    sinks: *const f32,
-}
-
-impl Problem {
-    /// The first key that some of `count` rows of a key head from `first` on sees, and the end of them:
-    /// both grow with the row.
-    fn seen(&self, first: usize, count: usize) -> (usize, usize) {
-        let query = |row: usize| self.mask.seen(row / self.group);
-        (query(first).start, query((first + count).saturating_sub(1)).end)
-    }
-
-    /// Query and head of the rows of a key head from `first` on: the heads of the group follow each
-    /// other, so that neighbouring rows see nearly the same keys.
-    fn rows(&self, kv_head: usize, first: usize) -> impl Iterator<Item = (usize, usize)> {
-        let (group, base) = (self.group.get(), kv_head * self.group.get());
-        let (mut query, mut member) = (first / self.group, first % self.group);
-        // Stepping instead of a division for each row.
-        core::iter::repeat_with(move || {
-            let row = (query, base + member);
-            member += 1;
-            if member == group {
-                (query, member) = (query + 1, 0);
-            }
-            row
-        })
-    }
-}
-
-fn compute(tier: Tier, p: &Problem, scratch: &mut [f32]) {
-    let scratch = scratch.as_mut_ptr();
-    let mut kv_head = 0;
-    while kv_head < p.k.n_heads {
-        // SAFETY: `check` has compared all sizes; views are valid by construction; the output is an
-        // exclusive borrow; the scratch is long enough.
-        kv_head += dispatch!(tier, s => unsafe { panel::heads(s, p, kv_head, scratch) });
     }
 }

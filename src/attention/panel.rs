@@ -8,9 +8,11 @@
 //! ```
 //! The rows of a panel are the queries of all heads that share a key head, so K and V are read once.
 
+use super::call::Problem;
+use super::mask::{bits, hull};
 use super::partial::{self, CHUNK};
 use super::scratch::{MAX_PANELS, Scratch, panels};
-use super::{Problem, adjust, decode, prefill, values};
+use super::{adjust, decode, prefill, seen, values};
 use crate::kernel::softmax::BLOCK;
 use crate::simd::Simd;
 
@@ -19,15 +21,21 @@ use crate::simd::Simd;
 pub struct Block {
     /// The block's first key, seen or not.
     pub start: usize,
-    /// Keys of the block that some row sees: `from..to`, relative to `start`.
+    /// Keys of the block that some row sees, as bits from `start` on. Others are not read.
+    pub keys: u64,
+    /// The first of them and the end of them, relative to `start`.
     pub from: usize,
     pub to: usize,
-    /// Some row does not see all of them: each row's own keys are in the scratch.
+    /// Some row does not see all of `from..to` for its place: each row's own are in the scratch.
     pub partial: bool,
+    /// Some row does not see all of them otherwise: what each sees is in the scratch.
+    pub holes: bool,
     /// The first block of its chunk.
     pub first: bool,
-    /// Keys that this panel brings into the scratch, for the panels after it too: `(from, to)`.
-    pub bring: (usize, usize),
+    /// Keys that some row of all panels sees.
+    pub together: u64,
+    /// Whether this panel brings them into the scratch, for the panels after it too.
+    pub brings: bool,
 }
 
 /// All rows of key head `kv_head`, some panels at a time; with few rows, also those of the heads after
@@ -45,8 +53,8 @@ pub unsafe fn heads<S: Simd>(s: S, p: &Problem, kv_head: usize, scratch: *mut f3
     if !in_lanes {
         lanes = decode::lanes::<S>(rows);
         // Heads that lie side by side are read in order; those that lie apart are better read one by one.
-        if p.k.head_stride < p.k.token_stride {
-            heads = S::PANEL.checked_div(lanes).unwrap_or(1).min(p.k.n_heads - kv_head);
+        if p.k.token_major() {
+            heads = S::PANEL.checked_div(lanes).unwrap_or(1).min(p.k.n_heads() - kv_head);
         }
     }
     for first in (0..rows).step_by(panels.max(1) * S::PANEL) {
@@ -57,7 +65,7 @@ pub unsafe fn heads<S: Simd>(s: S, p: &Problem, kv_head: usize, scratch: *mut f3
                 let rows = (rows - first).min(S::PANEL);
                 let (start, end) = p.seen(first, rows);
                 let panel = Panel { p, kv_head, heads, lanes, first, rows, in_lanes, end };
-                Run { panel, x: x.panel(s, i), start, merged: false, fresh: true }
+                Run { panel, x: x.panel(s, i), start, merged: false, chunk: 0, fresh: true }
             })
         });
         // SAFETY: as the caller promises.
@@ -75,11 +83,17 @@ unsafe fn run<S: Simd>(s: S, mut runs: [Option<Run>; MAX_PANELS], keys: (usize, 
             run.open(s);
         }
         for start in (first - first % BLOCK..end).step_by(BLOCK) {
-            let mut bring = (within(start, first), within(start, end));
-            for run in runs.iter_mut().flatten() {
-                if run.start.max(start) < run.panel.end.min(start + BLOCK) {
-                    run.block(s, start, bring);
-                    bring = (0, 0);
+            let mut blocks = [None; MAX_PANELS];
+            let mut together = 0;
+            for (run, block) in runs.iter().zip(&mut blocks) {
+                *block = run.as_ref().and_then(|run| run.look(s, start));
+                together |= block.map_or(0, |block| block.keys);
+            }
+            let mut brings = true;
+            for (run, block) in runs.iter_mut().zip(blocks) {
+                if let (Some(run), Some(block)) = (run, block) {
+                    run.block(s, Block { together, brings, ..block });
+                    brings = false;
                 }
             }
         }
@@ -97,7 +111,7 @@ fn within(start: usize, key: usize) -> usize {
 /// Rows `first..first + rows` of each of some key heads.
 #[derive(Clone, Copy)]
 pub struct Panel<'a> {
-    pub p: &'a Problem,
+    pub p: &'a Problem<'a>,
     pub kv_head: usize,
     pub heads: usize,
     /// Lanes, and rows of the other arrays, from one head to the next.
@@ -121,6 +135,21 @@ impl Panel<'_> {
         ((self.heads - 1) * self.lanes + self.rows).next_multiple_of(S::LANES)
     }
 
+    /// Query and head of each of these lanes. Lanes without a row have those of one.
+    pub fn all_rows<S: Simd>(&self) -> impl Iterator<Item = (usize, usize)> {
+        let head = |h: usize| {
+            let mut last = (0, 0);
+            let mut rows = self.p.rows(self.kv_head + h, self.first).take(self.rows);
+            core::iter::repeat_with(move || {
+                last = rows.next().unwrap_or(last);
+                last
+            })
+        };
+        let lanes = self.lanes.min(self.all_lanes::<S>());
+        let heads = (0..self.heads).flat_map(move |h| head(h).take(lanes));
+        heads.chain(head(0)).take(self.all_lanes::<S>())
+    }
+
     /// Each head alone, with its part of the scratch.
     fn each<'a>(&'a self, x: &'a Scratch) -> impl Iterator<Item = (Panel<'a>, Scratch)> {
         (0..self.heads)
@@ -136,7 +165,8 @@ struct Run<'a> {
     start: usize,
     /// The total holds the chunks before.
     merged: bool,
-    /// The chunk holds nothing yet.
+    /// The chunk that is under way, and whether it holds nothing yet.
+    chunk: usize,
     fresh: bool,
 }
 
@@ -152,22 +182,23 @@ impl Run<'_> {
         }
     }
 
-    unsafe fn block<S: Simd>(&mut self, s: S, start: usize, bring: (usize, usize)) {
+    unsafe fn block<S: Simd>(&mut self, s: S, block: Block) {
         // SAFETY: as the caller promises.
         unsafe {
-            if start.is_multiple_of(CHUNK) && !self.fresh {
+            if block.start / CHUNK != self.chunk && !self.fresh {
                 self.close_chunk(s);
                 partial::start(&self.x, S::PANEL);
                 self.fresh = true;
             }
-            let block = Block { bring, ..self.block_at::<S>(start) };
+            self.chunk = block.start / CHUNK;
+            let block = Block { first: self.fresh, ..block };
             let (panel, x) = (&self.panel, &self.x);
             if panel.in_lanes {
                 prefill::scores(s, panel, x, block)
             } else {
                 decode::scores(s, panel, x, block)
             }
-            adjust::scores(s, panel, x, block, panel.all_lanes::<S>());
+            adjust::scores(s, panel, x, block);
             partial::weights(s, x, block, panel.all_lanes::<S>());
             values::apply(s, panel, x, block);
         }
@@ -198,10 +229,24 @@ impl Run<'_> {
         }
     }
 
-    /// The block at `start`, with each row's own keys if they differ.
-    unsafe fn block_at<S: Simd>(&self, start: usize) -> Block {
+    /// The block at `start`, with each row's own keys if they differ; `None` if no row sees any.
+    unsafe fn look<S: Simd>(&self, s: S, start: usize) -> Option<Block> {
         let panel = &self.panel;
         let (from, to) = (within(start, self.start), within(start, panel.end));
+        let mut keys = bits(from, to);
+        if keys == 0 {
+            return None;
+        }
+        let mut holes = false;
+        if panel.p.holes {
+            // SAFETY: the arrays have room for the panel's lanes.
+            let (some, all) = unsafe { seen::look(s, panel, &self.x, start, keys) };
+            holes = all != keys;
+            keys = some;
+            if keys == 0 {
+                return None;
+            }
+        }
         let (early, late) = (panel.seen(0), panel.seen(panel.rows - 1));
         // Both ends grow with the row: the last row starts latest, the first one ends earliest.
         let partial = within(start, late.start) > from || within(start, early.end) < to;
@@ -217,6 +262,7 @@ impl Run<'_> {
                 }
             }
         }
-        Block { start, from, to, partial, first: self.fresh, bring: (from, to) }
+        let (from, to) = hull(keys);
+        Some(Block { start, keys, from, to, partial, holes, first: false, together: keys, brings: true })
     }
 }

@@ -9,7 +9,7 @@
 //! starts fresh and is merged to the left, so that chunks can be computed apart and still leave the
 //! same bits.
 
-use super::Problem;
+use super::call::Problem;
 use super::panel::Block;
 use super::scratch::Scratch;
 use crate::elem::{Elem, by_kind};
@@ -144,7 +144,7 @@ pub unsafe fn finish<S: Simd>(s: S, p: &Problem, x: &Scratch, kv_head: usize, fi
             *x.factor.add(r) = if l == 0.0 { 0.0 } else { shrunk / l };
             if !p.lse.is_null() {
                 let lse = if l == 0.0 { f32::NEG_INFINITY } else { *x.total_m.add(r) + libm::logf(l) };
-                *p.lse.add(head * p.q.len + query) = lse;
+                *p.lse.add(head * p.lse_stride + query) = lse;
             }
         }
         by_kind!(p.out.kind, E => s.vectorize(

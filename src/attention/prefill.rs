@@ -4,6 +4,7 @@
 //! of K straight from the caller's rows against vectors of queries, and everything after it is
 //! vertical: no K is packed and nothing is reduced across lanes.
 
+use super::mask::bits;
 use super::panel::{Block, Panel};
 use super::scratch::Scratch;
 use crate::elem::{Kind, by_kind};
@@ -32,7 +33,7 @@ pub unsafe fn load_q<S: Simd>(s: S, panel: &Panel, x: &Scratch) {
                 let size = Columns { len: d, count: panel.rows, apart };
                 let to = Grid { dst: x.q, stride: S::PANEL, width };
                 // SAFETY: as the caller promises.
-                unsafe { turn(s, size, columns, |v| s.mul(v, scale), to) };
+                unsafe { turn(s, size, columns, |v, _| s.mul(v, scale), to) };
             });
         },
     );
@@ -44,19 +45,23 @@ pub unsafe fn load_q<S: Simd>(s: S, panel: &Panel, x: &Scratch) {
 /// - `x` has room for the panel and holds its queries; the block is inside K.
 #[inline(never)]
 pub unsafe fn scores<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
-    let k = panel.p.k.head(panel.kv_head);
+    let (k, d) = (&panel.p.k, panel.p.k.dim());
     let lanes = panel.rows.next_multiple_of(S::LANES);
-    // The tile broadcasts single floats.
-    let copied = k.kind != Kind::F32 || (S::LANES > 1 && k.row_stride != k.cols);
-    let copy = |t: usize, n: usize, to: usize| {
-        let dst = Grid { dst: x.keys.wrapping_add(to * k.cols), stride: k.cols, width: k.cols };
-        // SAFETY: rows `t..t + n` of the block are inside K, and the scratch has room for them.
-        unsafe { pack(s, k.block(block.start + t, 0, n, k.cols), dst) };
+    // The tile broadcasts single floats that lie at one stride.
+    let one_run = k.one_run(block.start, block.together);
+    let copied = k.kind() != Kind::F32 || !one_run || (S::LANES > 1 && !k.side_by_side());
+    let copy = |keys: u64, first: usize| {
+        for (t, rows) in k.runs(panel.kv_head, block.start, keys) {
+            let dst = Grid { dst: x.keys.wrapping_add((t - first) * d), stride: d, width: d };
+            // SAFETY: the scratch has room for a block's keys, or a tile's. Keys that are not seen keep what
+            // was there.
+            unsafe { pack(s, rows, dst) };
+        }
     };
-    let (bring, end) = block.bring;
-    if copied && S::LANES > 1 && bring < end {
-        copy(bring, end - bring, bring);
+    if copied && S::LANES > 1 && block.brings {
+        copy(block.together, 0);
     }
+    let in_place = k.run(panel.kv_head, block.start + block.from, block.to - block.from);
     s.vectorize(
         #[inline(always)]
         || {
@@ -69,24 +74,28 @@ pub unsafe fn scores<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
                 if block.partial {
                     // Both ends of the keys that a row sees grow with the row.
                     // SAFETY: lanes of the panel.
-                    (t, end) = unsafe { (*x.from.add(lane) as usize, *x.to.add(lane + cols - 1) as usize) };
+                    let seen = unsafe { (*x.from.add(lane) as usize, *x.to.add(lane + cols - 1) as usize) };
+                    (t, end) = (t.max(seen.0), end.min(seen.1));
                 }
                 with_vectors!(S, cols / S::LANES, NV => while t < end {
                     let (left, most) = (end - t, S::MR / 2);
                     // No tile of a single key, which has too few chains, if two tiles can share.
                     let n = if left == most + 1 && most > 2 { most - 1 } else { left.min(most) };
                     if copied && S::LANES == 1 {
-                        copy(t, n, 0);
+                        copy(block.keys & bits(t, t + n), t);
                     }
                     let at = if S::LANES == 1 { 0 } else { t };
                     let keys = match copied {
-                        true => Rows { ptr: x.keys.wrapping_add(at * k.cols), row_stride: k.cols, col_stride: 1 },
-                        false => Rows { ptr: k.at(block.start + t, 0), row_stride: k.row_stride, col_stride: 1 },
+                        true => Rows { ptr: x.keys.wrapping_add(at * d), row_stride: d, col_stride: 1 },
+                        false => {
+                            let ptr = in_place.at(t - block.from, 0);
+                            Rows { ptr, row_stride: in_place.row_stride, col_stride: 1 }
+                        }
                     };
                     let to = x.scores.wrapping_add(t * S::PANEL + lane);
                     // SAFETY: keys `t..t + n` of the block, lanes of the panel.
                     with_score_rows!(S, n, MR => unsafe {
-                        let scores = rows_in_lanes::<S, MR, NV>(s, k.cols, keys, q);
+                        let scores = rows_in_lanes::<S, MR, NV>(s, d, keys, q);
                         for (i, row) in scores.iter().enumerate() {
                             for (v, &score) in row.iter().enumerate() {
                                 s.store(to.add(i * S::PANEL + v * S::LANES), score);

@@ -4,7 +4,7 @@ use crate::kernel::score;
 use crate::kernel::softmax::BLOCK;
 use crate::simd::{MAX_LANES, Simd};
 
-use super::Problem;
+use super::call::Problem;
 use super::partial::CHUNK;
 
 /// Whether any tier of this target has vectors.
@@ -14,7 +14,7 @@ const VECTORS: bool = cfg!(any(
     target_feature = "simd128"
 ));
 /// Rows of the largest panel of any tier of this target.
-const MAX_PANEL: usize = if VECTORS { 48 } else { 4 };
+pub const MAX_PANEL: usize = if VECTORS { 48 } else { 4 };
 /// Most panels that take a block of keys together.
 pub const MAX_PANELS: usize = if VECTORS { 4 } else { 1 };
 /// What rows of values are rounded up to, so that whole vectors fit.
@@ -27,6 +27,8 @@ const COPIED: usize = if VECTORS { BLOCK } else { 0 };
 const COPIED_KEYS: usize = if VECTORS { BLOCK } else { 4 };
 /// Arrays of one float a row: `m`, `l`, their totals, the factors, each row's keys, its slope and place.
 const ROW_ARRAYS: usize = 9;
+/// Floats of a row that say which keys of the block it sees.
+pub const HOLES: usize = 4;
 /// Floats to move the scratch to a cache line.
 const ALIGN: usize = 16;
 
@@ -62,6 +64,8 @@ pub struct Scratch {
     /// Each row's slope of linear biases, negated, and its own key, if there are such biases.
     pub slope: *mut f32,
     pub place: *mut f32,
+    /// The keys of the block that each row sees, as `seen` has them; only where that is not an interval.
+    pub holes: *mut f32,
 }
 
 const fn round_up(n: usize, to: usize) -> usize {
@@ -80,7 +84,7 @@ pub const fn scratch_len(q_len: usize, kv_len: usize, head_dim: usize, v_head_di
     let rows = MAX_PANEL * panels(q_len);
     let values = round_up(v_head_dim, WIDTH).saturating_mul(rows * accs + COPIED);
     let queries = round_up(head_dim, Q_WIDTH).saturating_mul(rows + COPIED_KEYS);
-    let fixed = ALIGN + MAX_PANEL * BLOCK + rows * ROW_ARRAYS;
+    let fixed = ALIGN + MAX_PANEL * BLOCK + rows * (ROW_ARRAYS + HOLES);
     values.saturating_add(queries).saturating_add(fixed)
 }
 
@@ -93,7 +97,7 @@ impl Scratch {
         const { assert!(S::PANEL <= MAX_PANEL && S::LANES <= WIDTH) };
         const { assert!(COPIED_KEYS == BLOCK || S::MR <= COPIED_KEYS) };
         const { assert!(COPIED == 0 || COPIED >= S::PANEL) };
-        let (q_stride, width) = (round_up(p.q.head_dim, Q_WIDTH), round_up(p.v.head_dim, WIDTH));
+        let (q_stride, width) = (round_up(p.q.head_dim, Q_WIDTH), round_up(p.v.dim(), WIDTH));
         let rows = S::PANEL * panels(p.q.len);
         let mut at = scratch.wrapping_add(scratch.align_offset(64).min(ALIGN));
         let mut take = |len: usize| {
@@ -102,6 +106,7 @@ impl Scratch {
             part
         };
         let [m, l, total_m, total_l, factor, from, to, slope, place] = core::array::from_fn(|_| take(rows));
+        let holes = take(rows * HOLES);
         let scores = take(BLOCK * S::PANEL);
         let values = take(COPIED * width);
         let q = take(q_stride * rows);
@@ -126,6 +131,7 @@ impl Scratch {
             to,
             slope,
             place,
+            holes,
         }
     }
 
@@ -154,6 +160,7 @@ impl Scratch {
             to: row(self.to),
             slope: row(self.slope),
             place: row(self.place),
+            holes: self.holes.wrapping_add(r * HOLES),
             ..*self
         }
     }

@@ -1,7 +1,10 @@
 //! The weighted values of one block: `acc = acc f + P V`, for both directions of the scores.
 
+use super::keys::SequenceKeys;
+use super::mask::{bits, hull};
 use super::panel::{Block, Panel};
 use super::scratch::Scratch;
+use super::seen;
 use crate::elem::{Elem, Kind, by_kind};
 use crate::kernel::pack::{Grid, pack};
 use crate::kernel::softmax::BLOCK;
@@ -26,40 +29,53 @@ pub unsafe fn clear(x: &Scratch, rows: usize) {
 pub unsafe fn apply<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
     // Many rows read each value several times: widened and side by side it costs them less. The last
     // columns must fill a vector.
-    let v = panel.p.v.head(panel.kv_head);
-    let (v_cols, stride) = (v.cols.next_multiple_of(S::LANES), panel.p.v.head_stride);
-    let ragged = v_cols != v.cols;
-    let copied =
-        ragged || (panel.in_lanes && S::LANES > 1 && (v.kind != Kind::F32 || v.row_stride != v.cols));
-    let keys = |h: usize, (from, to): (usize, usize)| {
-        panel.p.v.head(panel.kv_head + h).block(block.start + from, 0, to - from, v.cols)
-    };
+    let v = &panel.p.v;
+    let cols = v.dim().next_multiple_of(S::LANES);
+    let ragged = cols != v.dim();
+    let apart = v.kind() != Kind::F32 || !v.side_by_side() || !v.one_run(block.start, block.together);
+    let copied = ragged || (panel.in_lanes && S::LANES > 1 && apart);
+    let runs = |h: usize, keys: u64| v.runs(panel.kv_head + h, block.start, keys);
     // SAFETY: as the caller promises.
     unsafe {
         // An unseen key's weight is 0, but 0 x NaN is not.
-        let seen = (block.from, block.to);
-        let careful = block.partial && !(0..panel.heads).all(|h| all_finite(s, keys(h, seen)));
-        let all = Part { x: *x, panel, heads: panel.heads, block, careful, at_a_time: BLOCK, cols: v_cols };
+        let finite = |h: usize| runs(h, block.keys).all(|(_, keys)| all_finite(s, keys));
+        let careful = (block.partial || block.holes) && !(0..panel.heads).all(finite);
+        let all = Part { x: *x, panel, heads: panel.heads, block, careful, at_a_time: BLOCK, cols };
         if copied {
+            let (from, to) = hull(block.together);
             for h in 0..panel.heads {
-                let (from, to) = block.bring;
-                if from < to {
-                    let to = Grid { dst: x.values.add(from * x.width), stride: x.width, width: x.width };
-                    pack(s, keys(h, block.bring), to);
+                if block.brings && block.together != bits(from, to) {
+                    // What no row sees is not read: its weights of 0 need finite values.
+                    core::slice::from_raw_parts_mut(x.values.add(from * x.width), (to - from) * x.width).fill(0.0);
                 }
-                let v = Panels { ptr: x.values.cast_const(), row_stride: x.width, panel_stride: PANEL_COLS };
-                strips(s, Part { x: x.at_row(h * panel.lanes), heads: 1, ..all }, v, 0);
+                if block.brings {
+                    for (t, rows) in runs(h, block.together) {
+                        let to = Grid { dst: x.values.add(t * x.width), stride: x.width, width: x.width };
+                        pack(s, rows, to);
+                    }
+                }
+                let keys = bits(block.from, block.to);
+                let part = Part { x: x.at_row(h * panel.lanes), heads: 1, block: Block { keys, ..block }, ..all };
+                let v = SequenceKeys::in_scratch(x.values, BLOCK, x.width, cols);
+                strips::<S, f32>(s, part, Values { v: &v, head: 0, start: 0 });
             }
         } else {
             // Heads that lie side by side: all of a few tokens before the next ones, in the order of memory.
-            let in_order = panel.heads > 1 && v.kind == Kind::F32 && !block.partial;
+            let in_order = panel.heads > 1 && v.kind() == Kind::F32 && !block.partial && !block.holes;
             let all = Part { at_a_time: if in_order { TOKENS } else { BLOCK }, ..all };
-            by_kind!(v.kind, E => {
-                let ptr = v.at::<E>(block.start, 0).cast_const();
-                strips(s, all, Panels { ptr, row_stride: v.row_stride, panel_stride: PANEL_COLS }, stride);
-            });
+            let values = Values { v, head: panel.kv_head, start: block.start };
+            by_kind!(v.kind(), E => strips::<S, E>(s, all, values));
         }
     }
+}
+
+/// A block's values of some heads, where they lie or in the scratch.
+#[derive(Clone, Copy)]
+struct Values<'a> {
+    v: &'a SequenceKeys,
+    head: usize,
+    /// The block's first key.
+    start: usize,
 }
 
 /// Tokens whose values a few rows take before the next tokens': they are read nearly in order.
@@ -80,9 +96,9 @@ struct Part<'a> {
     cols: usize,
 }
 
-/// All rows of all heads; the values of one head lie `head_stride` behind those of the head before.
+/// All rows of all heads.
 #[inline(never)]
-unsafe fn strips<S: Simd, E: Elem>(s: S, part: Part, v: Panels<E>, head_stride: usize) {
+unsafe fn strips<S: Simd, E: Elem>(s: S, part: Part, v: Values) {
     s.vectorize(
         #[inline(always)]
         || {
@@ -91,13 +107,13 @@ unsafe fn strips<S: Simd, E: Elem>(s: S, part: Part, v: Panels<E>, head_stride: 
             while from < block.to {
                 let to = block.to.min(from + part.at_a_time);
                 for h in 0..part.heads {
-                    let v = Panels { ptr: v.ptr.wrapping_add(h * head_stride), ..v };
+                    let v = Values { head: v.head + h, ..v };
                     let x = part.x.at_row(h * part.panel.lanes);
                     let (open, close) = (from == block.from, to == block.to);
                     let weights = Rows { ptr: x.scores, row_stride: 1, col_stride: S::PANEL };
                     let place = Place { weights, x, block, open, close, cols: part.cols };
                     // SAFETY: as the caller promises.
-                    unsafe { head(s, part, place, (from, to), v) };
+                    unsafe { head::<S, E>(s, part, place, block.keys & bits(from, to), v) };
                 }
                 from = to;
             }
@@ -107,7 +123,7 @@ unsafe fn strips<S: Simd, E: Elem>(s: S, part: Part, v: Panels<E>, head_stride: 
 
 /// All rows of a head.
 #[inline(always)]
-unsafe fn head<S: Simd, E: Elem>(s: S, part: Part, place: Place, keys: (usize, usize), v: Panels<E>) {
+unsafe fn head<S: Simd, E: Elem>(s: S, part: Part, place: Place, keys: u64, v: Values) {
     let (rows, x) = (part.panel.rows, place.x);
     let mut r = 0;
     while r < rows {
@@ -123,10 +139,13 @@ unsafe fn head<S: Simd, E: Elem>(s: S, part: Part, place: Place, keys: (usize, u
         unsafe {
             if place.block.partial {
                 // The rows' first keys and ends grow with the row.
-                keys = (*x.from.add(r) as usize, *x.to.add(r + n - 1) as usize);
+                keys &= bits(*x.from.add(r) as usize, *x.to.add(r + n - 1) as usize);
             }
-            if keys.0 < keys.1 || place.block.first {
-                strip(s, place, (r, n), keys, v);
+            if part.careful && place.block.holes {
+                keys &= seen::of_row(&x, r);
+            }
+            if keys != 0 || place.block.first {
+                strip::<S, E>(s, place, (r, n), keys, v);
             }
         }
         r += n;
@@ -146,14 +165,14 @@ struct Place {
     cols: usize,
 }
 
-/// `rows` = (first row, rows) of one tile, `keys` = (first key, end) that they are given.
+/// `rows` = (first row, rows) of one tile, `keys` = the keys that they are given.
 #[inline(always)]
 unsafe fn strip<S: Simd, E: Elem>(
     s: S,
     place: Place,
     rows: (usize, usize),
-    keys: (usize, usize),
-    v: Panels<E>,
+    keys: u64,
+    v: Values,
 ) {
     // SAFETY: as the caller promises. One or two rows alone have too few chains for the multipliers'
     // latency: they take more columns.
@@ -180,8 +199,8 @@ unsafe fn wide<S: Simd, E: Elem, const MR: usize, const NV: usize>(
     s: S,
     place: Place,
     r: usize,
-    keys: (usize, usize),
-    v: Panels<E>,
+    keys: u64,
+    v: Values,
 ) -> usize {
     let mut c = 0;
     while c + NV * S::LANES <= place.cols {
@@ -198,12 +217,11 @@ unsafe fn columns<S: Simd, E: Elem, const MR: usize, const NV: usize>(
     s: S,
     place: Place,
     r: usize,
-    (from, to): (usize, usize),
-    v: Panels<E>,
+    mut keys: u64,
+    v: Values,
     c: usize,
 ) {
     let Scratch { values, acc, factor, width, .. } = place.x;
-    let v = Panels { ptr: v.ptr.wrapping_add(from * v.row_stride + c), ..v };
     let at = |i: usize, n: usize| (r + i) * width + c + n * S::LANES;
     let mut chains = zero::<S, MR, NV>(s);
     // SAFETY: as the caller promises.
@@ -215,7 +233,13 @@ unsafe fn columns<S: Simd, E: Elem, const MR: usize, const NV: usize>(
                 }
             }
         }
-        chains = tile::<S, E, MR, NV>(s, to.saturating_sub(from), place.weights.at(r, from), v, chains);
+        while keys != 0 {
+            let t = keys.trailing_zeros() as usize;
+            let run = v.v.run(v.head, v.start + t, (keys >> t).trailing_ones() as usize);
+            let rows = Panels { ptr: run.at::<E>(0, c), row_stride: run.row_stride, panel_stride: PANEL_COLS };
+            chains = tile::<S, E, MR, NV>(s, run.rows, place.weights.at(r, t), rows, chains);
+            keys &= !bits(t, t + run.rows);
+        }
         for (i, row) in chains.iter().enumerate() {
             let factor = s.splat(*factor.add(r + i));
             for (n, &chain) in row.iter().enumerate() {

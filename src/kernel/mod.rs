@@ -4,4 +4,5 @@ pub mod exp;
 pub mod pack;
 pub mod score;
 pub mod softmax;
+pub mod tanh;
 pub mod tile;

@@ -36,7 +36,7 @@ pub unsafe fn pack<S: Simd>(s: S, src: RawMat, to: Grid) {
                 if src.col_stride == 1 {
                     copy::<S, E>(s, src, to);
                 } else if src.row_stride == 1 {
-                    turn::<S, E>(s, Columns::of(src), (0..src.cols).map(|j| src.at::<E>(0, j).cast_const()), |v| v, to);
+                    turn::<S, E>(s, Columns::of(src), (0..src.cols).map(|j| src.at::<E>(0, j).cast_const()), |v, _| v, to);
                 } else {
                     gather::<E>(src, to);
                 }
@@ -92,7 +92,7 @@ impl Columns {
 }
 
 /// Columns become rows of vectors, four of `LANES` columns at a time, turned in registers:
-/// `to[i][j] = map(columns[j][i])`, zeros beyond the last column.
+/// `to[i][j] = map(columns[j][i], address of to[i][j])`, with zeros beyond the last column.
 ///
 /// # Safety
 /// - `columns` gives at least `size.count` addresses, each valid for reading `size.len` elements.
@@ -102,7 +102,7 @@ pub unsafe fn turn<S: Simd, E: Elem>(
     s: S,
     size: Columns,
     mut columns: impl Iterator<Item = *const E>,
-    map: impl Fn(S::V) -> S::V,
+    map: impl Fn(S::V, *mut f32) -> S::V,
     to: Grid,
 ) {
     let mut j = 0;
@@ -121,7 +121,8 @@ pub unsafe fn turn<S: Simd, E: Elem>(
                 unsafe {
                     let quad = E::load_columns(s, column[0].wrapping_add(i), apart);
                     for (r, &v) in quad.iter().enumerate() {
-                        s.store(to.at(i + r, j), map(v));
+                        let at = to.at(i + r, j);
+                        s.store(at, map(v, at));
                     }
                 }
                 i += 4;
@@ -133,7 +134,8 @@ pub unsafe fn turn<S: Simd, E: Elem>(
             unsafe {
                 let quad = load_some_columns(s, rows, |c| (c < cols).then(|| column[c].wrapping_add(i)));
                 for (r, &v) in quad.iter().enumerate().take(rows) {
-                    store_up_to(s, to.at(i + r, j), to.width - j, map(v));
+                    let at = to.at(i + r, j);
+                    store_up_to(s, at, to.width - j, map(v, at));
                 }
             }
             i += 4;

@@ -90,6 +90,30 @@ impl RawHeads {
         }
     }
 
+    /// `n` tokens of head `h` of sequence `b` from token `t` on.
+    #[inline(always)]
+    pub fn run(&self, h: usize, b: usize, t: usize, n: usize) -> RawMat {
+        debug_assert!(b < self.batch && t + n <= self.len);
+        let offset = (b * self.batch_stride + t * self.token_stride) * self.kind.size();
+        let head = self.head(h);
+        RawMat { ptr: head.ptr.wrapping_add(offset), rows: n, ..head }
+    }
+
+    /// One head of `len` rows of `cols` floats, `stride` apart, that kernels have written.
+    pub fn in_scratch(ptr: *mut f32, len: usize, stride: usize, cols: usize) -> RawHeads {
+        RawHeads {
+            ptr: ptr.cast(),
+            kind: Kind::F32,
+            batch: 1,
+            len,
+            n_heads: 1,
+            head_dim: cols,
+            batch_stride: 0,
+            token_stride: stride,
+            head_stride: 0,
+        }
+    }
+
     /// Sequence `b` alone.
     #[inline(always)]
     pub fn sequence(&self, b: usize) -> RawHeads {

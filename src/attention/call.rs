@@ -1,0 +1,298 @@
+//! A call with everything checked, and each of its sequences as the kernels take it.
+
+use core::num::NonZeroUsize;
+
+use super::keys::{RawKeys, SequenceKeys};
+use super::mask::Mask;
+use super::rule::ScoreRule;
+use super::seen::Sources;
+use super::{Attention, attention_scratch_len, group, panel};
+use crate::error::{Error, expect_dim, expect_scratch};
+use crate::tier::{Tier, dispatch};
+use crate::view::{RawHeads, RawTensor};
+
+const MASK: [&str; 4] = ["batch of the mask", "n_heads of the mask", "q_len of the mask", "kv_len of the mask"];
+const BITS: [&str; 4] = ["batch of the mask", "n_heads of the mask", "q_len of the mask", "bytes of a mask row"];
+const BIAS: [&str; 4] = ["batch of the bias", "n_heads of the bias", "q_len of the bias", "kv_len of the bias"];
+
+/// A checked call.
+pub struct Call<'a> {
+    options: &'a Attention<'a>,
+    q: RawHeads,
+    k: RawKeys,
+    v: RawKeys,
+    out: RawHeads,
+    lse: *mut f32,
+    sequences: usize,
+    /// The longest sequence's.
+    q_len: usize,
+    kv_len: usize,
+    /// Query heads of a key head; `None` where there are no heads.
+    group: Option<NonZeroUsize>,
+}
+
+impl<'a> Call<'a> {
+    /// # Errors
+    /// [`Error::DimMismatch`] and [`Error::ShapeOverflow`].
+    pub fn new(
+        options: &'a Attention<'a>,
+        q: RawHeads,
+        k: RawKeys,
+        v: RawKeys,
+        out: RawHeads,
+        lse: Option<&mut [f32]>,
+    ) -> Result<Call<'a>, Error> {
+        expect_dim("head_dim of K", q.head_dim, k.slots.head_dim)?;
+        expect_dim("kv_len of V", k.len, v.len)?;
+        expect_dim("batch of V", k.batch, v.batch)?;
+        expect_dim("n_kv_heads of V", k.slots.n_heads, v.slots.n_heads)?;
+        expect_dim("batch of the output", q.batch, out.batch)?;
+        expect_dim("q_len of the output", q.len, out.len)?;
+        expect_dim("n_heads of the output", q.n_heads, out.n_heads)?;
+        expect_dim("v_head_dim of the output", v.slots.head_dim, out.head_dim)?;
+        let group = group(q.n_heads, k.slots.n_heads)?;
+        let sequences = match options.q_offsets {
+            None => q.batch,
+            Some(offsets) => {
+                expect_dim("batch of packed queries", 1, q.batch)?;
+                offsets.len().saturating_sub(1)
+            }
+        };
+        let q_len = longest(options.q_offsets, q.len, "last of the offsets of queries")?;
+        let kv_len = longest(options.kv_offsets, k.len, "last of the offsets of keys")?;
+        match options.kv_offsets {
+            None => expect_dim("batch of K", sequences, k.batch)?,
+            Some(offsets) => {
+                expect_dim("batch of packed keys", 1, k.batch)?;
+                expect_dim("sequences of packed keys", sequences, offsets.len().saturating_sub(1))?;
+            }
+        }
+        let rows = q.batch.checked_mul(q.len).and_then(|rows| rows.checked_mul(q.n_heads));
+        let rows = rows.ok_or(Error::ShapeOverflow)?;
+        let lse = match lse {
+            None => core::ptr::null_mut(),
+            Some(lse) => {
+                expect_dim("batch * n_heads * q_len (length of lse)", rows, lse.len())?;
+                lse.as_mut_ptr()
+            }
+        };
+        // Longer ones exist only without elements.
+        if q.len.max(k.len) > isize::MAX as usize {
+            return Err(Error::ShapeOverflow);
+        }
+        let mut call = Call { options, q, k, v, out, lse, sequences, q_len, kv_len, group };
+        call.check_options()?;
+        // A batch of nothing may be of any size.
+        if rows == 0 || (out.head_dim == 0 && lse.is_null()) {
+            call.sequences = 0;
+        }
+        for b in 0..call.sequences {
+            let there = offsets_of(options.kv_offsets, b).map_or(k.len, |(_, len)| len);
+            let got = at(options.kv_lens, b).unwrap_or(there);
+            if got > there {
+                return Err(Error::DimMismatch { dim: "kv_lens (at most)", expected: there, got });
+            }
+            k.check_pages(b, got)?;
+            v.check_pages(b, got)?;
+        }
+        Ok(call)
+    }
+
+    fn check_options(&self) -> Result<(), Error> {
+        let Attention { alibi, sinks, kv_lens, kv_starts, mask, mask_bits, bias, .. } = *self.options;
+        let n_heads = self.q.n_heads;
+        each("n_heads (length of the slopes)", n_heads, alibi)?;
+        each("n_heads (length of the sinks)", n_heads, sinks)?;
+        each("batch (length of kv_lens)", self.sequences, kv_lens)?;
+        each("batch (length of kv_starts)", self.sequences, kv_starts)?;
+        let sizes = [self.sequences, n_heads, self.q_len];
+        let tensor = |tensor: Option<RawTensor>, names, keys| match tensor {
+            Some(tensor) => tensor.expect(names, [sizes[0], sizes[1], sizes[2], keys], true),
+            None => Ok(()),
+        };
+        tensor(mask.map(|mask| mask.0), MASK, self.kv_len)?;
+        tensor(mask_bits.map(|mask| mask.0), BITS, self.kv_len.div_ceil(8))?;
+        tensor(bias.map(|bias| bias.0.0), BIAS, self.kv_len)
+    }
+
+    /// First packed key and number of keys of sequence `b`.
+    fn keys_of(&self, b: usize) -> (usize, usize) {
+        let (from, len) = offsets_of(self.options.kv_offsets, b).unwrap_or((0, self.k.len));
+        (from, at(self.options.kv_lens, b).unwrap_or(len))
+    }
+
+    /// Computes all sequences.
+    ///
+    /// # Errors
+    /// [`Error::ScratchTooShort`].
+    pub fn run(&self, scratch: &mut [f32]) -> Result<(), Error> {
+        let (head_dim, v_head_dim) = (self.q.head_dim, self.v.slots.head_dim);
+        expect_scratch(attention_scratch_len(self.q_len, self.kv_len, head_dim, v_head_dim), scratch.len())?;
+        for b in 0..self.sequences {
+            if let Some(problem) = self.sequence(b) {
+                problem.compute(scratch);
+            }
+        }
+        Ok(())
+    }
+
+    /// Sequence `b`, unless it has no rows.
+    fn sequence(&self, b: usize) -> Option<Problem<'a>> {
+        let options = self.options;
+        let (mut q, mut out, mut lse, mut lse_stride) = (self.q, self.out, self.lse, self.q.len);
+        match offsets_of(options.q_offsets, b) {
+            None => {
+                (q, out) = (q.sequence(b), out.sequence(b));
+                lse = lse.wrapping_add(b * q.n_heads * q.len);
+            }
+            Some((from, len)) => {
+                q = q.part(from, 0, len, q.n_heads);
+                out = out.part(from, 0, len, out.n_heads);
+                lse = lse.wrapping_add(from);
+                lse_stride = self.q.len;
+            }
+        }
+        if self.lse.is_null() {
+            lse = self.lse;
+        }
+        if q.len == 0 || q.n_heads == 0 {
+            return None;
+        }
+        let (from, kv_len) = self.keys_of(b);
+        let packed = if options.kv_offsets.is_some() { 0 } else { b };
+        let (before, after) = options.window;
+        let mask = Mask {
+            offset: options.offset.unwrap_or(kv_len as isize - q.len as isize),
+            window: (before, if options.causal { 0 } else { after }),
+            first: at(options.kv_starts, b).unwrap_or(0),
+            end: kv_len,
+        };
+        let sources = Sources {
+            mask: options.mask.map(|mask| mask.0),
+            mask_bits: options.mask_bits.map(|mask| mask.0),
+            bias: options.bias.map(|bias| bias.0),
+            rule: options.mask_rule,
+        };
+        let start = |slice: Option<&[f32]>| slice.map_or(core::ptr::null(), <[f32]>::as_ptr);
+        Some(Problem {
+            b,
+            q,
+            k: self.k.sequence(packed, from, kv_len),
+            v: self.v.sequence(packed, from, kv_len),
+            out,
+            group: self.group?,
+            lse,
+            lse_stride,
+            scale: options.scale.unwrap_or_else(|| default_scale(q.head_dim)),
+            mask,
+            holes: sources.any(),
+            sources,
+            softcap: options.softcap,
+            alibi: start(options.alibi),
+            score_rule: options.score_rule,
+            sinks: start(options.sinks),
+            tier: options.tier.unwrap_or_else(Tier::detect),
+        })
+    }
+}
+
+/// That an option's slice has as many elements as it must.
+fn each<T>(dim: &'static str, needed: usize, option: Option<&[T]>) -> Result<(), Error> {
+    option.map_or(Ok(()), |values| expect_dim(dim, needed, values.len()))
+}
+
+fn at(option: Option<&[usize]>, b: usize) -> Option<usize> {
+    option.and_then(|values| values.get(b).copied())
+}
+
+/// First token and number of tokens of sequence `b`, if sequences are packed.
+fn offsets_of(offsets: Option<&[usize]>, b: usize) -> Option<(usize, usize)> {
+    let (&from, &to) = (offsets?.get(b)?, offsets?.get(b + 1)?);
+    Some((from, to.saturating_sub(from)))
+}
+
+/// The longest of the packed sequences, or `len`.
+///
+/// # Errors
+/// [`Error::DimMismatch`] if the offsets do not grow from 0 to at most `len`.
+fn longest(offsets: Option<&[usize]>, len: usize, dim: &'static str) -> Result<usize, Error> {
+    let Some(offsets) = offsets else { return Ok(len) };
+    let (mut before, mut longest) = (0, 0);
+    for (i, &offset) in offsets.iter().enumerate() {
+        if i == 0 {
+            expect_dim("first of the offsets", 0, offset)?;
+        } else if offset < before {
+            return Err(Error::DimMismatch { dim: "offset (at least the one before)", expected: before, got: offset });
+        }
+        longest = longest.max(offset - before);
+        before = offset;
+    }
+    expect_dim(dim, len, before)?;
+    Ok(longest)
+}
+
+/// `1 / √head_dim`, and 1 for no features.
+fn default_scale(head_dim: usize) -> f32 {
+    if head_dim == 0 { 1.0 } else { 1.0 / libm::sqrtf(head_dim as f32) }
+}
+
+/// One sequence of a checked call. Not generic: compiled once for each tier.
+pub struct Problem<'a> {
+    /// The sequence.
+    pub b: usize,
+    pub q: RawHeads,
+    pub k: SequenceKeys,
+    pub v: SequenceKeys,
+    pub out: RawHeads,
+    /// Query heads that share a key head.
+    pub group: NonZeroUsize,
+    /// Log-sum-exps, `lse_stride` from one head to the next, or null.
+    pub lse: *mut f32,
+    pub lse_stride: usize,
+    pub scale: f32,
+    pub mask: Mask,
+    /// Some source may say that a row does not see a key in the middle.
+    pub holes: bool,
+    pub sources: Sources<'a>,
+    pub softcap: Option<f32>,
+    /// A float for each query head, or null.
+    pub alibi: *const f32,
+    pub score_rule: Option<&'a dyn ScoreRule>,
+    pub sinks: *const f32,
+    pub tier: Tier,
+}
+
+impl Problem<'_> {
+    /// The first key that some of `count` rows of a key head from `first` on sees, and the end of them:
+    /// both grow with the row.
+    pub fn seen(&self, first: usize, count: usize) -> (usize, usize) {
+        let query = |row: usize| self.mask.seen(row / self.group);
+        (query(first).start, query((first + count).saturating_sub(1)).end)
+    }
+
+    /// Query and head of the rows of a key head from `first` on: the heads of the group follow each
+    /// other, so that neighbouring rows see nearly the same keys.
+    pub fn rows(&self, kv_head: usize, first: usize) -> impl Iterator<Item = (usize, usize)> {
+        let (group, base) = (self.group.get(), kv_head * self.group.get());
+        let (mut query, mut member) = (first / self.group, first % self.group);
+        // Stepping instead of a division for each row.
+        core::iter::repeat_with(move || {
+            let row = (query, base + member);
+            member += 1;
+            if member == group {
+                (query, member) = (query + 1, 0);
+            }
+            row
+        })
+    }
+
+    fn compute(&self, scratch: &mut [f32]) {
+        let scratch = scratch.as_mut_ptr();
+        let mut kv_head = 0;
+        while kv_head < self.k.n_heads() {
+            // SAFETY: `Call` has compared all sizes; views are valid by construction; the output is an
+            // exclusive borrow; the scratch is long enough.
+            kv_head += dispatch!(self.tier, s => unsafe { panel::heads(s, self, kv_head, scratch) });
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! Where a call's keys and values lie: side by side, in a ring, or in pages. Kernels ask for runs of keys
+//! that lie at one stride, and never see the difference.
+
+use super::mask::{bits, hull};
+use crate::elem::{Elem, Kind};
+use crate::error::{Error, expect_dim};
+use crate::view::{HeadsRef, RawHeads, RawMat};
+
+/// What [`Attention::run`](super::Attention::run) takes keys and values from: [`HeadsRef`], [`Ring`] or
+/// [`Paged`]. Sealed.
+pub trait Keys: sealed::Source {}
+
+pub(crate) mod sealed {
+    /// Gives the untyped form.
+    pub trait Source {
+        fn raw(&self) -> super::RawKeys;
+    }
+}
+use sealed::Source;
+
+/// Keys in a ring of slots, as a cache of the last tokens has them: when it is full, the next token takes
+/// the slot of the oldest one. Key 0 is the oldest that counts.
+///
+/// ```
+/// use qkv::{HeadsRef, Ring};
+/// // Four slots, six tokens appended: slots hold tokens 4, 5, 2, 3, so the oldest is in slot 2.
+/// let cache = [4.0_f32, 5.0, 2.0, 3.0];
+/// let keys = Ring::new(HeadsRef::token_major(&cache, 4, 1, 1)?, 2, 4)?;
+/// # Ok::<(), qkv::Error>(())
+/// ```
+#[derive(Clone, Copy)]
+pub struct Ring<'a, T: Elem> {
+    slots: HeadsRef<'a, T>,
+    first: usize,
+    len: usize,
+}
+
+impl<'a, T: Elem> Ring<'a, T> {
+    /// Key `t` is in slot `(first + t) % slots.len()`, for `len` keys.
+    ///
+    /// # Errors
+    /// [`Error::DimMismatch`] if there are fewer slots than `len`, or no slot `first`.
+    pub fn new(slots: HeadsRef<'a, T>, first: usize, len: usize) -> Result<Self, Error> {
+        let there = slots.len();
+        if len > there {
+            return Err(Error::DimMismatch { dim: "keys in the ring (at most)", expected: there, got: len });
+        }
+        if first >= there && first > 0 {
+            return Err(Error::DimMismatch { dim: "first slot (less than)", expected: there, got: first });
+        }
+        Ok(Ring { slots, first, len })
+    }
+
+    /// The ring after `appended` tokens in all, each in slot `token % slots.len()`: the last of them, as
+    /// many as there are slots.
+    pub fn last(slots: HeadsRef<'a, T>, appended: usize) -> Self {
+        let there = slots.len();
+        let len = appended.min(there);
+        let first = if appended > there { appended.checked_rem(there).unwrap_or(0) } else { 0 };
+        Ring { slots, first, len }
+    }
+}
+
+/// Keys in pages: a pool of pages, and for each sequence a table of the pages that hold its keys.
+///
+/// The pool is a batch of views: page `p` is its sequence `p`, and holds `pool.len()` keys. Key `t` is in
+/// slot `t % pool.len()` of page `table[t / pool.len()]`. Pages are read in place.
+///
+/// ```
+/// use qkv::{HeadsRef, Paged};
+/// // Three pages of two keys; five keys lie in pages 2, 0 and 1.
+/// let pool = [3.0_f32, 4.0, 5.0, 0.0, 1.0, 2.0];
+/// let keys = Paged::new(HeadsRef::batch_token_major(&pool, 3, 2, 1, 1)?, &[2, 0, 1], 1, 5)?;
+/// # Ok::<(), qkv::Error>(())
+/// ```
+#[derive(Clone, Copy)]
+pub struct Paged<'a, T: Elem> {
+    pool: HeadsRef<'a, T>,
+    table: &'a [u32],
+    sequences: usize,
+    len: usize,
+}
+
+impl<'a, T: Elem> Paged<'a, T> {
+    /// The keys of `sequences` sequences, up to `len` each; how many each has is said by
+    /// [`kv_lens`](super::Attention::kv_lens). `table` is `[sequences][pages]`; entries for keys beyond a
+    /// sequence's length are not used.
+    ///
+    /// # Errors
+    /// [`Error::DimMismatch`] if the table is not `sequences` whole rows of enough pages for `len` keys.
+    pub fn new(
+        pool: HeadsRef<'a, T>,
+        table: &'a [u32],
+        sequences: usize,
+        len: usize,
+    ) -> Result<Self, Error> {
+        let pages = table.len().checked_div(sequences).unwrap_or(0);
+        let whole = pages.checked_mul(sequences).ok_or(Error::ShapeOverflow)?;
+        expect_dim("page table (whole rows)", whole, table.len())?;
+        let most = pages.saturating_mul(pool.len());
+        if len > most && sequences > 0 {
+            return Err(Error::DimMismatch { dim: "keys in the pages (at most)", expected: most, got: len });
+        }
+        Ok(Paged { pool, table, sequences, len })
+    }
+}
+
+impl<T: Elem> Keys for HeadsRef<'_, T> {}
+impl<T: Elem> Source for HeadsRef<'_, T> {
+    fn raw(&self) -> RawKeys {
+        let (batch, len) = (self.batch(), self.len());
+        RawKeys { slots: self.raw, batch, len, first: 0, table: core::ptr::null(), pages: 0 }
+    }
+}
+impl<T: Elem> Keys for Ring<'_, T> {}
+impl<T: Elem> Source for Ring<'_, T> {
+    fn raw(&self) -> RawKeys {
+        RawKeys { first: self.first, len: self.len, ..self.slots.raw() }
+    }
+}
+impl<T: Elem> Keys for Paged<'_, T> {}
+impl<T: Elem> Source for Paged<'_, T> {
+    fn raw(&self) -> RawKeys {
+        let pages = self.table.len().checked_div(self.sequences).unwrap_or(0);
+        let slots = self.pool.raw();
+        RawKeys { batch: self.sequences, len: self.len, table: self.table.as_ptr(), pages, ..slots }
+    }
+}
+
+/// The keys of all sequences of a call.
+#[derive(Clone, Copy)]
+pub struct RawKeys {
+    /// All slots, or the pool of pages.
+    pub(crate) slots: RawHeads,
+    pub(crate) batch: usize,
+    /// Keys of a sequence.
+    pub(crate) len: usize,
+    first: usize,
+    /// `[batch][pages]`, or null.
+    table: *const u32,
+    pages: usize,
+}
+
+impl RawKeys {
+    /// That sequence `b`'s first `len` keys lie in pages that exist.
+    pub fn check_pages(&self, b: usize, len: usize) -> Result<(), Error> {
+        let used = len.checked_next_multiple_of(self.slots.len.max(1)).unwrap_or(len);
+        let used = used.checked_div(self.slots.len).unwrap_or(0).min(self.pages);
+        for i in 0..used {
+            // SAFETY: the table has `pages` entries for each sequence; it is null only if `pages` is 0.
+            let page = unsafe { *self.table.add(b * self.pages + i) } as usize;
+            if page >= self.slots.batch {
+                return Err(Error::DimMismatch { dim: "page (less than)", expected: self.slots.batch, got: page });
+            }
+        }
+        Ok(())
+    }
+
+    /// Keys `from..from + len` of sequence `b`.
+    pub(crate) fn sequence(&self, b: usize, from: usize, len: usize) -> SequenceKeys {
+        let (slots, table) = if self.table.is_null() {
+            (self.slots.sequence(b), self.table)
+        } else {
+            (self.slots, self.table.wrapping_add(b * self.pages))
+        };
+        SequenceKeys { slots, len, first: self.first + from, table }
+    }
+}
+
+/// The keys, or values, of one sequence.
+#[derive(Clone, Copy)]
+pub(crate) struct SequenceKeys {
+    slots: RawHeads,
+    pub len: usize,
+    /// The slot of key 0.
+    first: usize,
+    /// The pages, or null.
+    table: *const u32,
+}
+
+impl SequenceKeys {
+    /// Rows of `cols` floats in the scratch, `stride` apart.
+    pub fn in_scratch(ptr: *mut f32, len: usize, stride: usize, cols: usize) -> SequenceKeys {
+        let slots = RawHeads::in_scratch(ptr, len, stride, cols);
+        SequenceKeys { slots, len, first: 0, table: core::ptr::null() }
+    }
+
+    pub fn kind(&self) -> Kind {
+        self.slots.kind
+    }
+
+    /// Features of a head.
+    pub fn dim(&self) -> usize {
+        self.slots.head_dim
+    }
+
+    pub fn n_heads(&self) -> usize {
+        self.slots.n_heads
+    }
+
+    pub fn head_stride(&self) -> usize {
+        self.slots.head_stride
+    }
+
+    /// Whether a key's features follow those of the key before.
+    pub fn side_by_side(&self) -> bool {
+        self.slots.token_stride == self.slots.head_dim
+    }
+
+    /// Whether a token's heads lie between it and the next token.
+    pub fn token_major(&self) -> bool {
+        self.slots.head_stride < self.slots.token_stride
+    }
+
+    /// Key `t` of head `h` and up to `most` keys in all that follow it at one stride.
+    #[inline(always)]
+    pub fn run(&self, h: usize, t: usize, most: usize) -> RawMat {
+        let size = self.slots.len;
+        let (page, slot) = if self.table.is_null() {
+            let slot = self.first + t;
+            (0, if slot >= size { slot - size } else { slot })
+        } else {
+            let (page, slot) = (t.checked_div(size).unwrap_or(0), t.checked_rem(size).unwrap_or(0));
+            // SAFETY: `check_pages` has seen the entries of all keys that there are.
+            (unsafe { *self.table.add(page) } as usize, slot)
+        };
+        self.slots.run(h, page, slot, most.min(size - slot))
+    }
+
+    /// The keys of `keys`, bits relative to key `start`, as runs that lie at one stride, each with its first
+    /// key relative to `start`.
+    #[inline(always)]
+    pub fn runs(&self, h: usize, start: usize, mut keys: u64) -> impl Iterator<Item = (usize, RawMat)> {
+        core::iter::from_fn(
+            #[inline(always)]
+            move || {
+                if keys == 0 {
+                    return None;
+                }
+                let t = keys.trailing_zeros() as usize;
+                let run = self.run(h, start + t, (keys >> t).trailing_ones() as usize);
+                keys &= !bits(t, t + run.rows);
+                Some((t, run))
+            },
+        )
+    }
+
+    /// Whether all `keys`, without gaps, lie at one stride.
+    #[inline(always)]
+    pub fn one_run(&self, start: usize, keys: u64) -> bool {
+        let (from, to) = hull(keys);
+        keys == bits(from, to) && self.run(0, start + from, to - from).rows == to - from
+    }
+}

@@ -1,0 +1,159 @@
+//! The user's own rules: which keys a query sees, and what becomes of a score.
+
+use core::fmt;
+use core::ops::Range;
+
+use super::scratch::MAX_PANEL;
+use crate::simd::Simd;
+use crate::tier::{Tier, dispatch};
+
+/// What a [`MaskRule`] knows of a tile of queries and keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tile {
+    /// No query sees any of the keys: they are not read.
+    Skip,
+    /// Every query sees every key: the rule is not asked again.
+    Full,
+    /// The rule is asked for each query and key.
+    Partial,
+}
+
+/// Which keys a query sees, by a rule. Closures `Fn(query, key) -> bool` are such rules.
+///
+/// Queries and keys are counted from 0 in each sequence, whatever [`offset`](super::Attention::offset) is.
+/// The rule must give the same answer whenever it is asked.
+///
+/// ```
+/// use qkv::{MaskRule, Tile};
+/// /// Documents one behind the other, each of a thousand tokens.
+/// struct Documents;
+/// impl MaskRule for Documents {
+///     fn sees(&self, query: usize, key: usize) -> bool {
+///         query / 1000 == key / 1000
+///     }
+///     fn tile(&self, queries: core::ops::Range<usize>, keys: core::ops::Range<usize>) -> Tile {
+///         let of = |tokens: core::ops::Range<usize>| (tokens.start / 1000, (tokens.end - 1) / 1000);
+///         let ((first, last), (from, to)) = (of(queries), of(keys));
+///         if last < from || to < first {
+///             Tile::Skip
+///         } else if first == last && from == to {
+///             Tile::Full
+///         } else {
+///             Tile::Partial
+///         }
+///     }
+/// }
+/// ```
+pub trait MaskRule: Sync {
+    /// Whether `query` sees `key`.
+    fn sees(&self, query: usize, key: usize) -> bool;
+
+    /// What is known of all of `queries` and `keys`; both have at least one.
+    fn tile(&self, queries: Range<usize>, keys: Range<usize>) -> Tile {
+        let _ = (queries, keys);
+        Tile::Partial
+    }
+
+    /// [`sees`](Self::sees) of up to 64 keys as bits, the first one lowest. Here so that it is inlined.
+    #[doc(hidden)]
+    fn seen(&self, query: usize, keys: Range<usize>) -> u64 {
+        keys.rev().fold(0, |bits, key| bits << 1 | u64::from(self.sees(query, key)))
+    }
+}
+
+impl<F: Fn(usize, usize) -> bool + Sync> MaskRule for F {
+    fn sees(&self, query: usize, key: usize) -> bool {
+        self(query, key)
+    }
+}
+
+impl fmt::Debug for dyn MaskRule + '_ {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("MaskRule")
+    }
+}
+
+/// Where a score stands: all counted from 0, as in [`MaskRule`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ScoreAt {
+    /// The sequence.
+    pub batch: i32,
+    /// The query head.
+    pub head: i32,
+    /// The query.
+    pub query: i32,
+    /// The key.
+    pub key: i32,
+}
+
+/// What becomes of a score, by a rule. Closures `Fn(score, at) -> f32` are such rules.
+///
+/// A rule is compiled into a loop over a vector of queries and uses the instructions of the tier, if it is
+/// arithmetic that the compiler can do for several scores at a time: no calls, no early returns. It may be
+/// asked for scores of keys that are not seen; what it says of them is not used.
+///
+/// ```
+/// use qkv::{ScoreAt, ScoreRule};
+/// // A bias that falls with the distance.
+/// fn takes(_: &dyn ScoreRule) {}
+/// takes(&|score: f32, at: ScoreAt| score - 0.5 * (at.query - at.key).abs() as f32);
+/// ```
+pub trait ScoreRule: Sync {
+    /// What becomes of `score`.
+    fn score(&self, score: f32, at: ScoreAt) -> f32;
+
+    /// Changes the scores of a block. Here so that [`score`](Self::score) is inlined.
+    #[doc(hidden)]
+    fn change(&self, block: &mut ScoreBlock) {
+        dispatch!(block.tier, s => block.each(s, #[inline(always)] |score, at| self.score(score, at)));
+    }
+}
+
+impl<F: Fn(f32, ScoreAt) -> f32 + Sync> ScoreRule for F {
+    #[inline]
+    fn score(&self, score: f32, at: ScoreAt) -> f32 {
+        self(score, at)
+    }
+}
+
+impl fmt::Debug for dyn ScoreRule + '_ {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ScoreRule")
+    }
+}
+
+/// Scores of some keys for some rows.
+#[doc(hidden)]
+pub struct ScoreBlock {
+    pub(super) tier: Tier,
+    /// `[keys][stride]`, rows in the lanes.
+    pub(super) scores: *mut f32,
+    pub(super) stride: usize,
+    pub(super) keys: Range<i32>,
+    pub(super) batch: i32,
+    /// Rows, and head and query of each.
+    pub(super) rows: usize,
+    pub(super) heads: [i32; MAX_PANEL],
+    pub(super) queries: [i32; MAX_PANEL],
+}
+
+impl ScoreBlock {
+    #[inline(always)]
+    fn each<S: Simd>(&mut self, s: S, rule: impl Fn(f32, ScoreAt) -> f32) {
+        s.vectorize(
+            #[inline(always)]
+            || {
+                let mut row = self.scores;
+                for key in self.keys.clone() {
+                    // SAFETY: whoever makes a block promises `rows` scores at each of its keys.
+                    let scores = unsafe { core::slice::from_raw_parts_mut(row, self.rows) };
+                    let lanes = self.heads.iter().zip(&self.queries);
+                    for (score, (&head, &query)) in scores.iter_mut().zip(lanes) {
+                        *score = rule(*score, ScoreAt { batch: self.batch, head, query, key });
+                    }
+                    row = row.wrapping_add(self.stride);
+                }
+            },
+        );
+    }
+}

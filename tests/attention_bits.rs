@@ -40,17 +40,18 @@ fn part(from: &Heads, tokens: core::ops::Range<usize>, heads: core::ops::Range<u
 /// The call with query `i` alone: what a decode step at that position computes.
 fn decode_step(lookup: &Lookup, i: usize) -> Lookup {
     let heads = 0..lookup.q.n_heads;
+    let end = lookup.options.end.unwrap_or(lookup.k.len) as isize;
     let causal = match lookup.causal {
-        Causal::No => Causal::Free(lookup.k.len as isize - lookup.q.len as isize + i as isize),
-        Causal::BottomRight => Causal::Offset(lookup.k.len as isize - lookup.q.len as isize + i as isize),
+        Causal::No => Causal::Free(end - lookup.q.len as isize + i as isize),
+        Causal::BottomRight => Causal::Offset(end - lookup.q.len as isize + i as isize),
         Causal::Offset(offset) => Causal::Offset(offset + i as isize),
         Causal::Free(offset) => Causal::Free(offset + i as isize),
     };
     Lookup {
         q: part(&lookup.q, i..i + 1, heads.clone()),
-        out: part(&lookup.out, i..i + 1, heads),
+        out: part(&lookup.out, i..i + 1, heads.clone()),
         causal,
-        ..lookup.clone()
+        ..lookup.clone().options_of(heads, i..i + 1)
     }
 }
 
@@ -115,7 +116,8 @@ fn queries_split_anywhere_have_the_same_bits() {
                         part(&lookup.q, from..to, heads.clone()),
                         part(&lookup.out, from..to, heads.clone()),
                     );
-                    let out = Lookup { q, out, ..step }.run(tier);
+                    let options = lookup.options.part(heads.clone(), from..to);
+                    let out = Lookup { q, out, options, ..step }.run(tier);
                     let expected = part(&whole, from..to, heads.clone());
                     expect(same_bits(out.kind(), &out.bits(), &expected.bits()), (tier, from, to, &shape));
                 }
@@ -150,7 +152,7 @@ fn heads_split_anywhere_have_the_same_bits() {
                     k: part(&lookup.k, 0..shape.kv_len, g..g + 1),
                     v: part(&lookup.v, 0..shape.kv_len, g..g + 1),
                     out: part(&lookup.out, tokens.clone(), heads.clone()),
-                    ..lookup.clone().options_of(heads.clone())
+                    ..lookup.clone().options_of(heads.clone(), tokens.clone())
                 };
                 let expected = part(&whole, tokens, heads);
                 expect(

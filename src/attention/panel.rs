@@ -247,6 +247,7 @@ impl Run<'_> {
                 return None;
             }
         }
+        let (from, to) = hull(keys);
         let (early, late) = (panel.seen(0), panel.seen(panel.rows - 1));
         // Both ends grow with the row: the last row starts latest, the first one ends earliest.
         let partial = within(start, late.start) > from || within(start, early.end) < to;
@@ -257,12 +258,11 @@ impl Run<'_> {
                 let (seen, lane) = (panel.seen(r.min(panel.rows - 1)), h * panel.lanes + r);
                 // SAFETY: the arrays have room for the panel's lanes.
                 unsafe {
-                    *self.x.from.add(lane) = within(start, seen.start) as f32;
-                    *self.x.to.add(lane) = within(start, seen.end) as f32;
+                    *self.x.from.add(lane) = within(start, seen.start).max(from) as f32;
+                    *self.x.to.add(lane) = within(start, seen.end).min(to) as f32;
                 }
             }
         }
-        let (from, to) = hull(keys);
         Some(Block { start, keys, from, to, partial, holes, first: false, together: keys, brings: true })
     }
 }

@@ -32,7 +32,8 @@ pub fn softcap<S: Simd, const N: usize>(s: S, scores: [S::V; N], cap: f32) -> [S
             *p = s.fma(*p, z, s.splat(c));
         }
     }
-    let mut top = z[0];
+    // A NaN is passed over: it needs no second form.
+    let mut top = s.splat(0.0);
     for ((p, &x), &z) in p.iter_mut().zip(&x).zip(&z) {
         *p = s.fma(*p, s.mul(x, z), x);
         top = s.max(z, top);

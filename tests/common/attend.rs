@@ -4,10 +4,11 @@ use core::ops::Range;
 
 use super::buffer::Kind;
 use super::heads::{Heads, Order};
+use super::options::{Layout, Options, Placed};
 use super::reference::{self, Extra, Row};
 use super::{GUARD, Rng, bits, nan_scratch, same_bits, tiers};
 use crate::with_type;
-use qkv::{Attention, Error, Tier, attention_scratch_len};
+use qkv::{Attention, Elem, Error, HeadsMut, HeadsRef, Keys, Tier, attention_scratch_len};
 
 /// Which keys a query sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +39,8 @@ pub struct Shape {
     /// Linear biases, sinks.
     pub alibi: bool,
     pub sinks: bool,
+    /// A seed of random options; none without it.
+    pub options: Option<u64>,
     pub scale: Option<f32>,
     /// Of Q, K, V and the output.
     pub kinds: [Kind; 4],
@@ -59,6 +62,7 @@ impl Shape {
             window: ALL,
             alibi: false,
             sinks: false,
+            options: None,
             scale: None,
             kinds: [Kind::F32; 4],
             orders: [Order::TokenMajor; 4],
@@ -83,7 +87,8 @@ impl Shape {
         let orders = [(); 4].map(|()| Order::random(&mut rng));
         let sizes = Shape { n_kv_heads, group, v_head_dim, ..Shape::plain(q_len, kv_len, head_dim, seed) };
         let (alibi, sinks) = (rng.below(3) == 0, rng.below(3) == 0);
-        Shape { causal, window, alibi, sinks, scale, kinds, orders, ..sizes }
+        let options = (rng.below(2) == 0).then(|| rng.word());
+        Shape { causal, window, alibi, sinks, options, scale, kinds, orders, ..sizes }
     }
 
     pub fn n_heads(&self) -> usize {
@@ -111,7 +116,9 @@ impl Shape {
         };
         let (alibi, sinks) = (each(self.alibi, 0.1), each(self.sinks, 5.0));
         let &Shape { causal, window, scale, .. } = self;
-        Lookup { q, k, v, out, causal, window, alibi, sinks, scale }
+        let random = |seed| Options::random(&mut Rng::new(seed), n_heads, q_len, kv_len);
+        let options = self.options.map_or(Options::NONE, random);
+        Lookup { q, k, v, out, causal, window, alibi, sinks, options, scale }
     }
 }
 
@@ -128,6 +135,7 @@ pub struct Lookup {
     /// A number for each query head.
     pub alibi: Option<Vec<f32>>,
     pub sinks: Option<Vec<f32>>,
+    pub options: Options,
     pub scale: Option<f32>,
 }
 
@@ -142,6 +150,7 @@ impl Lookup {
         let options = if self.window == ALL { options } else { options.window(self.window.0, self.window.1) };
         let options = self.alibi.as_ref().map_or(options, |slopes| options.alibi(slopes));
         let options = self.sinks.as_ref().map_or(options, |sinks| options.sinks(sinks));
+        let options = self.options.set(options);
         match self.scale {
             Some(scale) => options.scale(scale).tier(tier),
             None => options.tier(tier),
@@ -155,12 +164,19 @@ impl Lookup {
     /// Query 0's own key.
     fn offset(&self) -> i128 {
         match self.causal {
-            Causal::No | Causal::BottomRight => self.k.len as i128 - self.q.len as i128,
+            Causal::No | Causal::BottomRight => {
+                self.options.end.unwrap_or(self.k.len) as i128 - self.q.len as i128
+            }
             Causal::Offset(offset) | Causal::Free(offset) => offset as i128,
         }
     }
 
-    /// The keys that query `i` sees.
+    /// The keys that query `i` of head `h` sees.
+    pub fn keys(&self, i: usize, h: usize) -> Vec<usize> {
+        self.seen(i).filter(|&t| self.options.sees(h, i, t)).collect()
+    }
+
+    /// The keys that query `i` sees for its place.
     pub fn seen(&self, i: usize) -> Range<usize> {
         let (kv_len, offset) = (self.k.len as i128, self.offset());
         let causal = matches!(self.causal, Causal::BottomRight | Causal::Offset(_));
@@ -197,13 +213,21 @@ impl Lookup {
         lse: Option<&mut [f32]>,
         scratch: &mut [f32],
     ) -> Result<(), Error> {
-        let options = self.options(tier);
+        let (options, layout) = (self.options(tier), self.options.layout);
         with_type!(self.q.kind(), Q => with_type!(self.k.kind(), K => {
             with_type!(self.v.kind(), V => with_type!(out.kind(), O => {
-                let (q, k, v) = (self.q.view::<Q>(), self.k.view::<K>(), self.v.view::<V>());
-                match lse {
-                    None => options.run(q, k, v, out.view_mut::<O>(), scratch),
-                    Some(lse) => options.run_with_lse(q, k, v, out.view_mut::<O>(), lse, scratch),
+                let (q, out) = (self.q.view::<Q>(), out.view_mut::<O>());
+                let [k, v] = [&self.k, &self.v].map(|heads| {
+                    (layout != Layout::Plain).then(|| Placed::new(heads, layout))
+                });
+                match (layout, &k, &v) {
+                    (Layout::Ring(_, first), Some(k), Some(v)) => {
+                        call(options, q, k.ring::<K>(first), v.ring::<V>(first), out, lse, scratch)
+                    }
+                    (Layout::Pages(size, _), Some(k), Some(v)) => {
+                        call(options, q, k.pages::<K>(size), v.pages::<V>(size), out, lse, scratch)
+                    }
+                    _ => call(options, q, self.k.view::<K>(), self.v.view::<V>(), out, lse, scratch),
                 }
             }))
         }))
@@ -234,7 +258,7 @@ impl Lookup {
         let kind = out.kind();
         for (row, &lse) in lse.iter().enumerate() {
             let (h, i) = (row / self.q.len, row % self.q.len);
-            let place = |m: String| format!("query {i}, head {h}, keys {:?}: {m}", self.seen(i));
+            let place = |m: String| format!("query {i}, head {h}, keys {:?}: {m}", self.keys(i, h));
             for (j, expected) in expected[row].out.iter().enumerate() {
                 expected.check(kind, out.get(i, h, j)).map_err(|m| place(format!("feature {j}: {m}")))?;
             }
@@ -264,7 +288,8 @@ impl Lookup {
         self.rows()
             .map(|(i, h)| {
                 let extra = self.extra(i, h);
-                reference::attention_row((q, k, v), (i, h), self.kv_head(h), self.seen(i), scale, &extra)
+                let keys = self.keys(i, h);
+                reference::attention_row((q, k, v), (i, h), self.kv_head(h), &keys, scale, &extra)
             })
             .collect()
     }
@@ -282,21 +307,38 @@ impl Lookup {
         });
         let operands = (&self.q, &self.k, &self.v);
         let extra = self.extra(i, h);
-        bits::attention_row(fused, operands, (i, h), self.kv_head(h), self.seen(i), scale, &extra)
+        bits::attention_row(fused, operands, (i, h), self.kv_head(h), &self.keys(i, h), scale, &extra)
     }
 
     /// Slope and place of query `i` of head `h`, and the head's sink.
-    fn extra(&self, i: usize, h: usize) -> Extra {
+    fn extra(&self, i: usize, h: usize) -> Extra<'_> {
         let place = (i as i128 + self.offset()) as f32;
-        let bias = self.alibi.as_ref().map(|slopes| (slopes[h], place));
-        Extra { bias, sink: self.sinks.as_ref().map(|sinks| sinks[h]) }
+        let alibi = self.alibi.as_ref().map(|slopes| (slopes[h], place));
+        Extra { alibi, sink: self.sinks.as_ref().map(|sinks| sinks[h]), options: &self.options }
     }
 
-    /// The same call for some of the query heads.
-    pub fn options_of(mut self, heads: Range<usize>) -> Lookup {
+    /// The same call for some of the query heads and queries.
+    pub fn options_of(mut self, heads: Range<usize>, rows: Range<usize>) -> Lookup {
         for option in [&mut self.alibi, &mut self.sinks] {
             *option = option.as_ref().map(|of| of[heads.clone()].to_vec());
         }
+        self.options = self.options.part(heads, rows);
         self
+    }
+}
+
+/// With or without log-sum-exps.
+fn call<Q: Elem, O: Elem>(
+    options: Attention<'_>,
+    q: HeadsRef<'_, Q>,
+    k: impl Keys,
+    v: impl Keys,
+    out: HeadsMut<'_, O>,
+    lse: Option<&mut [f32]>,
+    scratch: &mut [f32],
+) -> Result<(), Error> {
+    match lse {
+        None => options.run(q, k, v, out, scratch),
+        Some(lse) => options.run_with_lse(q, k, v, out, lse, scratch),
     }
 }

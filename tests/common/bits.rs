@@ -1,8 +1,6 @@
 //! Scalar models of the kernels that give the same bits: the contract on the order of arithmetic,
 //! written as plain loops over one number at a time.
 
-use core::ops::Range;
-
 use super::heads::Heads;
 use super::mat::Mat;
 use super::reference::Extra;
@@ -82,6 +80,24 @@ struct State {
     acc: Vec<f32>,
 }
 
+/// `cap tanh(score / cap)`: the forms of `src/kernel/tanh.rs`.
+fn softcap(fused: bool, score: f32, cap: f32) -> f32 {
+    const POLYNOMIAL: [f32; 4] = [0.017_241_492, -0.053_045_495, 0.133_258_79, -0.333_331_44];
+    let x = score * (1.0 / cap);
+    let z = x * x;
+    let far = if z > 0.25 {
+        let e = exp_weight(fused, x.abs() * -2.0);
+        Some((1.0 - e) / (1.0 + e))
+    } else {
+        None
+    };
+    let near = || {
+        let p = POLYNOMIAL[1..].iter().fold(POLYNOMIAL[0], |p, &c| fma(fused, p, z, c));
+        fma(fused, p, x * z, x)
+    };
+    far.map_or_else(near, |far| if x > 0.0 { far } else { -far }) * cap
+}
+
 /// Query `(i, h)` over the keys `seen` of head `kv_head`: the output before it is rounded to its type,
 /// and the log-sum-exp.
 pub fn attention_row(
@@ -89,21 +105,18 @@ pub fn attention_row(
     (q, k, v): (&Heads, &Heads, &Heads),
     (i, h): (usize, usize),
     kv_head: usize,
-    seen: Range<usize>,
+    seen: &[usize],
     scale: f32,
     extra: &Extra,
 ) -> (Vec<f32>, f32) {
     let query: Vec<f32> = q.token(i, h).iter().map(|x| x * scale).collect();
     let mut total: Option<State> = None;
-    let mut start = seen.start;
-    while start < seen.end {
-        let end = (start / CHUNK * CHUNK + CHUNK).min(seen.end);
-        let chunk = attention_chunk(fused, &query, (k, v), kv_head, (start, end), extra.bias);
+    for keys in seen.chunk_by(|a, b| a / CHUNK == b / CHUNK) {
+        let chunk = attention_chunk(fused, &query, (k, v), kv_head, keys, (i, h), extra);
         total = Some(match total {
             None => chunk,
             Some(left) => merge(fused, &left, &chunk),
         });
-        start = end;
     }
     let nothing = || State { m: f32::MIN, l: 0.0, acc: vec![0.0; v.head_dim] };
     let State { mut m, mut l, acc } = total.unwrap_or_else(nothing);
@@ -119,38 +132,44 @@ pub fn attention_row(
     (acc.iter().map(|&x| fma(fused, x, inverse, 0.0)).collect(), lse)
 }
 
-/// Keys `start..end` of one chunk, block by block.
+/// The keys of one chunk, block by block.
 fn attention_chunk(
     fused: bool,
     query: &[f32],
     (k, v): (&Heads, &Heads),
     kv_head: usize,
-    (start, end): (usize, usize),
-    bias: Option<(f32, f32)>,
+    keys: &[usize],
+    (i, h): (usize, usize),
+    extra: &Extra,
 ) -> State {
     let mut state = State { m: f32::MIN, l: 0.0, acc: vec![0.0; v.head_dim] };
-    let mut from = start;
-    while from < end {
-        let keys = from..(from / BLOCK * BLOCK + BLOCK).min(end);
+    let options = extra.options;
+    for (block, keys) in keys.chunk_by(|a, b| a / BLOCK == b / BLOCK).enumerate() {
         // Two chains, of every other feature.
-        let score = |t| {
+        let score = |&t: &usize| {
             let key = k.token(t, kv_head);
             let [even, odd] = [0, 1].map(|c| {
                 let pairs = query.iter().copied().zip(key.iter().copied());
                 chain(fused, pairs.skip(c).step_by(2))
             });
-            let product = even + odd;
-            match bias {
-                Some((slope, place)) => fma(fused, slope, -(t as f32 - place).abs(), product),
-                None => product,
+            let mut score = even + odd;
+            if let Some(cap) = options.softcap {
+                score = softcap(fused, score, cap);
             }
+            if let Some((slope, place)) = extra.alibi {
+                score = fma(fused, slope, -(t as f32 - place).abs(), score);
+            }
+            if let Some(bias) = options.bias(h, i, t) {
+                score += bias;
+            }
+            options.ruled(score, h, i, t)
         };
-        let values: Vec<Vec<f32>> = keys.clone().map(|t| v.token(t, kv_head)).collect();
-        let scores: Vec<f32> = keys.clone().map(score).collect();
+        let values: Vec<Vec<f32>> = keys.iter().map(|&t| v.token(t, kv_head)).collect();
+        let scores: Vec<f32> = keys.iter().map(score).collect();
         let top = scores.iter().fold(state.m, |top, &x| if x > top { x } else { top });
         let weights: Vec<f32> = scores.iter().map(|x| exp_weight(fused, x - top)).collect();
         let mut sums = [0.0_f32; 4];
-        for (t, weight) in keys.clone().zip(&weights) {
+        for (t, weight) in keys.iter().zip(&weights) {
             sums[t % 4] += weight;
         }
         let sum = (sums[0] + sums[2]) + (sums[1] + sums[3]);
@@ -159,10 +178,9 @@ fn attention_chunk(
         for (j, acc) in state.acc.iter_mut().enumerate() {
             let weighted = chain(fused, weights.iter().zip(&values).map(|(&weight, v)| (weight, v[j])));
             // A chunk's first block has nothing to rescale.
-            *acc = if from == start { weighted } else { fma(fused, *acc, factor, weighted) };
+            *acc = if block == 0 { weighted } else { fma(fused, *acc, factor, weighted) };
         }
         state.m = top;
-        from = keys.end;
     }
     state
 }

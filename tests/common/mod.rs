@@ -7,6 +7,7 @@ pub mod bits;
 pub mod buffer;
 pub mod heads;
 pub mod mat;
+pub mod options;
 pub mod product;
 pub mod reference;
 pub mod views;

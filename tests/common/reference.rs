@@ -3,11 +3,10 @@
 //! `u = 2^-24`: one rounding multiplies a number by `1 + d`, `|d| <= u`, or, where it is subnormal,
 //! adds up to `2^-150`. A number that passes through `n` roundings is off by `n u / (1 - n u)`.
 
-use core::ops::Range;
-
 use super::buffer::Kind;
 use super::heads::Heads;
 use super::mat::Mat;
+use super::options::Options;
 
 pub const U: f64 = 1.0 / (1_u64 << 24) as f64;
 /// One ULP, relative: the error of an exponential.
@@ -119,11 +118,12 @@ pub fn matmul(a: &Mat, b: &Mat, c: &Mat, bias: Option<&[f32]>, alpha: f32, beta:
 }
 
 /// What else a row's scores are made of.
-pub struct Extra {
+pub struct Extra<'a> {
     /// Slope of linear biases, and the query's own key.
-    pub bias: Option<(f32, f32)>,
+    pub alibi: Option<(f32, f32)>,
     /// A score without a value.
     pub sink: Option<f32>,
+    pub options: &'a Options,
 }
 
 /// The output of one query and its log-sum-exp.
@@ -133,7 +133,7 @@ pub struct Row {
     pub lse: Expected,
 }
 
-/// `softmax(scale·q Kᵀ) V` of query `(i, h)` over the keys `seen` of head `kv_head`.
+/// `softmax(scale·q Kᵀ) V` of query `(i, h)` over the `keys` of head `kv_head`.
 ///
 /// The bound follows the errors forward. `q·scale`, the products and their sum are off by
 /// `(head_dim + 4) u Σ |scale q k|` (2 for the default scale). A weight is `e^(s - m)`: the maximum
@@ -144,23 +144,23 @@ pub fn attention_row(
     (q, k, v): (&Heads, &Heads, &Heads),
     (i, h): (usize, usize),
     kv_head: usize,
-    keys: Range<usize>,
+    keys: &[usize],
     scale: f64,
     extra: &Extra,
 ) -> Row {
-    let (d, first, seen) = (q.head_dim, keys.start, keys.len());
-    if seen == 0 {
+    let (d, seen) = (q.head_dim, keys.len());
+    let (Some(&first), Some(&last)) = (keys.first(), keys.last()) else {
         return Row {
             out: vec![Expected::exactly(0.0); v.head_dim],
             lse: Expected::exactly(extra.sink.map_or(f64::NEG_INFINITY, f64::from)),
         };
-    }
+    };
     let (mut scores, mut errors) = (vec![0.0_f64; seen], vec![0.0_f64; seen]);
     let (mut nan, mut wild) = (false, false);
     let query: Vec<f64> = q.token(i, h).iter().map(|&x| f64::from(x) * scale).collect();
-    for t in 0..seen {
+    for (t, &key) in keys.iter().enumerate() {
         let mut size = 0.0;
-        for (&x, y) in query.iter().zip(k.token(first + t, kv_head)) {
+        for (&x, y) in query.iter().zip(k.token(key, kv_head)) {
             let y = f64::from(y);
             nan |= x.is_nan() || y.is_nan();
             wild |= !y.is_finite() || x.abs() >= PEAK;
@@ -168,20 +168,39 @@ pub fn attention_row(
             size += (x * y).abs();
             errors[t] += TINY * (1.0 + y.abs());
         }
-        if let Some((slope, place)) = extra.bias {
-            // The distance, the product and the sum are rounded.
-            let bias = -f64::from(slope) * ((first + t) as f64 - f64::from(place)).abs();
-            scores[t] += bias;
-            errors[t] += U * (size + 3.0 * bias.abs());
-            wild |= bias.abs() >= PEAK - size;
-        }
         errors[t] += (d + 4) as f64 * U * size;
         wild |= size >= PEAK;
+        if let Some(cap) = extra.options.softcap {
+            let cap = f64::from(cap);
+            scores[t] = cap * (scores[t] / cap).tanh();
+            // Two roundings of the argument, which count at most as much in the result; the polynomial or
+            // the quotient of an exponential; the cap.
+            errors[t] += 10.0 * U * scores[t].abs() + TINY * (1.0 + cap);
+        }
+        if let Some((slope, place)) = extra.alibi {
+            // The distance, the product and the sum are rounded.
+            let bias = -f64::from(slope) * (key as f64 - f64::from(place)).abs();
+            errors[t] += U * (scores[t].abs() + errors[t] + 3.0 * bias.abs());
+            wild |= bias.abs() >= PEAK - size;
+            scores[t] += bias;
+        }
+        if let Some(bias) = extra.options.bias(h, i, key).map(f64::from) {
+            errors[t] += U * (scores[t].abs() + errors[t] + bias.abs());
+            wild |= !bias.is_finite() || bias.abs() >= PEAK - size;
+            nan |= bias.is_nan();
+            scores[t] += bias;
+        }
+        let (ruled, rounded) = extra.options.ruled_exactly(scores[t], h, i, key);
+        if extra.options.rule.is_some() {
+            // A rule at most doubles a score.
+            errors[t] = 2.0 * errors[t] + 3.0 * U * (rounded + errors[t]);
+        }
+        scores[t] = ruled;
     }
     let sink = extra.sink.map_or(f64::NEG_INFINITY, f64::from);
     let top = scores.iter().copied().fold(sink, f64::max);
     let top_error = errors.iter().copied().fold(0.0, f64::max);
-    let within = |n: usize| keys.end.div_ceil(n) - first / n;
+    let within = |n: usize| (last + 1).div_ceil(n) - first / n;
     let (blocks, chunks) = (within(64), within(1024));
     let roundings = (seen.min(64) + 1 + 2 * blocks.min(16) + 3 * chunks + 3) as f64;
     let rescales = (1 + blocks + chunks + usize::from(extra.sink.is_some())) as f64;
@@ -196,7 +215,7 @@ pub fn attention_row(
     let sink_off = (sink - top).exp() / sum * (U * (top - sink).min(200.0) + rescales * ULP);
     let sum_off: f64 = off.iter().sum::<f64>() + sink_off + seen as f64 * FLUSH;
     let column = |j: usize| {
-        let values = (0..seen).map(|t| f64::from(v.get(first + t, kv_head, j)));
+        let values = keys.iter().map(|&t| f64::from(v.get(t, kv_head, j)));
         let (mut value, mut error, mut largest, mut peak) = (0.0, 0.0, 0.0_f64, 0.0);
         for (t, x) in values.clone().enumerate() {
             value += weights[t] / sum * x;

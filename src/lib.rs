@@ -115,7 +115,8 @@ mod tier;
 mod view;
 
 pub use attention::{
-    Attention, Keys, MaskRule, Paged, Ring, ScoreAt, ScoreRule, Tile, alibi_slopes, attention_scratch_len,
+    Attention, Item, KEYS_PER_STATE, Keys, MaskRule, Paged, Ring, ScoreAt, ScoreRule, Scores, Tile, Work,
+    alibi_slopes, attention_scratch_len, states_len,
 };
 pub use elem::Elem;
 pub use error::Error;

@@ -4,7 +4,10 @@ use core::num::NonZeroUsize;
 
 use super::keys::{RawKeys, SequenceKeys};
 use super::mask::Mask;
+use super::merge::states_len;
+use super::partial::{CHUNK, STATE};
 use super::rule::ScoreRule;
+use super::scratch::width;
 use super::seen::Sources;
 use super::{Attention, attention_scratch_len, group, panel};
 use crate::error::{Error, expect_dim, expect_scratch};
@@ -16,32 +19,41 @@ const BITS: [&str; 4] = ["batch of the mask", "n_heads of the mask", "q_len of t
 const BIAS: [&str; 4] = ["batch of the bias", "n_heads of the bias", "q_len of the bias", "kv_len of the bias"];
 
 /// A checked call.
+#[derive(Clone, Copy)]
 pub struct Call<'a> {
-    options: &'a Attention<'a>,
-    q: RawHeads,
-    k: RawKeys,
+    options: Attention<'a>,
+    pub q: RawHeads,
+    pub k: RawKeys,
     v: RawKeys,
     out: RawHeads,
     lse: *mut f32,
-    sequences: usize,
+    /// Where the state of chunk 0 goes instead of the output, or null.
+    states: *mut f32,
+    /// The only chunk of keys that counts.
+    chunk: Option<usize>,
+    pub sequences: usize,
     /// The longest sequence's.
-    q_len: usize,
-    kv_len: usize,
+    pub q_len: usize,
+    pub kv_len: usize,
     /// Query heads of a key head; `None` where there are no heads.
     group: Option<NonZeroUsize>,
 }
 
 impl<'a> Call<'a> {
+    /// Without `out` the caller wants something else of the rows.
+    ///
     /// # Errors
     /// [`Error::DimMismatch`] and [`Error::ShapeOverflow`].
     pub fn new(
-        options: &'a Attention<'a>,
+        options: Attention<'a>,
         q: RawHeads,
         k: RawKeys,
         v: RawKeys,
-        out: RawHeads,
+        out: Option<RawHeads>,
         lse: Option<&mut [f32]>,
     ) -> Result<Call<'a>, Error> {
+        let wanted = out.is_none() || lse.is_some();
+        let out = out.unwrap_or(q.of_dim(v.slots.head_dim));
         expect_dim("head_dim of K", q.head_dim, k.slots.head_dim)?;
         expect_dim("kv_len of V", k.len, v.len)?;
         expect_dim("batch of V", k.batch, v.batch)?;
@@ -80,10 +92,11 @@ impl<'a> Call<'a> {
         if q.len.max(k.len) > isize::MAX as usize {
             return Err(Error::ShapeOverflow);
         }
-        let mut call = Call { options, q, k, v, out, lse, sequences, q_len, kv_len, group };
+        let (states, chunk) = (core::ptr::null_mut(), None);
+        let mut call = Call { options, q, k, v, out, lse, states, chunk, sequences, q_len, kv_len, group };
         call.check_options()?;
         // A batch of nothing may be of any size.
-        if rows == 0 || (out.head_dim == 0 && lse.is_null()) {
+        if rows == 0 || (out.head_dim == 0 && !wanted) {
             call.sequences = 0;
         }
         for b in 0..call.sequences {
@@ -99,7 +112,7 @@ impl<'a> Call<'a> {
     }
 
     fn check_options(&self) -> Result<(), Error> {
-        let Attention { alibi, sinks, kv_lens, kv_starts, mask, mask_bits, bias, .. } = *self.options;
+        let Attention { alibi, sinks, kv_lens, kv_starts, mask, mask_bits, bias, .. } = self.options;
         let n_heads = self.q.n_heads;
         each("n_heads (length of the slopes)", n_heads, alibi)?;
         each("n_heads (length of the sinks)", n_heads, sinks)?;
@@ -126,8 +139,7 @@ impl<'a> Call<'a> {
     /// # Errors
     /// [`Error::ScratchTooShort`].
     pub fn run(&self, scratch: &mut [f32]) -> Result<(), Error> {
-        let (head_dim, v_head_dim) = (self.q.head_dim, self.v.slots.head_dim);
-        expect_scratch(attention_scratch_len(self.q_len, self.kv_len, head_dim, v_head_dim), scratch.len())?;
+        expect_scratch(self.scratch_len(), scratch.len())?;
         for b in 0..self.sequences {
             if let Some(problem) = self.sequence(b) {
                 problem.compute(scratch);
@@ -136,37 +148,54 @@ impl<'a> Call<'a> {
         Ok(())
     }
 
+    pub fn scratch_len(&self) -> usize {
+        attention_scratch_len(self.q_len, self.kv_len, self.q.head_dim, self.v.slots.head_dim)
+    }
+
+    /// Rows of all sequences and heads.
+    fn rows(&self) -> usize {
+        self.q.batch * self.q.n_heads * self.q.len
+    }
+
+    /// # Errors
+    /// [`Error::DimMismatch`] if `got` is not the length of as many states.
+    pub fn expect_states(&self, chunks: usize, got: usize) -> Result<(), Error> {
+        let needed = states_len(chunks, self.rows(), self.v.slots.head_dim);
+        expect_dim("chunks * rows * state (length of the states)", needed, got)
+    }
+
+    /// The same for one chunk of keys, whose state goes to `states` as that of chunk `place`.
+    pub fn chunk(&self, chunk: usize, states: *mut f32, place: usize) -> Call<'a> {
+        let size = self.rows() * (STATE + width(self.v.slots.head_dim));
+        Call { states: states.wrapping_add(place * size), chunk: Some(chunk), ..*self }
+    }
+
     /// Sequence `b`, unless it has no rows.
-    fn sequence(&self, b: usize) -> Option<Problem<'a>> {
+    pub fn sequence(&self, b: usize) -> Option<Problem<'a>> {
         let options = self.options;
-        let (mut q, mut out, mut lse, mut lse_stride) = (self.q, self.out, self.lse, self.q.len);
-        match offsets_of(options.q_offsets, b) {
-            None => {
-                (q, out) = (q.sequence(b), out.sequence(b));
-                lse = lse.wrapping_add(b * q.n_heads * q.len);
-            }
+        let (q, out, first_row) = match offsets_of(options.q_offsets, b) {
+            None => (self.q.sequence(b), self.out.sequence(b), b * self.q.n_heads * self.q.len),
             Some((from, len)) => {
-                q = q.part(from, 0, len, q.n_heads);
-                out = out.part(from, 0, len, out.n_heads);
-                lse = lse.wrapping_add(from);
-                lse_stride = self.q.len;
+                let part = |heads: RawHeads| heads.part(from, 0, len, heads.n_heads);
+                (part(self.q), part(self.out), from)
             }
-        }
-        if self.lse.is_null() {
-            lse = self.lse;
-        }
+        };
         if q.len == 0 || q.n_heads == 0 {
             return None;
         }
         let (from, kv_len) = self.keys_of(b);
         let packed = if options.kv_offsets.is_some() { 0 } else { b };
         let (before, after) = options.window;
-        let mask = Mask {
+        let mut mask = Mask {
             offset: options.offset.unwrap_or(kv_len as isize - q.len as isize),
             window: (before, if options.causal { 0 } else { after }),
             first: at(options.kv_starts, b).unwrap_or(0),
             end: kv_len,
         };
+        if let Some(chunk) = self.chunk {
+            mask.first = mask.first.max(chunk.saturating_mul(CHUNK));
+            mask.end = mask.end.min(chunk.saturating_add(1).saturating_mul(CHUNK));
+        }
         let sources = Sources {
             mask: options.mask.map(|mask| mask.0),
             mask_bits: options.mask_bits.map(|mask| mask.0),
@@ -181,8 +210,10 @@ impl<'a> Call<'a> {
             v: self.v.sequence(packed, from, kv_len),
             out,
             group: self.group?,
-            lse,
-            lse_stride,
+            lse: self.lse,
+            states: self.states,
+            first_row,
+            row_stride: self.q.len,
             scale: options.scale.unwrap_or_else(|| default_scale(q.head_dim)),
             mask,
             holes: sources.any(),
@@ -246,9 +277,13 @@ pub struct Problem<'a> {
     pub out: RawHeads,
     /// Query heads that share a key head.
     pub group: NonZeroUsize,
-    /// Log-sum-exps, `lse_stride` from one head to the next, or null.
+    /// Log-sum-exps of all sequences, or null.
     pub lse: *mut f32,
-    pub lse_stride: usize,
+    /// States of all sequences, which are wanted instead of the output, or null.
+    pub states: *mut f32,
+    /// Of all sequences' rows, the first of head 0, and from one head to the next.
+    pub first_row: usize,
+    pub row_stride: usize,
     pub scale: f32,
     pub mask: Mask,
     /// Some source may say that a row does not see a key in the middle.

@@ -156,6 +156,12 @@ impl RawKeys {
         Ok(())
     }
 
+    /// As many values without features.
+    pub(crate) fn without_features(mut self) -> RawKeys {
+        self.slots.head_dim = 0;
+        self
+    }
+
     /// Keys `from..from + len` of sequence `b`.
     pub(crate) fn sequence(&self, b: usize, from: usize, len: usize) -> SequenceKeys {
         let (slots, table) = if self.table.is_null() {

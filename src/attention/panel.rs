@@ -8,6 +8,8 @@
 //! ```
 //! The rows of a panel are the queries of all heads that share a key head, so K and V are read once.
 
+use core::ops::Range;
+
 use super::call::Problem;
 use super::mask::{bits, hull};
 use super::partial::{self, CHUNK};
@@ -38,31 +40,47 @@ pub struct Block {
     pub brings: bool,
 }
 
-/// All rows of key head `kv_head`, some panels at a time; with few rows, also those of the heads after
-/// it that fit the same panel. Returns how many heads these are.
+/// All rows of key head `kv_head`, and with few rows also those of the heads after it that fit the same
+/// panel. Returns how many heads these are.
 ///
 /// # Safety
 /// - `p` is a checked problem, `scratch` has the length it asks for.
 pub unsafe fn heads<S: Simd>(s: S, p: &Problem, kv_head: usize, scratch: *mut f32) -> usize {
     let rows = p.q.len * p.group.get();
+    let mut heads = 1;
+    // Heads that lie side by side are read in order; those that lie apart are better read one by one.
+    if rows <= decode::max_rows::<S>() && p.k.token_major() {
+        let fit = S::PANEL.checked_div(decode::lanes::<S>(rows)).unwrap_or(1);
+        heads = fit.min(p.k.n_heads() - kv_head);
+    }
+    // SAFETY: as the caller promises.
+    unsafe { self::rows(s, p, kv_head, heads, 0..rows, scratch) };
+    heads
+}
+
+/// Some rows of some key heads, a few panels at a time. Several heads only with few rows.
+///
+/// # Safety
+/// - As [`heads`]; the rows and heads exist, and fit a panel if there are several heads.
+pub unsafe fn rows<S: Simd>(
+    s: S,
+    p: &Problem,
+    kv_head: usize,
+    heads: usize,
+    rows: Range<usize>,
+    scratch: *mut f32,
+) {
     // SAFETY: as the caller promises.
     let x = unsafe { Scratch::cut(s, scratch, p) };
     let panels = panels(p.q.len);
-    let in_lanes = rows > decode::max_rows::<S>();
-    let (mut heads, mut lanes) = (1, S::PANEL);
-    if !in_lanes {
-        lanes = decode::lanes::<S>(rows);
-        // Heads that lie side by side are read in order; those that lie apart are better read one by one.
-        if p.k.token_major() {
-            heads = S::PANEL.checked_div(lanes).unwrap_or(1).min(p.k.n_heads() - kv_head);
-        }
-    }
-    for first in (0..rows).step_by(panels.max(1) * S::PANEL) {
-        let together = rows.min(first + panels * S::PANEL);
+    let in_lanes = rows.len() > decode::max_rows::<S>();
+    let lanes = if in_lanes { S::PANEL } else { decode::lanes::<S>(rows.len()) };
+    for first in rows.clone().step_by(panels.max(1) * S::PANEL) {
+        let together = rows.end.min(first + panels * S::PANEL);
         let runs: [Option<Run>; MAX_PANELS] = core::array::from_fn(|i| {
             let first = first + i * S::PANEL;
             (first < together).then(|| {
-                let rows = (rows - first).min(S::PANEL);
+                let rows = (together - first).min(S::PANEL);
                 let (start, end) = p.seen(first, rows);
                 let panel = Panel { p, kv_head, heads, lanes, first, rows, in_lanes, end };
                 Run { panel, x: x.panel(s, i), start, merged: false, chunk: 0, fresh: true }
@@ -71,7 +89,6 @@ pub unsafe fn heads<S: Simd>(s: S, p: &Problem, kv_head: usize, scratch: *mut f3
         // SAFETY: as the caller promises.
         unsafe { run(s, runs, p.seen(first, together - first)) };
     }
-    heads
 }
 
 /// Panels of one key head, each block of the `keys` that they see by all of them before the next block.
@@ -158,9 +175,9 @@ impl Panel<'_> {
 }
 
 /// A panel on its way through the keys.
-struct Run<'a> {
-    panel: Panel<'a>,
-    x: Scratch,
+pub struct Run<'a> {
+    pub panel: Panel<'a>,
+    pub x: Scratch,
     /// The first key that some row sees.
     start: usize,
     /// The total holds the chunks before.
@@ -170,8 +187,29 @@ struct Run<'a> {
     fresh: bool,
 }
 
-impl Run<'_> {
-    unsafe fn open<S: Simd>(&self, s: S) {
+impl<'a> Run<'a> {
+    /// Rows of one head, with all of the scratch.
+    ///
+    /// # Safety
+    /// - `p` is a checked problem, `scratch` has the length it asks for.
+    pub unsafe fn alone<S: Simd>(
+        s: S,
+        p: &'a Problem<'a>,
+        (kv_head, first, rows): (usize, usize, usize),
+        in_lanes: bool,
+        scratch: *mut f32,
+    ) -> Run<'a> {
+        // SAFETY: as the caller promises.
+        let x = unsafe { Scratch::cut(s, scratch, p) };
+        let lanes = if in_lanes { S::PANEL } else { decode::lanes::<S>(rows) };
+        let (start, end) = p.seen(first, rows);
+        let panel = Panel { p, kv_head, heads: 1, lanes, first, rows, in_lanes, end };
+        Run { panel, x, start, merged: false, chunk: 0, fresh: true }
+    }
+
+    /// # Safety
+    /// - The panel is one of a checked problem, with its scratch.
+    pub unsafe fn open<S: Simd>(&self, s: S) {
         // SAFETY: as the caller promises.
         unsafe {
             for (head, x) in self.panel.each(&self.x) {
@@ -182,7 +220,11 @@ impl Run<'_> {
         }
     }
 
-    unsafe fn block<S: Simd>(&mut self, s: S, block: Block) {
+    /// Takes a block's keys in.
+    ///
+    /// # Safety
+    /// - As [`open`](Self::open), after it; [`look`](Self::look) gave the block.
+    pub unsafe fn block<S: Simd>(&mut self, s: S, block: Block) {
         // SAFETY: as the caller promises.
         unsafe {
             if block.start / CHUNK != self.chunk && !self.fresh {
@@ -193,11 +235,7 @@ impl Run<'_> {
             self.chunk = block.start / CHUNK;
             let block = Block { first: self.fresh, ..block };
             let (panel, x) = (&self.panel, &self.x);
-            if panel.in_lanes {
-                prefill::scores(s, panel, x, block)
-            } else {
-                decode::scores(s, panel, x, block)
-            }
+            self.scores(s, block);
             adjust::scores(s, panel, x, block);
             partial::weights(s, x, block, panel.all_lanes::<S>());
             values::apply(s, panel, x, block);
@@ -205,7 +243,23 @@ impl Run<'_> {
         self.fresh = false;
     }
 
-    unsafe fn close<S: Simd>(&mut self, s: S) {
+    /// The block's products, times the scale.
+    ///
+    /// # Safety
+    /// - As [`block`](Self::block).
+    pub unsafe fn scores<S: Simd>(&self, s: S, block: Block) {
+        let (panel, x) = (&self.panel, &self.x);
+        // SAFETY: as the caller promises.
+        unsafe {
+            if panel.in_lanes { prefill::scores(s, panel, x, block) } else { decode::scores(s, panel, x, block) }
+        }
+    }
+
+    /// Writes what was asked for.
+    ///
+    /// # Safety
+    /// - As [`open`](Self::open), after all blocks.
+    pub unsafe fn close<S: Simd>(&mut self, s: S) {
         // SAFETY: as the caller promises.
         unsafe {
             if self.fresh {
@@ -230,7 +284,10 @@ impl Run<'_> {
     }
 
     /// The block at `start`, with each row's own keys if they differ; `None` if no row sees any.
-    unsafe fn look<S: Simd>(&self, s: S, start: usize) -> Option<Block> {
+    ///
+    /// # Safety
+    /// - As [`open`](Self::open).
+    pub unsafe fn look<S: Simd>(&self, s: S, start: usize) -> Option<Block> {
         let panel = &self.panel;
         let (from, to) = (within(start, self.start), within(start, panel.end));
         let mut keys = bits(from, to);

@@ -20,6 +20,9 @@ use crate::simd::Simd;
 /// Keys whose weights are summed before they are merged with what came before; part of the contract.
 pub const CHUNK: usize = 1024;
 
+/// Floats of a row's state before its weighted values: `m` and `l`.
+pub const STATE: usize = 2;
+
 /// Starts a chunk: nothing seen. The weighted values are written by its first block.
 ///
 /// # Safety
@@ -129,8 +132,8 @@ pub unsafe fn merge<S: Simd>(s: S, x: &Scratch, rows: usize) {
     );
 }
 
-/// Writes `acc / l` of the total's rows to the output and, if asked, `m + ln l` to the log-sum-exps; a
-/// sink is one more key, without a value. A row that has seen none has `l = 0`: zeros, and minus infinity.
+/// Writes `acc / l` of the total's rows to the output and, if asked, `m + ln l` to the log-sum-exps; or the
+/// total as it is, if that is asked for.
 ///
 /// # Safety
 /// - The total holds `rows` rows, which are rows `first..first + rows` of key head `kv_head`.
@@ -139,13 +142,22 @@ pub unsafe fn finish<S: Simd>(s: S, p: &Problem, x: &Scratch, kv_head: usize, fi
     // SAFETY: as the caller promises.
     unsafe {
         for (r, (query, head)) in p.rows(kv_head, first).enumerate().take(rows) {
-            let shrunk = if p.sinks.is_null() { 1.0 } else { sink(s, x, r, *p.sinks.add(head)) };
-            let l = *x.total_l.add(r);
-            *x.factor.add(r) = if l == 0.0 { 0.0 } else { shrunk / l };
-            if !p.lse.is_null() {
-                let lse = if l == 0.0 { f32::NEG_INFINITY } else { *x.total_m.add(r) + libm::logf(l) };
-                *p.lse.add(head * p.lse_stride + query) = lse;
+            let row = p.first_row + head * p.row_stride + query;
+            if !p.states.is_null() {
+                let state = p.states.add(row * (STATE + x.width));
+                state.write(*x.total_m.add(r));
+                state.add(1).write(*x.total_l.add(r));
+                core::ptr::copy_nonoverlapping(x.total_acc.add(r * x.width), state.add(STATE), x.width);
+                continue;
             }
+            let sink = if p.sinks.is_null() { None } else { Some(*p.sinks.add(head)) };
+            divide(s, x, r, sink);
+            if !p.lse.is_null() {
+                *p.lse.add(row) = log_sum(x, r);
+            }
+        }
+        if !p.states.is_null() {
+            return;
         }
         by_kind!(p.out.kind, E => s.vectorize(
             #[inline(always)]
@@ -156,9 +168,33 @@ pub unsafe fn finish<S: Simd>(s: S, p: &Problem, x: &Scratch, kv_head: usize, fi
     }
 }
 
+/// Notes what row `r` of the total is multiplied by: `1 / l`, or 0 if it has seen no key. A sink is one more
+/// key, without a value.
+///
+/// # Safety
+/// - The total holds row `r`.
+pub unsafe fn divide<S: Simd>(s: S, x: &Scratch, r: usize, sink: Option<f32>) {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let shrunk = sink.map_or(1.0, |score| with_sink(s, x, r, score));
+        let l = *x.total_l.add(r);
+        *x.factor.add(r) = if l == 0.0 { 0.0 } else { shrunk / l };
+    }
+}
+
+/// `m + ln l` of row `r` of the total; minus infinity if it has seen no key.
+///
+/// # Safety
+/// - The total holds row `r`.
+pub unsafe fn log_sum(x: &Scratch, r: usize) -> f32 {
+    // SAFETY: as the caller promises.
+    let (m, l) = unsafe { (*x.total_m.add(r), *x.total_l.add(r)) };
+    if l == 0.0 { f32::NEG_INFINITY } else { m + libm::logf(l) }
+}
+
 /// Adds a score without a value to row `r` of the total; returns what its values shrink by.
 #[inline(never)]
-unsafe fn sink<S: Simd>(s: S, x: &Scratch, r: usize, score: f32) -> f32 {
+unsafe fn with_sink<S: Simd>(s: S, x: &Scratch, r: usize, score: f32) -> f32 {
     s.vectorize(
         #[inline(always)]
         || {
@@ -178,8 +214,11 @@ unsafe fn sink<S: Simd>(s: S, x: &Scratch, r: usize, score: f32) -> f32 {
 }
 
 /// Row `r` of the total, divided by its sum.
+///
+/// # Safety
+/// - The total holds row `r`; `out` is valid for writing `cols <= x.width` elements.
 #[inline(always)]
-unsafe fn scaled_row<S: Simd, E: Elem>(s: S, x: &Scratch, r: usize, out: *mut E, cols: usize) {
+pub unsafe fn scaled_row<S: Simd, E: Elem>(s: S, x: &Scratch, r: usize, out: *mut E, cols: usize) {
     // SAFETY: as the caller promises; `width` is at least `cols`, in whole vectors.
     unsafe {
         let (acc, inverse) = (x.total_acc.add(r * x.width), s.splat(*x.factor.add(r)));

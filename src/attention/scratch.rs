@@ -5,7 +5,7 @@ use crate::kernel::softmax::BLOCK;
 use crate::simd::{MAX_LANES, Simd};
 
 use super::call::Problem;
-use super::partial::CHUNK;
+use super::partial::{CHUNK, STATE};
 
 /// Whether any tier of this target has vectors.
 const VECTORS: bool = cfg!(any(
@@ -68,6 +68,11 @@ pub struct Scratch {
     pub holes: *mut f32,
 }
 
+/// Floats that a row of `v_head_dim` weighted values takes.
+pub const fn width(v_head_dim: usize) -> usize {
+    round_up(v_head_dim, WIDTH)
+}
+
 const fn round_up(n: usize, to: usize) -> usize {
     n.saturating_add(to - 1) / to * to
 }
@@ -82,7 +87,7 @@ pub const fn panels(q_len: usize) -> usize {
 pub const fn scratch_len(q_len: usize, kv_len: usize, head_dim: usize, v_head_dim: usize) -> usize {
     let accs = if kv_len > CHUNK { 2 } else { 1 };
     let rows = MAX_PANEL * panels(q_len);
-    let values = round_up(v_head_dim, WIDTH).saturating_mul(rows * accs + COPIED);
+    let values = width(v_head_dim).saturating_mul(rows * accs + COPIED);
     let queries = round_up(head_dim, Q_WIDTH).saturating_mul(rows + COPIED_KEYS);
     let fixed = ALIGN + MAX_PANEL * BLOCK + rows * (ROW_ARRAYS + HOLES);
     values.saturating_add(queries).saturating_add(fixed)
@@ -97,7 +102,7 @@ impl Scratch {
         const { assert!(S::PANEL <= MAX_PANEL && S::LANES <= WIDTH) };
         const { assert!(COPIED_KEYS == BLOCK || S::MR <= COPIED_KEYS) };
         const { assert!(COPIED == 0 || COPIED >= S::PANEL) };
-        let (q_stride, width) = (round_up(p.q.head_dim, Q_WIDTH), round_up(p.v.dim(), WIDTH));
+        let (q_stride, width) = (round_up(p.q.head_dim, Q_WIDTH), width(p.v.dim()));
         let rows = S::PANEL * panels(p.q.len);
         let mut at = scratch.wrapping_add(scratch.align_offset(64).min(ALIGN));
         let mut take = |len: usize| {
@@ -132,6 +137,32 @@ impl Scratch {
             slope,
             place,
             holes,
+        }
+    }
+
+    /// One row whose total is kept in `total` and whose chunk is kept in `chunk`, as `m`, `l` and `width`
+    /// weighted values each; `factor` is a float.
+    pub fn of_states(total: *mut f32, chunk: *mut f32, width: usize, factor: *mut f32) -> Scratch {
+        let none = core::ptr::null_mut();
+        Scratch {
+            q: none,
+            q_stride: 0,
+            scores: none,
+            keys: none,
+            values: none,
+            acc: chunk.wrapping_add(STATE),
+            total_acc: total.wrapping_add(STATE),
+            width,
+            m: chunk,
+            l: chunk.wrapping_add(1),
+            total_m: total,
+            total_l: total.wrapping_add(1),
+            factor,
+            from: none,
+            to: none,
+            slope: none,
+            place: none,
+            holes: none,
         }
     }
 

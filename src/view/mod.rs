@@ -90,6 +90,11 @@ impl RawHeads {
         }
     }
 
+    /// The same sizes with other features, which nobody reads.
+    pub fn of_dim(self, head_dim: usize) -> RawHeads {
+        RawHeads { head_dim, ..self }
+    }
+
     /// `n` tokens of head `h` of sequence `b` from token `t` on.
     #[inline(always)]
     pub fn run(&self, h: usize, b: usize, t: usize, n: usize) -> RawMat {

@@ -105,7 +105,10 @@ fn attention_refuses_each_size_that_disagrees_by_name() {
     assert_eq!(with(3, (4, 4, 8)), (mismatch("q_len of the output", 5, 4), true));
     assert_eq!(with(3, (5, 2, 8)), (mismatch("n_heads of the output", 4, 2), true));
     assert_eq!(with(3, (5, 4, 7)), (mismatch("v_head_dim of the output", 8, 7), true));
-    assert_eq!(attend((good.0, 19, good.2)), (mismatch("batch * n_heads * q_len (length of lse)", 20, 19), true));
+    assert_eq!(
+        attend((good.0, 19, good.2)),
+        (mismatch("batch * n_heads * q_len (length of lse)", 20, 19), true)
+    );
     let (needed, got) = (good.2, good.2 - 1);
     assert_eq!(attend((good.0, 20, got)), (Err(Error::ScratchTooShort { needed, got }), true));
     let odd = ([(5, 4, 3), (6, 3, 3), (6, 3, 8), (5, 4, 8)], 20, good.2);

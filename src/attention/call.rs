@@ -14,9 +14,12 @@ use crate::error::{Error, expect_dim, expect_scratch};
 use crate::tier::{Tier, dispatch};
 use crate::view::{RawHeads, RawTensor};
 
-const MASK: [&str; 4] = ["batch of the mask", "n_heads of the mask", "q_len of the mask", "kv_len of the mask"];
-const BITS: [&str; 4] = ["batch of the mask", "n_heads of the mask", "q_len of the mask", "bytes of a mask row"];
-const BIAS: [&str; 4] = ["batch of the bias", "n_heads of the bias", "q_len of the bias", "kv_len of the bias"];
+const MASK: [&str; 4] =
+    ["batch of the mask", "n_heads of the mask", "q_len of the mask", "kv_len of the mask"];
+const BITS: [&str; 4] =
+    ["batch of the mask", "n_heads of the mask", "q_len of the mask", "bytes of a mask row"];
+const BIAS: [&str; 4] =
+    ["batch of the bias", "n_heads of the bias", "q_len of the bias", "kv_len of the bias"];
 
 /// A checked call.
 #[derive(Clone, Copy)]
@@ -253,7 +256,11 @@ fn longest(offsets: Option<&[usize]>, len: usize, dim: &'static str) -> Result<u
         if i == 0 {
             expect_dim("first of the offsets", 0, offset)?;
         } else if offset < before {
-            return Err(Error::DimMismatch { dim: "offset (at least the one before)", expected: before, got: offset });
+            return Err(Error::DimMismatch {
+                dim: "offset (at least the one before)",
+                expected: before,
+                got: offset,
+            });
         }
         longest = longest.max(offset - before);
         before = offset;

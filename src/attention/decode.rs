@@ -105,7 +105,8 @@ unsafe fn groups<S: Simd, E: Elem, const FEW: usize, const MANY: usize, const NQ
         Place::Run(run(k))
     } else {
         let keys = k.runs(panel.kv_head, block.start, block.keys);
-        let keys = keys.flat_map(|(t, run)| (0..run.rows).map(move |i| (run.at::<E>(i, 0).cast_const(), t + i)));
+        let keys =
+            keys.flat_map(|(t, run)| (0..run.rows).map(move |i| (run.at::<E>(i, 0).cast_const(), t + i)));
         for (to, key) in places.iter_mut().zip(keys) {
             *to = key;
         }

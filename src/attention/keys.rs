@@ -88,12 +88,7 @@ impl<'a, T: Elem> Paged<'a, T> {
     ///
     /// # Errors
     /// [`Error::DimMismatch`] if the table is not `sequences` whole rows of enough pages for `len` keys.
-    pub fn new(
-        pool: HeadsRef<'a, T>,
-        table: &'a [u32],
-        sequences: usize,
-        len: usize,
-    ) -> Result<Self, Error> {
+    pub fn new(pool: HeadsRef<'a, T>, table: &'a [u32], sequences: usize, len: usize) -> Result<Self, Error> {
         let pages = table.len().checked_div(sequences).unwrap_or(0);
         let whole = pages.checked_mul(sequences).ok_or(Error::ShapeOverflow)?;
         expect_dim("page table (whole rows)", whole, table.len())?;
@@ -150,7 +145,11 @@ impl RawKeys {
             // SAFETY: the table has `pages` entries for each sequence; it is null only if `pages` is 0.
             let page = unsafe { *self.table.add(b * self.pages + i) } as usize;
             if page >= self.slots.batch {
-                return Err(Error::DimMismatch { dim: "page (less than)", expected: self.slots.batch, got: page });
+                return Err(Error::DimMismatch {
+                    dim: "page (less than)",
+                    expected: self.slots.batch,
+                    got: page,
+                });
             }
         }
         Ok(())

@@ -251,7 +251,11 @@ impl<'a> Run<'a> {
         let (panel, x) = (&self.panel, &self.x);
         // SAFETY: as the caller promises.
         unsafe {
-            if panel.in_lanes { prefill::scores(s, panel, x, block) } else { decode::scores(s, panel, x, block) }
+            if panel.in_lanes {
+                prefill::scores(s, panel, x, block)
+            } else {
+                decode::scores(s, panel, x, block)
+            }
         }
     }
 

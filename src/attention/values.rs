@@ -46,7 +46,8 @@ pub unsafe fn apply<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
             for h in 0..panel.heads {
                 if block.brings && block.together != bits(from, to) {
                     // What no row sees is not read: its weights of 0 need finite values.
-                    core::slice::from_raw_parts_mut(x.values.add(from * x.width), (to - from) * x.width).fill(0.0);
+                    core::slice::from_raw_parts_mut(x.values.add(from * x.width), (to - from) * x.width)
+                        .fill(0.0);
                 }
                 if block.brings {
                     for (t, rows) in runs(h, block.together) {
@@ -55,7 +56,8 @@ pub unsafe fn apply<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
                     }
                 }
                 let keys = bits(block.from, block.to);
-                let part = Part { x: x.at_row(h * panel.lanes), heads: 1, block: Block { keys, ..block }, ..all };
+                let part =
+                    Part { x: x.at_row(h * panel.lanes), heads: 1, block: Block { keys, ..block }, ..all };
                 let v = SequenceKeys::in_scratch(x.values, BLOCK, x.width, cols);
                 strips::<S, f32>(s, part, Values { v: &v, head: 0, start: 0 });
             }
@@ -167,13 +169,7 @@ struct Place {
 
 /// `rows` = (first row, rows) of one tile, `keys` = the keys that they are given.
 #[inline(always)]
-unsafe fn strip<S: Simd, E: Elem>(
-    s: S,
-    place: Place,
-    rows: (usize, usize),
-    keys: u64,
-    v: Values,
-) {
+unsafe fn strip<S: Simd, E: Elem>(s: S, place: Place, rows: (usize, usize), keys: u64, v: Values) {
     // SAFETY: as the caller promises. One or two rows alone have too few chains for the multipliers'
     // latency: they take more columns.
     unsafe {
@@ -236,7 +232,8 @@ unsafe fn columns<S: Simd, E: Elem, const MR: usize, const NV: usize>(
         while keys != 0 {
             let t = keys.trailing_zeros() as usize;
             let run = v.v.run(v.head, v.start + t, (keys >> t).trailing_ones() as usize);
-            let rows = Panels { ptr: run.at::<E>(0, c), row_stride: run.row_stride, panel_stride: PANEL_COLS };
+            let rows =
+                Panels { ptr: run.at::<E>(0, c), row_stride: run.row_stride, panel_stride: PANEL_COLS };
             chains = tile::<S, E, MR, NV>(s, run.rows, place.weights.at(r, t), rows, chains);
             keys &= !bits(t, t + run.rows);
         }

@@ -27,7 +27,8 @@ pub enum Scores {
     Weights,
 }
 
-const NAMES: [&str; 4] = ["batch of the scores", "heads of the scores", "queries of the scores", "kv_len of the scores"];
+const NAMES: [&str; 4] =
+    ["batch of the scores", "heads of the scores", "queries of the scores", "kv_len of the scores"];
 
 impl Attention<'_> {
     /// The attention weights: `softmax(scale·Q Kᵀ)`, `[batch, n_heads, q_len, kv_len]`.
@@ -79,7 +80,8 @@ impl Attention<'_> {
         out: TensorMut<'_, O>,
         scratch: &mut [f32],
     ) -> Result<(), Error> {
-        let plain = Attention { scale: self.scale, kv_lens: self.kv_lens, tier: self.tier, ..Attention::new() };
+        let plain =
+            Attention { scale: self.scale, kv_lens: self.kv_lens, tier: self.tier, ..Attention::new() };
         let options = match which {
             Scores::Raw => plain,
             Scores::Capped => Attention { softcap: self.softcap, ..plain },
@@ -183,9 +185,7 @@ impl Wanted {
                                 Scores::Weights => s.mul(exp_weight(s, s.sub(score, m)), inverse),
                                 Scores::Masked => score,
                                 // Only keys that do not exist are not seen here.
-                                Scores::Raw | Scores::Capped => {
-                                    s.select_gt(to, key, score, s.splat(0.0))
-                                }
+                                Scores::Raw | Scores::Capped => s.select_gt(to, key, score, s.splat(0.0)),
                             };
                             s.store(at, number);
                         }
@@ -207,7 +207,8 @@ impl Wanted {
                     let to = [(); 4].map(|()| {
                         let (query, head) = rows.next()?;
                         let wanted = self.queries.contains(&query) && self.heads.contains(&head);
-                        let (h, i) = (head.wrapping_sub(self.heads.start), query.wrapping_sub(self.queries.start));
+                        let (h, i) =
+                            (head.wrapping_sub(self.heads.start), query.wrapping_sub(self.queries.start));
                         wanted.then(|| self.out.at::<E>(panel.p.b, h, i, start))
                     });
                     for t in (0..keys).step_by(S::LANES) {

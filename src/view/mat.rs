@@ -147,4 +147,3 @@ macro_rules! mat_sizes {
 }
 mat_sizes!(MatRef);
 mat_sizes!(MatMut);
-

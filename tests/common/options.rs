@@ -193,7 +193,8 @@ impl Options {
         }
         options.softcap = softcap.then(|| rng.pick(&[0.7, 3.0, 50.0]));
         let (query, head) = (0, 0);
-        options.rule = rule.then(|| ScoreFrom { rule: rng.pick(&[Rule::Relative, Rule::Parity]), query, head });
+        options.rule =
+            rule.then(|| ScoreFrom { rule: rng.pick(&[Rule::Relative, Rule::Parity]), query, head });
         options.start = start.then(|| rng.below(kv_len + 2));
         options.end = end.then(|| rng.below(kv_len + 1));
         let page = rng.pick(&[1, 2, 7, 16, 64, 100, 256]);
@@ -339,7 +340,8 @@ impl Placed {
         let Heads { n_heads, head_dim, token_stride, head_stride, start, end, .. } = self.slots;
         let slice = &T::slice(&self.slots.buffer)[start..end];
         let sizes = [self.slots.len / size, size, n_heads, head_dim];
-        let pool = HeadsRef::batch_with_strides(slice, sizes, [size * token_stride, token_stride, head_stride]);
+        let pool =
+            HeadsRef::batch_with_strides(slice, sizes, [size * token_stride, token_stride, head_stride]);
         Paged::new(pool.expect("pages of tokens"), &self.table, 1, self.len).expect("a valid table")
     }
 }

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// DESIGN's table of layers. A file may use those of a smaller number, and its own folder.
-const LAYERS: [(&str, usize); 19] = [
+const LAYERS: [(&str, usize); 20] = [
     ("error", 0),
     ("simd", 0),
     ("attention/mask", 0),
@@ -15,6 +15,7 @@ const LAYERS: [(&str, usize); 19] = [
     ("arch/", 2),
     ("kernel/tile", 2),
     ("kernel/softmax", 2),
+    ("kernel/tanh", 2),
     ("kernel/score", 3),
     ("tier", 3),
     ("kernel/pack", 3),

@@ -25,6 +25,8 @@ pub trait Simd: Copy + 'static {
     const NV: usize;
     /// Query rows that one attention panel holds in its lanes; a multiple of `NV * LANES`.
     const PANEL: usize;
+    /// The tier, of the same bits, whose vectors the few rows of a decode step fill better.
+    type Few: Simd;
 
     /// `x` in every lane.
     fn splat(self, x: f32) -> Self::V;
@@ -141,9 +143,12 @@ pub trait Simd: Copy + 'static {
     /// # Safety
     /// - `p` is valid for writing `LANES` 16-bit values.
     unsafe fn store_bf16(self, p: *mut u16, v: Self::V);
-    /// Asks for the cache line at `p`; any address is allowed.
+    /// Asks for the cache line at `p`, into the L2; any address is allowed.
     #[inline(always)]
     fn prefetch<T>(self, _p: *const T) {}
+
+    /// The token of [`Few`](Simd::Few).
+    fn few(self) -> Self::Few;
 
     /// Runs `f` where the compiler may use the tier's instructions.
     fn vectorize<R>(self, f: impl FnOnce() -> R) -> R;

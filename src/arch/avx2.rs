@@ -68,6 +68,7 @@ impl Simd for Avx2 {
     const MR: usize = 6;
     const NV: usize = 2;
     const PANEL: usize = 48;
+    type Few = Self;
 
     #[inline(always)]
     fn splat(self, x: f32) -> __m256 {
@@ -192,7 +193,11 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     fn prefetch<T>(self, p: *const T) {
-        avx2!(_mm_prefetch::<_MM_HINT_T0>(p.cast()))
+        avx2!(_mm_prefetch::<_MM_HINT_T1>(p.cast()))
+    }
+    #[inline(always)]
+    fn few(self) -> Self {
+        self
     }
     #[inline(always)]
     fn vectorize<R>(self, f: impl FnOnce() -> R) -> R {

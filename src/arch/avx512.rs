@@ -1,5 +1,6 @@
 //! The AVX-512 tier: AVX-512F (with the AVX2 tier's features below it), sixteen lanes.
 
+use super::avx2::Avx2;
 use crate::simd::Simd;
 use core::arch::x86_64::*;
 
@@ -67,6 +68,8 @@ impl Simd for Avx512 {
     const MR: usize = 8;
     const NV: usize = 3;
     const PANEL: usize = 48;
+    // A vector takes eight rows of two features; of grouped heads there are often four.
+    type Few = Avx2;
 
     #[inline(always)]
     fn splat(self, x: f32) -> __m512 {
@@ -144,19 +147,6 @@ impl Simd for Avx512 {
         )
     }
     #[inline(always)]
-    unsafe fn splat_two(self, p: *const f32) -> __m512 {
-        avx512!(_mm512_castpd_ps(_mm512_set1_pd(p.cast::<f64>().read_unaligned())))
-    }
-    #[inline(always)]
-    fn sum_twos(self, a: __m512, b: __m512) -> __m512 {
-        avx512!({
-            let sums = _mm512_add_ps(_mm512_shuffle_ps::<0x88>(a, b), _mm512_shuffle_ps::<0xdd>(a, b));
-            // Each quarter holds two sums of `a`, then two of `b`.
-            let order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
-            _mm512_castpd_ps(_mm512_permutexvar_pd(order, _mm512_castps_pd(sums)))
-        })
-    }
-    #[inline(always)]
     unsafe fn store(self, p: *mut f32, v: __m512) {
         avx512!(_mm512_storeu_ps(p, v))
     }
@@ -182,7 +172,11 @@ impl Simd for Avx512 {
     }
     #[inline(always)]
     fn prefetch<T>(self, p: *const T) {
-        avx512!(_mm_prefetch::<_MM_HINT_T0>(p.cast()))
+        self.few().prefetch(p);
+    }
+    #[inline(always)]
+    fn few(self) -> Avx2 {
+        avx512!(Avx2::new())
     }
     #[inline(always)]
     fn vectorize<R>(self, f: impl FnOnce() -> R) -> R {

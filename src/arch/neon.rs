@@ -38,6 +38,7 @@ impl Simd for Neon {
     const MR: usize = 6;
     const NV: usize = 4;
     const PANEL: usize = 48;
+    type Few = Self;
 
     #[inline(always)]
     fn splat(self, x: f32) -> float32x4_t {
@@ -149,6 +150,10 @@ impl Simd for Neon {
             vst1q_f32(lanes.as_mut_ptr(), v);
             p.cast::<[u16; 4]>().write_unaligned(lanes.map(f32_to_bf16))
         })
+    }
+    #[inline(always)]
+    fn few(self) -> Self {
+        self
     }
     #[inline(always)]
     fn vectorize<R>(self, f: impl FnOnce() -> R) -> R {

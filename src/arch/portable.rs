@@ -19,6 +19,7 @@ impl Simd for Portable {
     const MR: usize = 6;
     const NV: usize = 2;
     const PANEL: usize = 48;
+    type Few = Self;
 
     #[inline(always)]
     fn splat(self, x: f32) -> f32x4 {
@@ -112,6 +113,10 @@ impl Simd for Portable {
     unsafe fn store_bf16(self, p: *mut u16, v: f32x4) {
         // SAFETY: four 16-bit values are writable at `p`, as the caller promises.
         unsafe { p.cast::<[u16; 4]>().write_unaligned(v.to_array().map(f32_to_bf16)) }
+    }
+    #[inline(always)]
+    fn few(self) -> Self {
+        self
     }
     #[inline(always)]
     fn vectorize<R>(self, f: impl FnOnce() -> R) -> R {

@@ -14,6 +14,7 @@ impl Simd for Scalar {
     const MR: usize = 4;
     const NV: usize = 4;
     const PANEL: usize = 4;
+    type Few = Self;
 
     #[inline(always)]
     fn splat(self, x: f32) -> f32 {
@@ -111,6 +112,10 @@ impl Simd for Scalar {
     unsafe fn store_bf16(self, p: *mut u16, v: f32) {
         // SAFETY: as the caller promises.
         unsafe { p.write(f32_to_bf16(v)) }
+    }
+    #[inline(always)]
+    fn few(self) -> Self {
+        self
     }
     #[inline(always)]
     fn vectorize<R>(self, f: impl FnOnce() -> R) -> R {

@@ -1,9 +1,10 @@
 //! Where a call's keys and values lie: side by side, in a ring, or in pages. Kernels ask for runs of keys
 //! that lie at one stride, and never see the difference.
 
-use super::mask::{bits, hull};
+use super::mask::{bits, first_ones, hull};
 use crate::elem::{Elem, Kind};
 use crate::error::{Error, expect_dim};
+use crate::simd::Simd;
 use crate::view::{HeadsRef, RawHeads, RawMat};
 
 /// What [`Attention::run`](super::Attention::run) takes keys and values from: [`HeadsRef`], [`Ring`] or
@@ -172,6 +173,38 @@ impl RawKeys {
     }
 }
 
+/// Bytes of all keys from which on they are taken to come from memory.
+const CACHED: usize = 1 << 20;
+/// Bytes that are asked for ahead of those that are worked on.
+const AHEAD: usize = 32 << 10;
+
+/// Rows of memory that are wanted soon.
+#[derive(Clone, Copy)]
+pub(crate) struct Later {
+    /// The next one.
+    row: *const u8,
+    stride: usize,
+    /// Bytes of a row.
+    len: usize,
+    rows: usize,
+    asked: usize,
+}
+
+impl Later {
+    /// Asks for as many rows as are due when `done` of `all` of the work is: whole rows, since memory
+    /// answers faster in order.
+    #[inline(always)]
+    pub fn ask<S: Simd>(&mut self, s: S, done: usize, all: usize) {
+        while self.asked * all < done * self.rows {
+            for line in (0..self.len).step_by(64) {
+                s.prefetch(self.row.wrapping_add(line));
+            }
+            self.row = self.row.wrapping_add(self.stride);
+            self.asked += 1;
+        }
+    }
+}
+
 /// The keys, or values, of one sequence.
 #[derive(Clone, Copy)]
 pub(crate) struct SequenceKeys {
@@ -232,6 +265,24 @@ impl SequenceKeys {
         self.slots.run(h, page, slot, most.min(size - slot))
     }
 
+    /// How many keys further on memory is asked for while those of `heads` heads are worked on: what lies
+    /// between stays in the L2. `None` if all keys fit a cache.
+    pub fn ahead(&self, heads: usize) -> Option<usize> {
+        let key = heads.saturating_mul(self.slots.head_dim).saturating_mul(self.kind().size());
+        let all = self.slots.n_heads.div_ceil(heads.max(1)).saturating_mul(key).saturating_mul(self.len);
+        (all > CACHED).then(|| AHEAD.checked_div(key).unwrap_or(0).next_multiple_of(8))
+    }
+
+    /// What is wanted soon: up to `n` keys of head `h` from `t` on that lie at one stride.
+    #[inline(always)]
+    pub fn later(&self, h: usize, t: usize, n: usize) -> Option<Later> {
+        let there = self.len.checked_sub(t).filter(|&there| there > 0)?;
+        let run = self.run(h, t, n.min(there));
+        let size = run.kind.size();
+        let (row, stride) = (run.bytes(), run.row_stride * size);
+        Some(Later { row, stride, len: run.cols * size, rows: run.rows, asked: 0 })
+    }
+
     /// The keys of `keys`, bits relative to key `start`, as runs that lie at one stride, each with its first
     /// key relative to `start`.
     #[inline(always)]
@@ -242,8 +293,8 @@ impl SequenceKeys {
                 if keys == 0 {
                     return None;
                 }
-                let t = keys.trailing_zeros() as usize;
-                let run = self.run(h, start + t, (keys >> t).trailing_ones() as usize);
+                let (t, n) = first_ones(keys);
+                let run = self.run(h, start + t, n);
                 keys &= !bits(t, t + run.rows);
                 Some((t, run))
             },

@@ -45,6 +45,13 @@ pub fn bits(from: usize, to: usize) -> u64 {
     if from < to { (u64::MAX >> (64 - (to - from))) << from } else { 0 }
 }
 
+/// The first key of a block's keys that are not empty, and how many follow it without a gap, with it.
+#[inline(always)]
+pub fn first_ones(keys: u64) -> (usize, usize) {
+    let first = keys.trailing_zeros() as usize;
+    (first, (keys >> first).trailing_ones() as usize)
+}
+
 /// The first key of a block's keys that are not empty, and the end of them.
 #[inline(always)]
 pub fn hull(keys: u64) -> (usize, usize) {

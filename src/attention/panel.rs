@@ -49,8 +49,8 @@ pub unsafe fn heads<S: Simd>(s: S, p: &Problem, kv_head: usize, scratch: *mut f3
     let rows = p.q.len * p.group.get();
     let mut heads = 1;
     // Heads that lie side by side are read in order; those that lie apart are better read one by one.
-    if rows <= decode::max_rows::<S>() && p.k.token_major() {
-        let fit = S::PANEL.checked_div(decode::lanes::<S>(rows)).unwrap_or(1);
+    if rows <= decode::max_rows::<S::Few>() && p.k.token_major() {
+        let fit = S::PANEL.checked_div(decode::lanes::<S::Few>(rows)).unwrap_or(1);
         heads = fit.min(p.k.n_heads() - kv_head);
     }
     // SAFETY: as the caller promises.
@@ -73,8 +73,8 @@ pub unsafe fn rows<S: Simd>(
     // SAFETY: as the caller promises.
     let x = unsafe { Scratch::cut(s, scratch, p) };
     let panels = panels(p.q.len);
-    let in_lanes = rows.len() > decode::max_rows::<S>();
-    let lanes = if in_lanes { S::PANEL } else { decode::lanes::<S>(rows.len()) };
+    let in_lanes = rows.len() > decode::max_rows::<S::Few>();
+    let lanes = if in_lanes { S::PANEL } else { decode::lanes::<S::Few>(rows.len()) };
     for first in rows.clone().step_by(panels.max(1) * S::PANEL) {
         let together = rows.end.min(first + panels * S::PANEL);
         let runs: [Option<Run>; MAX_PANELS] = core::array::from_fn(|i| {
@@ -201,7 +201,7 @@ impl<'a> Run<'a> {
     ) -> Run<'a> {
         // SAFETY: as the caller promises.
         let x = unsafe { Scratch::cut(s, scratch, p) };
-        let lanes = if in_lanes { S::PANEL } else { decode::lanes::<S>(rows) };
+        let lanes = if in_lanes { S::PANEL } else { decode::lanes::<S::Few>(rows) };
         let (start, end) = p.seen(first, rows);
         let panel = Panel { p, kv_head, heads: 1, lanes, first, rows, in_lanes, end };
         Run { panel, x, start, merged: false, chunk: 0, fresh: true }
@@ -214,7 +214,7 @@ impl<'a> Run<'a> {
         unsafe {
             for (head, x) in self.panel.each(&self.x) {
                 adjust::start(&head, &x);
-                if head.in_lanes { prefill::load_q(s, &head, &x) } else { decode::load_q(s, &head, &x) }
+                if head.in_lanes { prefill::load_q(s, &head, &x) } else { decode::load_q(s.few(), &head, &x) }
             }
             partial::start(&self.x, S::PANEL);
         }
@@ -254,7 +254,7 @@ impl<'a> Run<'a> {
             if panel.in_lanes {
                 prefill::scores(s, panel, x, block)
             } else {
-                decode::scores(s, panel, x, block)
+                decode::scores(s.few(), panel, x, block)
             }
         }
     }

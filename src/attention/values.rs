@@ -1,7 +1,7 @@
 //! The weighted values of one block: `acc = acc f + P V`, for both directions of the scores.
 
-use super::keys::SequenceKeys;
-use super::mask::{bits, hull};
+use super::keys::{Later, SequenceKeys};
+use super::mask::{bits, first_ones, hull};
 use super::panel::{Block, Panel};
 use super::scratch::Scratch;
 use super::seen;
@@ -40,7 +40,7 @@ pub unsafe fn apply<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
         // An unseen key's weight is 0, but 0 x NaN is not.
         let finite = |h: usize| runs(h, block.keys).all(|(_, keys)| all_finite(s, keys));
         let careful = (block.partial || block.holes) && !(0..panel.heads).all(finite);
-        let all = Part { x: *x, panel, heads: panel.heads, block, careful, at_a_time: BLOCK, cols };
+        let all = Part { x: *x, panel, heads: panel.heads, block, careful, at_a_time: BLOCK, cols, ahead: None };
         if copied {
             let (from, to) = hull(block.together);
             for h in 0..panel.heads {
@@ -64,7 +64,8 @@ pub unsafe fn apply<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
         } else {
             // Heads that lie side by side: all of a few tokens before the next ones, in the order of memory.
             let in_order = panel.heads > 1 && v.kind() == Kind::F32 && !block.partial && !block.holes;
-            let all = Part { at_a_time: if in_order { TOKENS } else { BLOCK }, ..all };
+            let (at_a_time, ahead) = (if in_order { TOKENS } else { BLOCK }, v.ahead(panel.heads));
+            let all = Part { at_a_time, ahead, ..all };
             let values = Values { v, head: panel.kv_head, start: block.start };
             by_kind!(v.kind(), E => strips::<S, E>(s, all, values));
         }
@@ -96,6 +97,8 @@ struct Part<'a> {
     at_a_time: usize,
     /// Columns of V, in whole vectors.
     cols: usize,
+    /// How many keys further on values are asked for meanwhile.
+    ahead: Option<usize>,
 }
 
 /// All rows of all heads.
@@ -113,7 +116,8 @@ unsafe fn strips<S: Simd, E: Elem>(s: S, part: Part, v: Values) {
                     let x = part.x.at_row(h * part.panel.lanes);
                     let (open, close) = (from == block.from, to == block.to);
                     let weights = Rows { ptr: x.scores, row_stride: 1, col_stride: S::PANEL };
-                    let place = Place { weights, x, block, open, close, cols: part.cols };
+                    let later = part.ahead.and_then(|ahead| v.v.later(v.head, v.start + from + ahead, to - from));
+                    let place = Place { weights, x, block, open, close, cols: part.cols, later };
                     // SAFETY: as the caller promises.
                     unsafe { head::<S, E>(s, part, place, block.keys & bits(from, to), v) };
                 }
@@ -125,7 +129,7 @@ unsafe fn strips<S: Simd, E: Elem>(s: S, part: Part, v: Values) {
 
 /// All rows of a head.
 #[inline(always)]
-unsafe fn head<S: Simd, E: Elem>(s: S, part: Part, place: Place, keys: u64, v: Values) {
+unsafe fn head<S: Simd, E: Elem>(s: S, part: Part, mut place: Place, keys: u64, v: Values) {
     let (rows, x) = (part.panel.rows, place.x);
     let mut r = 0;
     while r < rows {
@@ -147,7 +151,7 @@ unsafe fn head<S: Simd, E: Elem>(s: S, part: Part, place: Place, keys: u64, v: V
                 keys &= seen::of_row(&x, r);
             }
             if keys != 0 || place.block.first {
-                strip::<S, E>(s, place, (r, n), keys, v);
+                strip::<S, E>(s, &mut place, (r, n), Run::first(keys, v));
             }
         }
         r += n;
@@ -165,24 +169,47 @@ struct Place {
     /// The block's last keys: chains are added to what there was. Else they are kept.
     close: bool,
     cols: usize,
+    /// Values that are wanted soon.
+    later: Option<Later>,
 }
 
-/// `rows` = (first row, rows) of one tile, `keys` = the keys that they are given.
+/// Values of keys that lie at one stride, and the keys behind them.
+#[derive(Clone, Copy)]
+struct Run<'a> {
+    /// The first of them in the block.
+    t: usize,
+    rows: RawMat,
+    /// The keys behind them.
+    rest: u64,
+    of: Values<'a>,
+}
+
+impl<'a> Run<'a> {
+    /// The first run of `keys`, without rows if there are none.
+    #[inline(always)]
+    fn first(keys: u64, of: Values<'a>) -> Run<'a> {
+        let (t, n) = if keys == 0 { (0, 0) } else { first_ones(keys) };
+        let rows = of.v.run(of.head, of.start + t, n);
+        Run { t, rows, rest: keys & !bits(t, t + rows.rows), of }
+    }
+}
+
+/// Rows `r..r + n` of a head.
 #[inline(always)]
-unsafe fn strip<S: Simd, E: Elem>(s: S, place: Place, rows: (usize, usize), keys: u64, v: Values) {
+unsafe fn strip<S: Simd, E: Elem>(s: S, place: &mut Place, (r, n): (usize, usize), run: Run) {
     // SAFETY: as the caller promises. One or two rows alone have too few chains for the multipliers'
     // latency: they take more columns.
     unsafe {
         let (cols, mut c) = (place.cols, 0);
-        if rows.1 == 1 {
-            c = wide::<S, E, 1, 8>(s, place, rows.0, keys, v);
-        } else if rows.1 == 2 {
-            c = wide::<S, E, 2, 4>(s, place, rows.0, keys, v);
+        if n == 1 {
+            c = wide::<S, E, 1, 8>(s, place, r, run);
+        } else if n == 2 {
+            c = wide::<S, E, 2, 4>(s, place, r, run);
         }
-        with_rows!(S, rows.1, MR => {
+        with_rows!(S, n, MR => {
             while c < cols {
                 let n = (cols - c).min(S::NV * S::LANES);
-                with_vectors!(S, n / S::LANES, NV => columns::<S, E, MR, NV>(s, place, rows.0, keys, v, c));
+                with_vectors!(S, n / S::LANES, NV => columns::<S, E, MR, NV>(s, place, r, run, c));
                 c += n;
             }
         });
@@ -193,15 +220,14 @@ unsafe fn strip<S: Simd, E: Elem>(s: S, place: Place, rows: (usize, usize), keys
 #[inline(always)]
 unsafe fn wide<S: Simd, E: Elem, const MR: usize, const NV: usize>(
     s: S,
-    place: Place,
+    place: &mut Place,
     r: usize,
-    keys: u64,
-    v: Values,
+    run: Run,
 ) -> usize {
     let mut c = 0;
     while c + NV * S::LANES <= place.cols {
         // SAFETY: as the caller promises.
-        unsafe { columns::<S, E, MR, NV>(s, place, r, keys, v, c) };
+        unsafe { columns::<S, E, MR, NV>(s, place, r, run, c) };
         c += NV * S::LANES;
     }
     c
@@ -211,14 +237,16 @@ unsafe fn wide<S: Simd, E: Elem, const MR: usize, const NV: usize>(
 #[inline(always)]
 unsafe fn columns<S: Simd, E: Elem, const MR: usize, const NV: usize>(
     s: S,
-    place: Place,
+    place: &mut Place,
     r: usize,
-    mut keys: u64,
-    v: Values,
+    mut run: Run,
     c: usize,
 ) {
     let Scratch { values, acc, factor, width, .. } = place.x;
     let at = |i: usize, n: usize| (r + i) * width + c + n * S::LANES;
+    if let Some(later) = &mut place.later {
+        later.ask(s, c + NV * S::LANES, place.cols);
+    }
     let mut chains = zero::<S, MR, NV>(s);
     // SAFETY: as the caller promises.
     unsafe {
@@ -229,13 +257,14 @@ unsafe fn columns<S: Simd, E: Elem, const MR: usize, const NV: usize>(
                 }
             }
         }
-        while keys != 0 {
-            let t = keys.trailing_zeros() as usize;
-            let run = v.v.run(v.head, v.start + t, (keys >> t).trailing_ones() as usize);
-            let rows =
-                Panels { ptr: run.at::<E>(0, c), row_stride: run.row_stride, panel_stride: PANEL_COLS };
-            chains = tile::<S, E, MR, NV>(s, run.rows, place.weights.at(r, t), rows, chains);
-            keys &= !bits(t, t + run.rows);
+        loop {
+            let RawMat { rows, row_stride, .. } = run.rows;
+            let v = Panels { ptr: run.rows.at::<E>(0, c), row_stride, panel_stride: PANEL_COLS };
+            chains = tile::<S, E, MR, NV>(s, rows, place.weights.at(r, run.t), v, chains);
+            if run.rest == 0 {
+                break;
+            }
+            run = Run::first(run.rest, run.of);
         }
         for (i, row) in chains.iter().enumerate() {
             let factor = s.splat(*factor.add(r + i));

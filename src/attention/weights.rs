@@ -131,7 +131,7 @@ impl Wanted {
         let kv_heads = self.heads.start / p.group..(self.heads.end - 1) / p.group + 1;
         let group = p.group.get();
         let (first, end) = (self.queries.start * group, self.queries.end * group);
-        let in_lanes = end - first > decode::max_rows::<S>();
+        let in_lanes = end - first > decode::max_rows::<S::Few>();
         for kv_head in kv_heads {
             for first in (first..end).step_by(S::PANEL) {
                 let rows = (end - first).min(S::PANEL);

@@ -44,6 +44,11 @@ impl RawMat {
         RawMat { ptr: ptr.cast_mut().cast(), rows: 1, cols, row_stride: 0, col_stride: 1, kind: E::KIND }
     }
 
+    /// The address of the first element.
+    pub fn bytes(&self) -> *const u8 {
+        self.ptr
+    }
+
     /// The address of element `(i, j)`, which need not be read; `E` is the view's own type.
     #[inline(always)]
     pub fn at<E: Elem>(&self, i: usize, j: usize) -> *mut E {

@@ -63,8 +63,8 @@ pub unsafe fn apply<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
             }
         } else {
             // Heads that lie side by side: all of a few tokens before the next ones, in the order of memory.
-            let in_order = panel.heads > 1 && v.kind() == Kind::F32 && !block.partial && !block.holes;
-            let (at_a_time, ahead) = (if in_order { TOKENS } else { BLOCK }, v.ahead(panel.heads));
+            let in_order = panel.heads > 1 && !block.partial && !block.holes;
+            let (at_a_time, ahead) = (if in_order { TOKENS * 4 / v.kind().size() } else { BLOCK }, if panel.heads > 1 { v.ahead(panel.heads) } else { None });
             let all = Part { at_a_time, ahead, ..all };
             let values = Values { v, head: panel.kv_head, start: block.start };
             by_kind!(v.kind(), E => strips::<S, E>(s, all, values));
@@ -205,6 +205,8 @@ unsafe fn strip<S: Simd, E: Elem>(s: S, place: &mut Place, (r, n): (usize, usize
             c = wide::<S, E, 1, 8>(s, place, r, run);
         } else if n == 2 {
             c = wide::<S, E, 2, 4>(s, place, r, run);
+        } else if n == 4 && const { S::MR * S::NV >= 24 } {
+            c = wide::<S, E, 4, 4>(s, place, r, run);
         }
         with_rows!(S, n, MR => {
             while c < cols {
@@ -243,7 +245,9 @@ unsafe fn columns<S: Simd, E: Elem, const MR: usize, const NV: usize>(
     c: usize,
 ) {
     let Scratch { values, acc, factor, width, .. } = place.x;
-    let at = |i: usize, n: usize| (r + i) * width + c + n * S::LANES;
+    // Chains that go on lie in the order in which they are used.
+    let open = values.wrapping_add(r * width + c * MR);
+    let open = |i: usize, n: usize| open.wrapping_add((i * NV + n) * S::LANES);
     if let Some(later) = &mut place.later {
         later.ask(s, c + NV * S::LANES, place.cols);
     }
@@ -253,7 +257,7 @@ unsafe fn columns<S: Simd, E: Elem, const MR: usize, const NV: usize>(
         if !place.open {
             for (i, row) in chains.iter_mut().enumerate() {
                 for (n, chain) in row.iter_mut().enumerate() {
-                    *chain = s.load(values.add(at(i, n)));
+                    *chain = s.load(open(i, n));
                 }
             }
         }
@@ -266,17 +270,21 @@ unsafe fn columns<S: Simd, E: Elem, const MR: usize, const NV: usize>(
             }
             run = Run::first(run.rest, run.of);
         }
+        if !place.close {
+            for (i, row) in chains.iter().enumerate() {
+                for (n, &chain) in row.iter().enumerate() {
+                    s.store(open(i, n), chain);
+                }
+            }
+            return;
+        }
         for (i, row) in chains.iter().enumerate() {
+            let acc = acc.wrapping_add((r + i) * width + c);
             let factor = s.splat(*factor.add(r + i));
             for (n, &chain) in row.iter().enumerate() {
-                let acc = acc.add(at(i, n));
-                if !place.close {
-                    s.store(values.add(at(i, n)), chain);
-                } else if place.block.first {
-                    s.store(acc, chain);
-                } else {
-                    s.store(acc, s.fma(s.load(acc), factor, chain));
-                }
+                let acc = acc.wrapping_add(n * S::LANES);
+                let old = if place.block.first { None } else { Some(s.load(acc)) };
+                s.store(acc, old.map_or(chain, |old| s.fma(old, factor, chain)));
             }
         }
     }

@@ -5,7 +5,7 @@
 //! are taken before the next keys, so that memory with tokens outermost is read in order. The scores come
 //! out as in [`prefill`](super::prefill), rows in the lanes, for all heads together.
 
-use super::keys::SequenceKeys;
+use super::keys::Later;
 use super::panel::{Block, Panel};
 use super::scratch::Scratch;
 use crate::elem::{Elem, Kind, by_kind};
@@ -83,8 +83,10 @@ pub unsafe fn scores<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
     );
 }
 
-/// The block's keys, `FEW` at a time for each head, or `MANY` where that leaves none over: as far apart as
-/// the block has room, since memory answers faster on several pages at a time.
+/// The block's keys, `FEW` at a time for each head, or `MANY` where that leaves none over.
+///
+/// Heads that lie side by side are read in order, and the keys behind them asked for. A head that lies alone
+/// is read on several pages at a time, which memory answers faster, and its values are asked for.
 #[inline(always)]
 unsafe fn groups<S: Simd, E: Elem, const FEW: usize, const MANY: usize, const NQ: usize>(
     s: S,
@@ -94,15 +96,9 @@ unsafe fn groups<S: Simd, E: Elem, const FEW: usize, const MANY: usize, const NQ
 ) {
     let (k, v) = (&panel.p.k, &panel.p.v);
     let keys = block.keys.count_ones() as usize;
-    // One head's tokens are one stream at a time, unless its values are asked for with the keys. What a
-    // cache holds is better not asked for.
-    let far = panel.heads == 1 && k.len.saturating_mul(k.dim()).saturating_mul(k.n_heads()) > FAR;
-    let one_run = |of: &SequenceKeys| of.one_run(block.start, block.keys);
-    let run = |of: &SequenceKeys| of.run(panel.kv_head, block.start + block.from, keys);
-    let values = (far && one_run(v)).then(|| run(v));
     let mut places = [(core::ptr::null(), 0); BLOCK];
-    let k = if one_run(k) {
-        Place::Run(run(k))
+    let place = if k.one_run(block.start, block.keys) {
+        Place::Run(k.run(panel.kv_head, block.start + block.from, keys))
     } else {
         let keys = k.runs(panel.kv_head, block.start, block.keys);
         let keys =
@@ -113,35 +109,58 @@ unsafe fn groups<S: Simd, E: Elem, const FEW: usize, const MANY: usize, const NQ
         Place::Each(&places)
     };
     let few = keys / FEW;
-    let apart = if keys <= few * MANY { few } else { keys.div_ceil(MANY) };
-    for first in 0..apart {
+    let groups = if keys <= few * MANY { few } else { keys.div_ceil(MANY) };
+    let (alone, far) = (panel.heads == 1, k.far());
+    let mut values = None;
+    if alone && far {
+        values = v.later(panel.kv_head, block.start + block.from, keys, keys.div_ceil(8));
+    }
+    let ahead = (!alone && far).then(|| k.ahead(panel.heads));
+    // Groups of `MANY` until `FEW` are enough.
+    let many = keys.saturating_sub(groups * FEW);
+    let mut at = 0;
+    for i in 0..groups {
+        let p = if i < many { MANY } else { FEW };
+        let which = Which { keys, first: if alone { i } else { at }, step: if alone { groups } else { 1 } };
+        let later = ahead.map(|ahead| block.start + block.from + at + ahead);
         // SAFETY: as the caller promises.
         unsafe {
-            if keys <= first + FEW * apart {
-                group::<S, E, FEW, NQ>(s, panel, x, (&k, values), block, (keys, first, apart));
+            if i < many {
+                group::<S, E, MANY, NQ>(s, panel, x, &place, block, which, later);
             } else {
-                group::<S, E, MANY, NQ>(s, panel, x, (&k, values), block, (keys, first, apart));
+                group::<S, E, FEW, NQ>(s, panel, x, &place, block, which, later);
             }
         }
+        if let Some(values) = &mut values {
+            values.ask(s, i + 1, groups);
+        }
+        at += p;
     }
 }
 
-/// `P` of the block's keys from the `first` on, `apart` keys apart, for all heads. The values are those to be
-/// asked for meanwhile.
+/// Some of a block's `keys`.
+#[derive(Clone, Copy)]
+struct Which {
+    keys: usize,
+    first: usize,
+    step: usize,
+}
+
+/// `P` of the block's keys, for all heads. The keys from `later` on are asked for meanwhile.
 #[inline(always)]
 unsafe fn group<S: Simd, E: Elem, const P: usize, const NQ: usize>(
     s: S,
     panel: &Panel,
     x: &Scratch,
-    (k, values): (&Place<E>, Option<RawMat>),
+    k: &Place<E>,
     block: Block,
-    (keys, first, apart): (usize, usize, usize),
+    which: Which,
+    later: Option<usize>,
 ) {
-    let later = values.map(|_| [core::ptr::null(); P]);
     let (rows, d) = ([core::ptr::null(); P], panel.p.k.dim());
-    let mut group = Group { rows, to: [x.scores; P], buffer: x.keys, d, later };
+    let mut group = Group { rows, to: [x.scores; P], buffer: x.keys, d };
     for (i, (row, to)) in group.rows.iter_mut().zip(&mut group.to).enumerate() {
-        let key = (first + i * apart).min(keys - 1);
+        let key = (which.first + i * which.step).min(which.keys - 1);
         let t = match k {
             Place::Run(run) => {
                 *row = run.at::<E>(key, 0).cast_const();
@@ -154,14 +173,12 @@ unsafe fn group<S: Simd, E: Elem, const P: usize, const NQ: usize>(
             }
         };
         *to = to.wrapping_add(t * S::PANEL);
-        if let (Some(v), Some(later)) = (values, group.later.as_mut().and_then(|later| later.get_mut(i))) {
-            by_kind!(v.kind, V => *later = v.at::<V>(key, 0).cast_const().cast());
-        }
     }
     let mut q = x.q.cast_const();
-    for _ in 0..panel.heads {
+    for h in 0..panel.heads {
+        let later = later.and_then(|t| panel.p.k.later(panel.kv_head + h, t, P, 1));
         // SAFETY: as the caller promises; keys that some row sees, the lanes of a head that there is.
-        unsafe { group.scores::<S, NQ>(s, q) };
+        unsafe { group.scores::<S, NQ>(s, q, later) };
         q = q.wrapping_add(panel.lanes * x.q_stride);
         group.rows = group.rows.map(|row| row.wrapping_add(panel.p.k.head_stride()));
         group.to = group.to.map(|to| to.wrapping_add(panel.lanes));
@@ -175,9 +192,6 @@ enum Place<'a, E> {
     Each(&'a [(*const E, usize); BLOCK]),
 }
 
-/// Elements of K from which on it is taken to come from memory.
-const FAR: usize = 1 << 20;
-
 /// Some keys of one head.
 struct Group<E, const P: usize> {
     rows: [*const E; P],
@@ -186,17 +200,15 @@ struct Group<E, const P: usize> {
     /// Room for `P` keys.
     buffer: *mut f32,
     d: usize,
-    /// What is asked for meanwhile.
-    later: Option<[*const u8; P]>,
 }
 
 impl<E: Elem, const P: usize> Group<E, P> {
-    /// Scores for the rows of the head.
+    /// Scores for the rows of the head; meanwhile what is wanted later is asked for.
     ///
     /// # Safety
     /// - All parts are valid; `q` holds the head's queries.
     #[inline(always)]
-    unsafe fn scores<S: Simd, const NQ: usize>(&self, s: S, q: *const f32) {
+    unsafe fn scores<S: Simd, const NQ: usize>(&self, s: S, q: *const f32, later: Option<Later>) {
         let (d, twos) = (self.d, self.d / CHAINS);
         let mut rows = self.rows.map(<*const E>::cast::<f32>);
         let mut acc = zero::<S, P, NQ>(s);
@@ -210,11 +222,16 @@ impl<E: Elem, const P: usize> Group<E, P> {
                     to.dst = to.dst.wrapping_add(d);
                 }
             }
-            features_in_lanes(s, twos, rows, q, self.later, &mut acc);
+            let meanwhile = later.map(|mut later| {
+                #[inline(always)]
+                move |done| later.ask(s, done, twos)
+            });
+            features_in_lanes(s, twos, rows, q, meanwhile, &mut acc);
             if d % CHAINS > 0 {
                 let last = rows.map(|row| [*row.add(twos * CHAINS), 0.0]);
                 let last = last.each_ref().map(|two| two.as_ptr());
-                features_in_lanes(s, 1, last, q.wrapping_add(twos * NQ * S::LANES), None, &mut acc);
+                let none: Option<fn(usize)> = None;
+                features_in_lanes(s, 1, last, q.wrapping_add(twos * NQ * S::LANES), none, &mut acc);
             }
         }
         // Two vectors of chains give one of sums: of two keys, or of all rows of one.

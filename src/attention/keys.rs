@@ -174,20 +174,23 @@ impl RawKeys {
 }
 
 /// Bytes of all keys from which on they are taken to come from memory.
-const CACHED: usize = 1 << 20;
+const CACHED: usize = 8 << 20;
 /// Bytes that are asked for ahead of those that are worked on.
 const AHEAD: usize = 32 << 10;
 
 /// Rows of memory that are wanted soon.
 #[derive(Clone, Copy)]
 pub(crate) struct Later {
-    /// The next one.
-    row: *const u8,
+    first: *const u8,
     stride: usize,
     /// Bytes of a row.
     len: usize,
     rows: usize,
+    /// From one row that is asked for to the next, and then again from the second row on, and so on.
+    step: usize,
     asked: usize,
+    next: usize,
+    turn: usize,
 }
 
 impl Later {
@@ -196,11 +199,16 @@ impl Later {
     #[inline(always)]
     pub fn ask<S: Simd>(&mut self, s: S, done: usize, all: usize) {
         while self.asked * all < done * self.rows {
+            let row = self.first.wrapping_add(self.next * self.stride);
             for line in (0..self.len).step_by(64) {
-                s.prefetch(self.row.wrapping_add(line));
+                s.prefetch(row.wrapping_add(line));
             }
-            self.row = self.row.wrapping_add(self.stride);
             self.asked += 1;
+            self.next += self.step;
+            if self.next >= self.rows {
+                self.turn += 1;
+                self.next = self.turn;
+            }
         }
     }
 }
@@ -265,22 +273,27 @@ impl SequenceKeys {
         self.slots.run(h, page, slot, most.min(size - slot))
     }
 
-    /// How many keys further on memory is asked for while those of `heads` heads are worked on: what lies
-    /// between stays in the L2. `None` if all keys fit a cache.
-    pub fn ahead(&self, heads: usize) -> Option<usize> {
-        let key = heads.saturating_mul(self.slots.head_dim).saturating_mul(self.kind().size());
-        let all = self.slots.n_heads.div_ceil(heads.max(1)).saturating_mul(key).saturating_mul(self.len);
-        (all > CACHED).then(|| AHEAD.checked_div(key).unwrap_or(0).next_multiple_of(8))
+    /// Whether the keys of all heads are more than caches hold: then it pays to ask for them early.
+    pub fn far(&self) -> bool {
+        let key = self.slots.n_heads.saturating_mul(self.slots.head_dim).saturating_mul(self.kind().size());
+        key.saturating_mul(self.len) > CACHED
     }
 
-    /// What is wanted soon: up to `n` keys of head `h` from `t` on that lie at one stride.
+    /// How many keys further on those of `heads` heads are asked for: what lies between stays in the L2.
+    pub fn ahead(&self, heads: usize) -> usize {
+        let key = heads.saturating_mul(self.slots.head_dim).saturating_mul(self.kind().size());
+        AHEAD.checked_div(key).unwrap_or(0).next_multiple_of(8)
+    }
+
+    /// What is wanted soon: up to `n` keys of head `h` from `t` on that lie at one stride, asked for in steps
+    /// of `step`.
     #[inline(always)]
-    pub fn later(&self, h: usize, t: usize, n: usize) -> Option<Later> {
+    pub fn later(&self, h: usize, t: usize, n: usize, step: usize) -> Option<Later> {
         let there = self.len.checked_sub(t).filter(|&there| there > 0)?;
         let run = self.run(h, t, n.min(there));
         let size = run.kind.size();
-        let (row, stride) = (run.bytes(), run.row_stride * size);
-        Some(Later { row, stride, len: run.cols * size, rows: run.rows, asked: 0 })
+        let (first, stride) = (run.bytes(), run.row_stride * size);
+        Some(Later { first, stride, len: run.cols * size, rows: run.rows, step, asked: 0, next: 0, turn: 0 })
     }
 
     /// The keys of `keys`, bits relative to key `start`, as runs that lie at one stride, each with its first

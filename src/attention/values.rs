@@ -40,7 +40,7 @@ pub unsafe fn apply<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
         // An unseen key's weight is 0, but 0 x NaN is not.
         let finite = |h: usize| runs(h, block.keys).all(|(_, keys)| all_finite(s, keys));
         let careful = (block.partial || block.holes) && !(0..panel.heads).all(finite);
-        let all = Part { x: *x, panel, heads: panel.heads, block, careful, at_a_time: BLOCK, cols, ahead: None };
+        let all = Part { x: *x, panel, heads: panel.heads, block, careful, at_a_time: BLOCK, cols, ahead: Ahead::Nothing };
         if copied {
             let (from, to) = hull(block.together);
             for h in 0..panel.heads {
@@ -64,7 +64,12 @@ pub unsafe fn apply<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
         } else {
             // Heads that lie side by side: all of a few tokens before the next ones, in the order of memory.
             let in_order = panel.heads > 1 && !block.partial && !block.holes;
-            let (at_a_time, ahead) = (if in_order { TOKENS * 4 / v.kind().size() } else { BLOCK }, if panel.heads > 1 { v.ahead(panel.heads) } else { None });
+            let at_a_time = if in_order { TOKENS * size_of::<f32>() / v.kind().size() } else { BLOCK };
+            let ahead = match () {
+                () if panel.in_lanes || !v.far() => Ahead::Nothing,
+                () if panel.heads > 1 => Ahead::Values(v.ahead(panel.heads)),
+                () => Ahead::Keys,
+            };
             let all = Part { at_a_time, ahead, ..all };
             let values = Values { v, head: panel.kv_head, start: block.start };
             by_kind!(v.kind(), E => strips::<S, E>(s, all, values));
@@ -97,8 +102,15 @@ struct Part<'a> {
     at_a_time: usize,
     /// Columns of V, in whole vectors.
     cols: usize,
-    /// How many keys further on values are asked for meanwhile.
-    ahead: Option<usize>,
+    /// What is asked for meanwhile: for each head, values so many keys further on, or the next block of keys.
+    ahead: Ahead,
+}
+
+#[derive(Clone, Copy)]
+enum Ahead {
+    Nothing,
+    Values(usize),
+    Keys,
 }
 
 /// All rows of all heads.
@@ -116,7 +128,11 @@ unsafe fn strips<S: Simd, E: Elem>(s: S, part: Part, v: Values) {
                     let x = part.x.at_row(h * part.panel.lanes);
                     let (open, close) = (from == block.from, to == block.to);
                     let weights = Rows { ptr: x.scores, row_stride: 1, col_stride: S::PANEL };
-                    let later = part.ahead.and_then(|ahead| v.v.later(v.head, v.start + from + ahead, to - from));
+                    let later = match part.ahead {
+                        Ahead::Nothing => None,
+                        Ahead::Values(ahead) => v.v.later(v.head, v.start + from + ahead, to - from, 1),
+                        Ahead::Keys => part.panel.p.k.later(v.head, v.start + BLOCK, BLOCK, 8),
+                    };
                     let place = Place { weights, x, block, open, close, cols: part.cols, later };
                     // SAFETY: as the caller promises.
                     unsafe { head::<S, E>(s, part, place, block.keys & bits(from, to), v) };

@@ -47,8 +47,7 @@ pub unsafe fn rows_in_lanes<S: Simd, const MR: usize, const NV: usize>(
 }
 
 /// The chains of `P` keys for `NQ` vectors of queries, [`CHAINS`] features of a row in neighbouring lanes.
-/// Meanwhile what lies at each of `later` is asked for, as many bytes as a key has: of 16-bit elements that
-/// is a row and the next one.
+/// `meanwhile` is told after each cache line of features how many of them are done.
 ///
 /// # Safety
 /// - Each of `keys` is valid for reading `twos` times two features, `q` for `twos * NQ` vectors.
@@ -58,17 +57,15 @@ pub unsafe fn features_in_lanes<S: Simd, const P: usize, const NQ: usize>(
     twos: usize,
     keys: [*const f32; P],
     q: *const f32,
-    later: Option<[*const u8; P]>,
+    mut meanwhile: Option<impl FnMut(usize)>,
     acc: &mut Acc<S::V, P, NQ>,
 ) {
     let (mut from, mut q) = (0, q);
     while from < twos {
         let mut to = twos;
-        if let Some(rows) = later {
+        if let Some(meanwhile) = &mut meanwhile {
             to = twos.min(from + LINE);
-            for row in rows {
-                s.prefetch(row.wrapping_add(from * size_of::<[f32; CHAINS]>()));
-            }
+            meanwhile(to);
         }
         for f in from..to {
             let mut queries = [s.splat(0.0); NQ];

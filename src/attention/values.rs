@@ -40,7 +40,16 @@ pub unsafe fn apply<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
         // An unseen key's weight is 0, but 0 x NaN is not.
         let finite = |h: usize| runs(h, block.keys).all(|(_, keys)| all_finite(s, keys));
         let careful = (block.partial || block.holes) && !(0..panel.heads).all(finite);
-        let all = Part { x: *x, panel, heads: panel.heads, block, careful, at_a_time: BLOCK, cols, ahead: Ahead::Nothing };
+        let all = Part {
+            x: *x,
+            panel,
+            heads: panel.heads,
+            block,
+            careful,
+            at_a_time: BLOCK,
+            cols,
+            ahead: Ahead::Nothing,
+        };
         if copied {
             let (from, to) = hull(block.together);
             for h in 0..panel.heads {

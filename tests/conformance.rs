@@ -37,7 +37,8 @@ fn main() -> ExitCode {
     let committed = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
     let given = std::env::var_os("QKV_CONFORMANCE").map(PathBuf::from);
     let root = given.as_deref().unwrap_or(&committed);
-    println!("\nconformance: cases below {}", root.display());
+    let tiers: Vec<_> = common::tiers().iter().map(|tier| tier.name()).collect();
+    println!("\nconformance: cases below {}, on {}", root.display(), tiers.join(", "));
 
     let mut well = true;
     for (name, check) in [("json", json::check as fn() -> _), ("judge", judge::check), ("outcomes", outcomes)]

@@ -21,7 +21,7 @@ pub enum Stop {
 pub const F64: Stop = Stop::OutOfScope("f64 operands: the crate's types are f32, f16 and bf16");
 pub const INTEGERS: Stop = Stop::OutOfScope("integer operands: the crate's types are f32, f16 and bf16");
 pub const PROB_MOD: Stop =
-    Stop::OutOfScope("prob_mod: a fused softmax has no weights that a function could change");
+    Stop::OutOfScope("a prob_mod that is no factor: the softmax is fused, and takes no function behind it");
 pub const OPERANDS: Stop = Stop::OutOfScope("more than two operands: not one matrix product");
 
 impl From<String> for Stop {

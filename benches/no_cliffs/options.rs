@@ -142,7 +142,9 @@ impl Setting {
         alibi_slopes(&mut slopes);
         let slopes: &'static [f32] = slopes.leak();
         let sinks: &'static [f32] = numbers(n_heads, 6).leak();
-        let distance = &|score: f32, at: ScoreAt| score - 0.0625 * (at.query - at.key).abs() as f32;
+        let slope = slopes[0];
+        let distance = move |score: f32, at: ScoreAt| score - slope * (at.query - at.key).abs() as f32;
+        let distance: &'static _ = Box::leak(Box::new(distance));
         let recent = kv_len / 4;
         let composed = plain.causal().window(recent - 1, 0).softcap(20.0).alibi(slopes).sinks(sinks);
         vec![

@@ -1,4 +1,5 @@
-//! How far the kernels are from what the processor can do: `cargo bench --bench peak [-- --quick] [filter]`.
+//! How far the kernels are from what the processor can do:
+//! `cargo bench --bench peak [-- --quick] [--tier NAME] [filter]`.
 //!
 //! Limits and kernels are measured in turn, in one process, and of each the best time counts: the FMA
 //! peak (independent chains of fused multiply-adds), for a decode step also the bandwidth of reading
@@ -8,14 +9,13 @@ mod common;
 
 use std::hint::black_box;
 use std::rc::Rc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
+use common::machine::{date, processor};
+use common::measure::{Args, best_of, sum_bits};
 use common::{Number, Shape, numbers};
-use qkv::{Attention, HeadsMut, HeadsRef, MatMut, MatRef, Tier, bf16, f16, matmul};
+use qkv::{Attention, HeadsMut, HeadsRef, MatMut, MatRef, Matmul, Tier, bf16, f16};
 use qkv::{attention_scratch_len, matmul_scratch_len};
-
-/// The least that a timing lasts, so that the clock's resolution does not matter (seconds).
-const SHORTEST: f64 = 100e-6;
 
 /// One kernel call, and what it is compared with.
 struct Row {
@@ -36,60 +36,49 @@ struct Read {
 }
 
 fn main() -> Result<(), lexopt::Error> {
-    let (mut quick, mut benching, mut filter) = (false, false, String::new());
-    let mut args = lexopt::Parser::from_env();
-    while let Some(arg) = args.next()? {
-        match arg {
-            lexopt::Arg::Long("quick") => quick = true,
-            lexopt::Arg::Long("bench") => benching = true,
-            lexopt::Arg::Value(name) => filter = name.to_string_lossy().into_owned(),
-            other => return Err(other.unexpected()),
-        }
-    }
-    if !benching {
-        println!("measures only under `cargo bench --bench peak`");
-        return Ok(());
-    }
-    let time = Duration::from_secs(if quick { 5 } else { 60 });
-    let mut rows = rows(&filter);
-    let peak = measure(&mut rows, time);
-    print(peak, &rows);
+    let Some(args) = Args::parse("peak")? else { return Ok(()) };
+    let mut rows = rows(&args);
+    let peak = measure(&mut rows, Duration::from_secs(if args.quick { 5 } else { 60 }));
+    print(peak, &rows, args.tier);
     Ok(())
 }
 
-fn rows(filter: &str) -> Vec<Row> {
+fn rows(args: &Args) -> Vec<Row> {
+    let tier = args.tier;
     let mut rows = Vec::new();
     let mut add = |name: String, row: &dyn Fn(String) -> Row| {
-        if name.contains(filter) {
+        if name.contains(&args.filter) {
             rows.push(row(name));
         }
     };
     for n in [64, 256, 512, 1024] {
-        add(format!("matmul f32 {n}x{n}x{n}"), &|name| product::<f32>(name, n));
-        add(format!("matmul bf16 {n}x{n}x{n}"), &|name| product::<bf16>(name, n));
+        add(format!("matmul f32 {n}x{n}x{n}"), &|name| product::<f32>(name, tier, n));
+        add(format!("matmul bf16 {n}x{n}x{n}"), &|name| product::<bf16>(name, tier, n));
     }
     for len in [512, 2048] {
         for (shape, order) in
             [(Shape::prefill(len, 8, 64), ""), (Shape::prefill(len, 8, 64).head_major(), " heads")]
         {
-            add(format!("attention f32 8x{len}x64{order}"), &|name| attention::<f32>(name, shape));
-            add(format!("causal f32 8x{len}x64{order}"), &|name| attention::<f32>(name, shape.causal()));
+            add(format!("attention f32 8x{len}x64{order}"), &|name| attention::<f32>(name, tier, shape));
+            add(format!("causal f32 8x{len}x64{order}"), &|name| {
+                attention::<f32>(name, tier, shape.causal())
+            });
         }
     }
     let shape = Shape::decode(4096, 32, 8, 128);
-    add("decode f32 32/8x4096x128".into(), &|name| attention::<f32>(name, shape));
-    add("decode f16 32/8x4096x128".into(), &|name| attention::<f16>(name, shape));
-    add("decode f32 32/8x4096x128 heads".into(), &|name| attention::<f32>(name, shape.head_major()));
+    add("decode f32 32/8x4096x128".into(), &|name| attention::<f32>(name, tier, shape));
+    add("decode f16 32/8x4096x128".into(), &|name| attention::<f16>(name, tier, shape));
+    add("decode f32 32/8x4096x128 heads".into(), &|name| attention::<f32>(name, tier, shape.head_major()));
     rows
 }
 
 /// Square, all operands of one type.
-fn product<T: Number>(name: String, n: usize) -> Row {
+fn product<T: Number>(name: String, tier: Tier, n: usize) -> Row {
     let (a, b) = (numbers::<T>(n * n, 1), numbers::<T>(n * n, 2));
     let (mut c, mut scratch) = (vec![T::of(0.0); n * n], vec![0.0; matmul_scratch_len(n, n, n)]);
     let mut run = move |a: &[T], b: &[T], c: &mut [T]| {
         let (a, b) = (MatRef::new(a, n, n).unwrap(), MatRef::new(b, n, n).unwrap());
-        matmul(a, b, MatMut::new(c, n, n).unwrap(), &mut scratch).unwrap();
+        Matmul::new().tier(tier).run(a, b, MatMut::new(c, n, n).unwrap(), &mut scratch).unwrap();
     };
     run(&a, &b, &mut c);
     let exact = |i: usize, j: usize| (0..n).map(|t| a[i * n + t].to() * b[t * n + j].to()).sum::<f64>();
@@ -102,13 +91,14 @@ fn product<T: Number>(name: String, n: usize) -> Row {
 }
 
 /// Queries and outputs in `f32`, K and V in `T`.
-fn attention<T: Number>(name: String, shape: Shape) -> Row {
+fn attention<T: Number>(name: String, tier: Tier, shape: Shape) -> Row {
     let Shape { q_len, kv_len, n_heads, n_kv_heads, head_dim: d, causal, .. } = shape;
     let q = numbers::<f32>(q_len * n_heads * d, 1);
     let [k, v] = [2, 3].map(|seed| Rc::new(numbers::<T>(shape.kv_elements(), seed)));
     let mut out = vec![0.0_f32; q_len * n_heads * d];
     let mut scratch = vec![0.0; attention_scratch_len(q_len, kv_len, d, d)];
-    let options = if causal { Attention::new().causal() } else { Attention::new() };
+    let options = Attention::new().tier(tier);
+    let options = if causal { options.causal() } else { options };
     let mut run = move |q: &[f32], k: &[T], v: &[T], out: &mut [f32]| {
         let (queries, keys) = (shape.strides(q_len, n_heads), shape.strides(kv_len, n_kv_heads));
         let q = HeadsRef::with_strides(q, q_len, n_heads, d, queries.0, queries.1).unwrap();
@@ -183,16 +173,8 @@ fn measure(rows: &mut [Row], time: Duration) -> Option<f64> {
     }
 }
 
-/// Times one call, or as many as take long enough, and keeps the best.
-fn best_of(best: &mut f64, call: &mut dyn FnMut()) {
-    let calls = (SHORTEST / *best).ceil().max(1.0);
-    let start = Instant::now();
-    (0..calls as usize).for_each(|_| call());
-    *best = best.min(start.elapsed().as_secs_f64() / calls);
-}
-
-fn print(peak: Option<f64>, rows: &[Row]) {
-    println!("{}, {} tier, 1 thread, {}", processor(), Tier::detect(), date());
+fn print(peak: Option<f64>, rows: &[Row], tier: Tier) {
+    println!("{}, {} tier, 1 thread, {}", processor(), tier, date());
     match peak {
         Some(peak) => println!("FMA peak {:.1} GFLOP/s", peak / 1e9),
         None => println!("FMA peak unknown: no chains of fused multiply-adds for this processor"),
@@ -221,56 +203,6 @@ fn print(peak: Option<f64>, rows: &[Row]) {
             println!("{:>42} {read} reading these {mb:.1} MB, {fma} at the FMA peak", "limits:");
         }
     }
-}
-
-fn processor() -> String {
-    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let name = info.lines().find_map(|line| line.strip_prefix("model name")?.split(": ").nth(1));
-    name.unwrap_or(std::env::consts::ARCH).trim().into()
-}
-
-/// Today as year-month-day, UTC: days since 1970 to a date after Hinnant (2013), "chrono-compatible
-/// low-level date algorithms".
-fn date() -> String {
-    let seconds = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |time| time.as_secs());
-    let days = seconds / 86_400 + 719_468;
-    let of_era = days % 146_097;
-    let year = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year + year / 4 - year / 100);
-    let month = (5 * of_year + 2) / 153;
-    let (day, month) = (of_year - (153 * month + 2) / 5 + 1, if month < 10 { month + 3 } else { month - 9 });
-    let year = year + days / 146_097 * 400 + u64::from(month <= 2);
-    format!("{year}-{month:02}-{day:02}")
-}
-
-/// Reads a slice: adds it up word by word, in vectors where the processor has them.
-fn sum_bits<T: Number>(x: &[T]) -> u64 {
-    // SAFETY: the element types have no padding, and any bits are a `u64`.
-    let (_, words, _) = unsafe { x.align_to::<u64>() };
-    #[cfg(target_arch = "x86_64")]
-    if std::arch::is_x86_feature_detected!("avx2") {
-        #[target_feature(enable = "avx2")]
-        fn in_vectors(words: &[u64]) -> u64 {
-            sum_words(words)
-        }
-        // SAFETY: the processor has AVX2.
-        return unsafe { in_vectors(words) };
-    }
-    sum_words(words)
-}
-
-/// From four places at once, which reads up to 1.4 times as fast as in order (Zen 3, 16 MiB).
-#[inline(always)]
-fn sum_words(words: &[u64]) -> u64 {
-    let mut parts = words.chunks_exact((words.len() / 4).max(1)).map(|part| part.as_chunks::<8>().0.iter());
-    let [a, b, c, d] = std::array::from_fn(|_| parts.next().unwrap_or_default());
-    let mut sums = [[0_u64; 8]; 4];
-    for (((a, b), c), d) in a.zip(b).zip(c).zip(d) {
-        for (sum, chunk) in sums.iter_mut().zip([a, b, c, d]) {
-            *sum = std::array::from_fn(|i| sum[i].wrapping_add(chunk[i]));
-        }
-    }
-    sums.into_iter().flatten().fold(0, u64::wrapping_add)
 }
 
 /// FLOPs of one run of fused multiply-adds in chains that do not wait for each other: two a cycle with

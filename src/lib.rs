@@ -21,6 +21,8 @@
 //! | `C = A B`, with options, with sizes in the types | [`matmul()`], [`matmul_add`], [`Matmul`], [`matmul_fixed`] |
 //! | weights packed once | [`PackedMat`] |
 //! | attention: prefill, decode, causal, grouped heads | [`Attention`] |
+//! | keys and values in a ring or in pages | [`Ring`], [`Paged`] |
+//! | new tokens into a cache, rotary embedding | [`Append`], [`Rotary`] |
 //! | attention from X and its weights | [`SelfAttention`] |
 //! | softmax, log-sum-exp, `e^x` | [`softmax()`], [`log_sum_exp`], [`exp_in_place`], [`Softmax`] |
 //! | how much scratch | [`matmul_scratch_len`], [`attention_scratch_len`], [`SelfAttention::scratch_len`] |
@@ -115,8 +117,8 @@ mod tier;
 mod view;
 
 pub use attention::{
-    Attention, Item, KEYS_PER_STATE, Keys, MaskRule, Paged, Ring, ScoreAt, ScoreRule, Scores, Tile, Work,
-    alibi_slopes, attention_scratch_len, states_len,
+    Append, Attention, Item, KEYS_PER_STATE, Keys, MaskRule, Paged, Ring, Rotary, ScoreAt, ScoreRule, Scores,
+    Tile, Work, alibi_slopes, attention_scratch_len, states_len,
 };
 pub use elem::Elem;
 pub use error::Error;

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// DESIGN's table of layers. A file may use those of a smaller number, and its own folder.
-const LAYERS: [(&str, usize); 20] = [
+const LAYERS: [(&str, usize); 21] = [
     ("error", 0),
     ("simd", 0),
     ("attention/mask", 0),
@@ -19,6 +19,7 @@ const LAYERS: [(&str, usize); 20] = [
     ("kernel/score", 3),
     ("tier", 3),
     ("kernel/pack", 3),
+    ("kernel/rotate", 3),
     ("matmul/", 4),
     ("softmax", 4),
     ("attention/mod", 5),

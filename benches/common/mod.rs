@@ -2,6 +2,9 @@
 
 #![allow(dead_code, reason = "each bench is a crate of its own and uses a part")]
 
+pub mod machine;
+pub mod measure;
+
 use qkv::{Elem, bf16, f16};
 
 /// An element type that the benches make and read.

@@ -1,6 +1,7 @@
 //! Attention: `softmax(scale·Q Kᵀ) V` for each head, without storing more than a tile of scores.
 
 mod adjust;
+mod append;
 mod call;
 mod decode;
 mod keys;
@@ -10,6 +11,7 @@ mod options;
 mod panel;
 mod partial;
 mod prefill;
+mod rotary;
 mod rule;
 mod scratch;
 mod seen;
@@ -23,10 +25,12 @@ use crate::elem::{Elem, Kind};
 use crate::error::Error;
 use crate::tier::Tier;
 use crate::view::{HeadsMut, HeadsRef, RawTensor};
+pub use append::Append;
 use call::Call;
 pub use keys::{Keys, Paged, Ring};
 pub use merge::{KEYS_PER_STATE, states_len};
 pub use options::alibi_slopes;
+pub use rotary::Rotary;
 pub use rule::{MaskRule, ScoreAt, ScoreRule, Tile};
 pub use weights::Scores;
 pub use work::{Item, Work};

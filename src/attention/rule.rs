@@ -89,8 +89,9 @@ pub struct ScoreAt {
 /// What becomes of a score, by a rule. Closures `Fn(score, at) -> f32` are such rules.
 ///
 /// A rule is compiled into a loop over a vector of queries and uses the instructions of the tier, if it is
-/// arithmetic that the compiler can do for several scores at a time: no calls, no early returns. It may be
-/// asked for scores of keys that are not seen; what it says of them is not used.
+/// arithmetic that the compiler can do for several scores at a time: no calls, no early returns. One of more
+/// than a few operations is marked `#[inline(always)]`, or it is a call itself. It may be asked for scores of
+/// keys that are not seen; what it says of them is not used.
 ///
 /// ```
 /// use qkv::{ScoreAt, ScoreRule};
@@ -105,12 +106,12 @@ pub trait ScoreRule: Sync {
     /// Changes the scores of a block. Here so that [`score`](Self::score) is inlined.
     #[doc(hidden)]
     fn change(&self, block: &mut ScoreBlock) {
-        dispatch!(block.tier, s => block.each(s, #[inline(always)] |score, at| self.score(score, at)));
+        dispatch!(block.tier, s => block.each(s, #[inline(always)] move |score, at| self.score(score, at)));
     }
 }
 
 impl<F: Fn(f32, ScoreAt) -> f32 + Sync> ScoreRule for F {
-    #[inline]
+    #[inline(always)]
     fn score(&self, score: f32, at: ScoreAt) -> f32 {
         self(score, at)
     }
@@ -140,18 +141,20 @@ pub struct ScoreBlock {
 impl ScoreBlock {
     #[inline(always)]
     fn each<S: Simd>(&mut self, s: S, rule: impl Fn(f32, ScoreAt) -> f32) {
+        // Moved into the loop: what is behind a reference to them a store to a score might change, and then
+        // nothing is done for several scores at a time.
+        let ScoreBlock { scores: mut row, stride, ref keys, batch, rows, ref heads, ref queries, .. } = *self;
+        let keys = keys.clone();
         s.vectorize(
             #[inline(always)]
-            || {
-                let mut row = self.scores;
-                for key in self.keys.clone() {
+            move || {
+                for key in keys {
                     // SAFETY: whoever makes a block promises `rows` scores at each of its keys.
-                    let scores = unsafe { core::slice::from_raw_parts_mut(row, self.rows) };
-                    let lanes = self.heads.iter().zip(&self.queries);
-                    for (score, (&head, &query)) in scores.iter_mut().zip(lanes) {
-                        *score = rule(*score, ScoreAt { batch: self.batch, head, query, key });
+                    let scores = unsafe { core::slice::from_raw_parts_mut(row, rows) };
+                    for (score, (&head, &query)) in scores.iter_mut().zip(heads.iter().zip(queries)) {
+                        *score = rule(*score, ScoreAt { batch, head, query, key });
                     }
-                    row = row.wrapping_add(self.stride);
+                    row = row.wrapping_add(stride);
                 }
             },
         );

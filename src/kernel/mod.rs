@@ -2,6 +2,7 @@
 
 pub mod exp;
 pub mod pack;
+pub mod rotate;
 pub mod score;
 pub mod softmax;
 pub mod tanh;

@@ -109,6 +109,21 @@ impl RawHeads {
         RawMat { ptr: head.ptr.wrapping_add(offset), rows: n, ..head }
     }
 
+    /// Token `t` of sequence `b`: a row for each head.
+    #[inline(always)]
+    pub fn token(&self, b: usize, t: usize) -> RawMat {
+        debug_assert!(b < self.batch && t < self.len);
+        let offset = (b * self.batch_stride + t * self.token_stride) * self.kind.size();
+        RawMat {
+            ptr: self.ptr.wrapping_add(offset),
+            kind: self.kind,
+            rows: self.n_heads,
+            cols: self.head_dim,
+            row_stride: self.head_stride,
+            col_stride: 1,
+        }
+    }
+
     /// One head of `len` rows of `cols` floats, `stride` apart, that kernels have written.
     pub fn in_scratch(ptr: *mut f32, len: usize, stride: usize, cols: usize) -> RawHeads {
         RawHeads {

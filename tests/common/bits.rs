@@ -192,3 +192,15 @@ fn merge(fused: bool, left: &State, right: &State) -> State {
     let acc = left.acc.iter().zip(&right.acc).map(|(&a, &b)| merged(a, b)).collect();
     State { m, l: merged(left.l, right.l), acc }
 }
+
+/// A head's features turned by the cosines and then the sines of its position.
+pub fn rotary(x: &[f32], angles: &[f32], interleaved: bool) -> Vec<f32> {
+    let (half, mut y) = (angles.len() / 2, x.to_vec());
+    for i in 0..half {
+        let (first, second) = if interleaved { (2 * i, 2 * i + 1) } else { (i, i + half) };
+        let (cos, sin) = (angles[i], angles[half + i]);
+        y[first] = x[first] * cos - x[second] * sin;
+        y[second] = x[second] * cos + x[first] * sin;
+    }
+    y
+}

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "every test binary uses its own part of this module")]
 
 pub mod attend;
+pub mod batch;
 pub mod bits;
 pub mod buffer;
 pub mod heads;

@@ -25,6 +25,8 @@ const Q_WIDTH: usize = if VECTORS { score::CHAINS } else { 1 };
 const COPIED: usize = if VECTORS { BLOCK } else { 0 };
 /// Keys that are copied: scalar lanes widen those of a tile.
 const COPIED_KEYS: usize = if VECTORS { BLOCK } else { 4 };
+/// A vector of values for each key of a block: scalar lanes need none.
+const LAST_COLUMNS: usize = if VECTORS { BLOCK * MAX_LANES } else { 0 };
 /// Arrays of one float a row: `m`, `l`, their totals, the factors, each row's keys, its slope and place.
 const ROW_ARRAYS: usize = 9;
 /// Floats of a row that say which keys of the block it sees.
@@ -42,7 +44,8 @@ pub struct Scratch {
     pub q_stride: usize,
     /// Scores, then weights: `[BLOCK][PANEL]`.
     pub scores: *mut f32,
-    /// A block's keys where they are not read in place: `[BLOCK][head_dim]`. Scalar lanes: a tile's.
+    /// A block's keys where they are not read in place: `[BLOCK][head_dim]`. Scalar lanes: a tile's. Then the
+    /// last columns of values that fill no vector: `[BLOCK][LANES]`.
     pub keys: *mut f32,
     /// A block's values where they are not read in place: `[BLOCK][width]`. Scalar lanes always do. With
     /// several heads, the chains of values that are not complete: `[rows][width]`.
@@ -88,9 +91,17 @@ pub const fn scratch_len(q_len: usize, kv_len: usize, head_dim: usize, v_head_di
     let accs = if kv_len > CHUNK { 2 } else { 1 };
     let rows = MAX_PANEL * panels(q_len);
     let values = width(v_head_dim).saturating_mul(rows * accs + COPIED);
-    let queries = round_up(head_dim, Q_WIDTH).saturating_mul(rows + COPIED_KEYS);
+    let queries = round_up(head_dim, Q_WIDTH)
+        .saturating_mul(rows)
+        .saturating_add(keys_room(round_up(head_dim, Q_WIDTH)));
     let fixed = ALIGN + MAX_PANEL * BLOCK + rows * (ROW_ARRAYS + HOLES);
     values.saturating_add(queries).saturating_add(fixed)
+}
+
+/// Floats for copied keys of `q_stride` features, or for the last columns of the values.
+const fn keys_room(q_stride: usize) -> usize {
+    let keys = q_stride.saturating_mul(COPIED_KEYS);
+    if keys < LAST_COLUMNS { LAST_COLUMNS } else { keys }
 }
 
 impl Scratch {
@@ -115,7 +126,7 @@ impl Scratch {
         let scores = take(BLOCK * S::PANEL);
         let values = take(COPIED * width);
         let q = take(q_stride * rows);
-        let keys = take(q_stride * COPIED_KEYS);
+        let keys = take(keys_room(q_stride));
         let acc = take(width * rows);
         let total_acc = if p.k.len > CHUNK { take(width * rows) } else { acc };
         Scratch {

@@ -1,16 +1,15 @@
 //! The weighted values of one block: `acc = acc f + P V`, for both directions of the scores.
 
 use super::keys::{Later, SequenceKeys};
-use super::mask::{bits, first_ones, hull};
+use super::mask::{bits, hull};
 use super::panel::{Block, Panel};
 use super::scratch::Scratch;
 use super::seen;
 use crate::elem::{Elem, Kind, by_kind};
 use crate::kernel::pack::{Grid, pack};
 use crate::kernel::softmax::BLOCK;
-use crate::kernel::tile::{PANEL_COLS, Panels, Rows, tile, with_rows, with_vectors, zero};
-use crate::simd::Simd;
-use crate::view::RawMat;
+use crate::kernel::tile::{Acc, PANEL_COLS, Panels, Rows, tile, with_rows, with_vectors, zero};
+use crate::simd::{MAX_LANES, Simd};
 
 /// Weighted values of nothing.
 ///
@@ -27,61 +26,61 @@ pub unsafe fn clear(x: &Scratch, rows: usize) {
 /// - `x` holds the block's weights and factors; the block is inside V.
 #[inline(never)]
 pub unsafe fn apply<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
-    // Many rows read each value several times: widened and side by side it costs them less. The last
-    // columns must fill a vector.
     let v = &panel.p.v;
-    let cols = v.dim().next_multiple_of(S::LANES);
-    let ragged = cols != v.dim();
+    let (dim, ragged) = (v.dim(), v.dim() % S::LANES);
     let apart = v.kind() != Kind::F32 || !v.side_by_side() || !v.one_run(block.start, block.together);
-    let copied = ragged || (panel.in_lanes && S::LANES > 1 && apart);
-    let runs = |h: usize, keys: u64| v.runs(panel.kv_head + h, block.start, keys);
+    let cols = dim - ragged;
+    let all = Part {
+        x: *x,
+        panel,
+        heads: panel.heads,
+        block,
+        at_a_time: BLOCK,
+        col: 0,
+        cols,
+        ahead: Ahead::Nothing,
+    };
     // SAFETY: as the caller promises.
     unsafe {
-        // An unseen key's weight is 0, but 0 x NaN is not.
-        let finite = |h: usize| runs(h, block.keys).all(|(_, keys)| all_finite(s, keys));
-        let careful = (block.partial || block.holes) && !(0..panel.heads).all(finite);
-        let all = Part {
-            x: *x,
-            panel,
-            heads: panel.heads,
-            block,
-            careful,
-            at_a_time: BLOCK,
-            cols,
-            ahead: Ahead::Nothing,
-        };
-        if copied {
+        // Many rows read each value several times: widened and side by side it costs them less.
+        if panel.in_lanes && S::LANES > 1 && (apart || ragged > 0) {
             let (from, to) = hull(block.together);
-            for h in 0..panel.heads {
-                if block.brings && block.together != bits(from, to) {
+            if block.brings {
+                if block.together != bits(from, to) {
                     // What no row sees is not read: its weights of 0 need finite values.
                     core::slice::from_raw_parts_mut(x.values.add(from * x.width), (to - from) * x.width)
                         .fill(0.0);
                 }
-                if block.brings {
-                    for (t, rows) in runs(h, block.together) {
-                        let to = Grid { dst: x.values.add(t * x.width), stride: x.width, width: x.width };
-                        pack(s, rows, to);
-                    }
+                for (t, rows) in v.runs(panel.kv_head, block.start, block.together) {
+                    let to = Grid { dst: x.values.add(t * x.width), stride: x.width, width: x.width };
+                    pack(s, rows, to);
                 }
-                let keys = bits(block.from, block.to);
-                let part =
-                    Part { x: x.at_row(h * panel.lanes), heads: 1, block: Block { keys, ..block }, ..all };
-                let v = SequenceKeys::in_scratch(x.values, BLOCK, x.width, cols);
-                strips::<S, f32>(s, part, Values { v: &v, head: 0, start: 0 });
             }
-        } else {
-            // Heads that lie side by side: all of a few tokens before the next ones, in the order of memory.
-            let in_order = panel.heads > 1 && !block.partial && !block.holes;
-            let at_a_time = if in_order { TOKENS * size_of::<f32>() / v.kind().size() } else { BLOCK };
-            let ahead = match () {
-                () if panel.in_lanes || !v.far() => Ahead::Nothing,
-                () if panel.heads > 1 => Ahead::Values(v.ahead(panel.heads)),
-                () => Ahead::Keys,
-            };
-            let all = Part { at_a_time, ahead, ..all };
-            let values = Values { v, head: panel.kv_head, start: block.start };
-            by_kind!(v.kind(), E => strips::<S, E>(s, all, values));
+            let cols = dim.next_multiple_of(S::LANES);
+            let keys = bits(block.from, block.to);
+            let v = SequenceKeys::in_scratch(x.values, BLOCK, x.width, cols);
+            let part = Part { block: Block { keys, ..block }, cols, ..all };
+            return strips::<S, f32>(s, part, Values { v: &v, head: 0, start: 0 });
+        }
+        // Heads that lie side by side: all of a few tokens before the next ones, in the order of memory.
+        let in_order = panel.heads > 1 && !block.partial && !block.holes;
+        let at_a_time = if in_order { TOKENS * size_of::<f32>() / v.kind().size() } else { BLOCK };
+        let ahead = match () {
+            () if panel.in_lanes || !v.far() => Ahead::Nothing,
+            () if panel.heads > 1 => Ahead::Values(v.ahead(panel.heads)),
+            () => Ahead::Keys,
+        };
+        let values = Values { v, head: panel.kv_head, start: block.start };
+        by_kind!(v.kind(), E => strips::<S, E>(s, Part { at_a_time, ahead, ..all }, values));
+        // The last columns, which fill no vector.
+        for h in (0..panel.heads).take_while(|_| ragged > 0) {
+            for (t, rows) in v.runs(panel.kv_head + h, block.start, block.keys) {
+                let rows = rows.block(0, cols, rows.rows, ragged);
+                pack(s, rows, Grid { dst: x.keys.add(t * S::LANES), stride: S::LANES, width: S::LANES });
+            }
+            let v = SequenceKeys::in_scratch(x.keys, BLOCK, S::LANES, S::LANES);
+            let part = Part { x: x.at_row(h * panel.lanes), heads: 1, col: cols, cols: S::LANES, ..all };
+            strips::<S, f32>(s, part, Values { v: &v, head: 0, start: 0 });
         }
     }
 }
@@ -105,16 +104,15 @@ struct Part<'a> {
     panel: &'a Panel<'a>,
     heads: usize,
     block: Block,
-    /// Keys that a row does not see must not be touched for it.
-    careful: bool,
     /// Keys that are taken for all columns and heads before the next keys.
     at_a_time: usize,
-    /// Columns of V, in whole vectors.
+    /// Where the values' columns belong, and how many there are, in whole vectors.
+    col: usize,
     cols: usize,
-    /// What is asked for meanwhile: for each head, values so many keys further on, or the next block of keys.
     ahead: Ahead,
 }
 
+/// What is asked for meanwhile: for each head values so many keys further on, or the next block of keys.
 #[derive(Clone, Copy)]
 enum Ahead {
     Nothing,
@@ -122,29 +120,53 @@ enum Ahead {
     Keys,
 }
 
+/// Keys `t..end` of a block, whose values lie at one stride.
+#[derive(Clone, Copy)]
+struct Run<E> {
+    t: usize,
+    end: usize,
+    first: *const E,
+}
+
 /// All rows of all heads.
 #[inline(never)]
 unsafe fn strips<S: Simd, E: Elem>(s: S, part: Part, v: Values) {
+    let block = part.block;
+    let mut list = [Run { t: 0, end: 0, first: core::ptr::null() }; BLOCK];
+    let (mut runs, mut row_stride) = (0, 0);
+    for (to, (t, run)) in list.iter_mut().zip(v.v.runs(v.head, v.start, block.keys)) {
+        *to = Run { t, end: t + run.rows, first: run.at::<E>(0, 0) };
+        (runs, row_stride) = (runs + 1, run.row_stride);
+    }
+    let runs = list.get(..runs).unwrap_or_default();
     s.vectorize(
         #[inline(always)]
         || {
-            let block = part.block;
             let mut from = block.from;
             while from < block.to {
                 let to = block.to.min(from + part.at_a_time);
                 for h in 0..part.heads {
-                    let v = Values { head: v.head + h, ..v };
                     let x = part.x.at_row(h * part.panel.lanes);
-                    let (open, close) = (from == block.from, to == block.to);
-                    let weights = Rows { ptr: x.scores, row_stride: 1, col_stride: S::PANEL };
                     let later = match part.ahead {
                         Ahead::Nothing => None,
-                        Ahead::Values(ahead) => v.v.later(v.head, v.start + from + ahead, to - from, 1),
-                        Ahead::Keys => part.panel.p.k.later(v.head, v.start + BLOCK, BLOCK, 8),
+                        Ahead::Values(ahead) => v.v.later(v.head + h, v.start + from + ahead, to - from, 1),
+                        Ahead::Keys => part.panel.p.k.later(v.head + h, v.start + BLOCK, BLOCK, 8),
                     };
-                    let place = Place { weights, x, block, open, close, cols: part.cols, later };
+                    let mut head = Head {
+                        weights: Rows { ptr: x.scores, row_stride: 1, col_stride: S::PANEL },
+                        x,
+                        block,
+                        runs,
+                        row_stride,
+                        shift: h * v.v.head_stride(),
+                        open: from == block.from,
+                        close: to == block.to,
+                        col: part.col,
+                        cols: part.cols,
+                        later,
+                    };
                     // SAFETY: as the caller promises.
-                    unsafe { head::<S, E>(s, part, place, block.keys & bits(from, to), v) };
+                    unsafe { rows(s, &mut head, part.panel.rows, (from, to)) };
                 }
                 from = to;
             }
@@ -152,91 +174,66 @@ unsafe fn strips<S: Simd, E: Elem>(s: S, part: Part, v: Values) {
     );
 }
 
-/// All rows of a head.
+/// The values of one head and how its tiles go on.
+struct Head<'a, E> {
+    weights: Rows,
+    x: Scratch,
+    block: Block,
+    runs: &'a [Run<E>],
+    row_stride: usize,
+    /// What is added to the runs' addresses.
+    shift: usize,
+    /// The block's first keys: chains start. Else they go on.
+    open: bool,
+    /// The block's last keys: chains are added to what there was. Else they are kept.
+    close: bool,
+    col: usize,
+    cols: usize,
+    later: Option<Later>,
+}
+
+/// All rows of a head for the keys `from..to`.
 #[inline(always)]
-unsafe fn head<S: Simd, E: Elem>(s: S, part: Part, mut place: Place, keys: u64, v: Values) {
-    let (rows, x) = (part.panel.rows, place.x);
+unsafe fn rows<S: Simd, E: Elem>(s: S, head: &mut Head<E>, rows: usize, (from, to): (usize, usize)) {
     let mut r = 0;
     while r < rows {
         let left = rows - r;
-        let n = match part.careful {
-            true => 1,
-            // No tile of few rows, which has too few chains, if two tiles can share.
-            false if left > S::MR && left < 2 * S::MR => left.div_ceil(2),
-            false => left.min(S::MR),
-        };
-        let mut keys = keys;
+        // No tile of few rows, which has too few chains, if two tiles can share.
+        let n = if left > S::MR && left < 2 * S::MR { left.div_ceil(2) } else { left.min(S::MR) };
+        let mut keys = (from, to);
         // SAFETY: as the caller promises; rows of the panel.
         unsafe {
-            if place.block.partial {
+            if head.block.partial {
                 // The rows' first keys and ends grow with the row.
-                keys &= bits(*x.from.add(r) as usize, *x.to.add(r + n - 1) as usize);
+                let x = &head.x;
+                keys = (from.max(*x.from.add(r) as usize), to.min(*x.to.add(r + n - 1) as usize));
             }
-            if part.careful && place.block.holes {
-                keys &= seen::of_row(&x, r);
-            }
-            if keys != 0 || place.block.first {
-                strip::<S, E>(s, &mut place, (r, n), Run::first(keys, v));
+            if keys.0 < keys.1 || head.block.first {
+                strip(s, head, (r, n), keys);
             }
         }
         r += n;
     }
 }
 
-/// How one head's strips of tiles go on.
-#[derive(Clone, Copy)]
-struct Place {
-    weights: Rows,
-    x: Scratch,
-    block: Block,
-    /// The block's first keys: chains start. Else they go on.
-    open: bool,
-    /// The block's last keys: chains are added to what there was. Else they are kept.
-    close: bool,
-    cols: usize,
-    /// Values that are wanted soon.
-    later: Option<Later>,
-}
-
-/// Values of keys that lie at one stride, and the keys behind them.
-#[derive(Clone, Copy)]
-struct Run<'a> {
-    /// The first of them in the block.
-    t: usize,
-    rows: RawMat,
-    /// The keys behind them.
-    rest: u64,
-    of: Values<'a>,
-}
-
-impl<'a> Run<'a> {
-    /// The first run of `keys`, without rows if there are none.
-    #[inline(always)]
-    fn first(keys: u64, of: Values<'a>) -> Run<'a> {
-        let (t, n) = if keys == 0 { (0, 0) } else { first_ones(keys) };
-        let rows = of.v.run(of.head, of.start + t, n);
-        Run { t, rows, rest: keys & !bits(t, t + rows.rows), of }
-    }
-}
-
-/// Rows `r..r + n` of a head.
+/// Rows `r..r + n`.
 #[inline(always)]
-unsafe fn strip<S: Simd, E: Elem>(s: S, place: &mut Place, (r, n): (usize, usize), run: Run) {
-    // SAFETY: as the caller promises. One or two rows alone have too few chains for the multipliers'
-    // latency: they take more columns.
+unsafe fn strip<S: Simd, E: Elem>(s: S, head: &mut Head<E>, (r, n): (usize, usize), keys: (usize, usize)) {
+    // SAFETY: as the caller promises. Few rows alone have too few chains for the multipliers' latency: they
+    // take more columns.
     unsafe {
-        let (cols, mut c) = (place.cols, 0);
+        let (cols, mut c) = (head.cols, 0);
         if n == 1 {
-            c = wide::<S, E, 1, 8>(s, place, r, run);
+            c = wide::<S, E, 1, 8>(s, head, r, keys);
         } else if n == 2 {
-            c = wide::<S, E, 2, 4>(s, place, r, run);
+            c = wide::<S, E, 2, 4>(s, head, r, keys);
         } else if n == 4 && const { S::MR * S::NV >= 24 } {
-            c = wide::<S, E, 4, 4>(s, place, r, run);
+            c = wide::<S, E, 4, 4>(s, head, r, keys);
         }
         with_rows!(S, n, MR => {
             while c < cols {
                 let n = (cols - c).min(S::NV * S::LANES);
-                with_vectors!(S, n / S::LANES, NV => columns::<S, E, MR, NV>(s, place, r, run, c));
+                with_vectors!(S, n / S::LANES, NV => columns::<S, E, MR, NV>(s, head, r, keys, c));
                 c += n;
             }
         });
@@ -247,14 +244,14 @@ unsafe fn strip<S: Simd, E: Elem>(s: S, place: &mut Place, (r, n): (usize, usize
 #[inline(always)]
 unsafe fn wide<S: Simd, E: Elem, const MR: usize, const NV: usize>(
     s: S,
-    place: &mut Place,
+    head: &mut Head<E>,
     r: usize,
-    run: Run,
+    keys: (usize, usize),
 ) -> usize {
     let mut c = 0;
-    while c + NV * S::LANES <= place.cols {
+    while c + NV * S::LANES <= head.cols {
         // SAFETY: as the caller promises.
-        unsafe { columns::<S, E, MR, NV>(s, place, r, run, c) };
+        unsafe { columns::<S, E, MR, NV>(s, head, r, keys, c) };
         c += NV * S::LANES;
     }
     c
@@ -264,38 +261,47 @@ unsafe fn wide<S: Simd, E: Elem, const MR: usize, const NV: usize>(
 #[inline(always)]
 unsafe fn columns<S: Simd, E: Elem, const MR: usize, const NV: usize>(
     s: S,
-    place: &mut Place,
+    head: &mut Head<E>,
     r: usize,
-    mut run: Run,
+    (from, to): (usize, usize),
     c: usize,
 ) {
-    let Scratch { values, acc, factor, width, .. } = place.x;
+    let Scratch { values, acc, factor, width, .. } = head.x;
     // Chains that go on lie in the order in which they are used.
     let open = values.wrapping_add(r * width + c * MR);
     let open = |i: usize, n: usize| open.wrapping_add((i * NV + n) * S::LANES);
-    if let Some(later) = &mut place.later {
-        later.ask(s, c + NV * S::LANES, place.cols);
+    if let Some(later) = &mut head.later {
+        later.ask(s, c + NV * S::LANES, head.cols);
     }
     let mut chains = zero::<S, MR, NV>(s);
     // SAFETY: as the caller promises.
     unsafe {
-        if !place.open {
+        if !head.open {
             for (i, row) in chains.iter_mut().enumerate() {
                 for (n, chain) in row.iter_mut().enumerate() {
                     *chain = s.load(open(i, n));
                 }
             }
         }
-        loop {
-            let RawMat { rows, row_stride, .. } = run.rows;
-            let v = Panels { ptr: run.rows.at::<E>(0, c), row_stride, panel_stride: PANEL_COLS };
-            chains = tile::<S, E, MR, NV>(s, rows, place.weights.at(r, run.t), v, chains);
-            if run.rest == 0 {
-                break;
+        for run in head.runs {
+            let (t, end) = (run.t.max(from), run.end.min(to));
+            if t < end {
+                let ptr = run.first.wrapping_add((t - run.t) * head.row_stride + head.shift + c);
+                let v = Panels { ptr, row_stride: head.row_stride, panel_stride: PANEL_COLS };
+                chains = tile::<S, E, MR, NV>(s, end - t, head.weights.at(r, t), v, chains);
             }
-            run = Run::first(run.rest, run.of);
         }
-        if !place.close {
+        // A key that a row does not see weighs 0, but 0 x NaN is not 0.
+        if (head.block.partial || head.block.holes) && !all_finite(s, &chains) {
+            for (i, row) in chains.iter_mut().enumerate() {
+                for (n, chain) in row.iter_mut().enumerate() {
+                    let mut lanes = [0.0; MAX_LANES];
+                    seen_only(s, head, r + i, c + n * S::LANES, lanes.as_mut_ptr());
+                    *chain = s.load(lanes.as_ptr());
+                }
+            }
+        }
+        if !head.close {
             for (i, row) in chains.iter().enumerate() {
                 for (n, &chain) in row.iter().enumerate() {
                     s.store(open(i, n), chain);
@@ -304,39 +310,56 @@ unsafe fn columns<S: Simd, E: Elem, const MR: usize, const NV: usize>(
             return;
         }
         for (i, row) in chains.iter().enumerate() {
-            let acc = acc.wrapping_add((r + i) * width + c);
+            let acc = acc.wrapping_add((r + i) * width + head.col + c);
             let factor = s.splat(*factor.add(r + i));
             for (n, &chain) in row.iter().enumerate() {
                 let acc = acc.wrapping_add(n * S::LANES);
-                let old = if place.block.first { None } else { Some(s.load(acc)) };
+                let old = if head.block.first { None } else { Some(s.load(acc)) };
                 s.store(acc, old.map_or(chain, |old| s.fma(old, factor, chain)));
             }
         }
     }
 }
 
-/// Whether no value of the keys is infinite or NaN.
+/// Whether no chain is infinite or NaN.
+#[inline(always)]
+fn all_finite<S: Simd, const MR: usize, const NV: usize>(s: S, chains: &Acc<S::V, MR, NV>) -> bool {
+    // 0 x chain is 0 or, for what is not finite, NaN, which stays in the sum.
+    let (zero, one) = (s.splat(0.0), s.splat(1.0));
+    let mut sum = zero;
+    for &chain in chains.as_flattened() {
+        sum = s.fma(chain, zero, sum);
+    }
+    !s.any_gt(s.select_gt(one, sum, zero, one), zero)
+}
+
+/// One vector of columns of row `r`, from the keys alone that the row sees, to `out`.
+#[cold]
 #[inline(never)]
-unsafe fn all_finite<S: Simd>(s: S, keys: RawMat) -> bool {
+unsafe fn seen_only<S: Simd, E: Elem>(s: S, head: &Head<E>, r: usize, c: usize, out: *mut f32) {
+    let Head { x, block, .. } = head;
     s.vectorize(
         #[inline(always)]
         || {
-            // 0 x v is 0 or, for what is not finite, NaN, which stays in the sum.
-            let mut sums = [s.splat(0.0); 4];
-            by_kind!(keys.kind, E => for t in 0..keys.rows {
-                for c in (0..keys.cols).step_by(4 * S::LANES) {
-                    for (c, sum) in (c..keys.cols).step_by(S::LANES).zip(&mut sums) {
-                        // SAFETY: columns from `c` on of a key that some row sees.
-                        let v = unsafe { crate::elem::load_up_to::<S, E>(s, keys.at(t, c), keys.cols - c) };
-                        *sum = s.fma(v, s.splat(0.0), *sum);
+            // SAFETY: keys that the row sees; `out` holds a vector.
+            unsafe {
+                let mut keys = block.keys;
+                if block.partial {
+                    keys &= bits(*x.from.add(r) as usize, *x.to.add(r) as usize);
+                }
+                if block.holes {
+                    keys &= seen::of_row(x, r);
+                }
+                let mut chain = zero::<S, 1, 1>(s);
+                for run in head.runs {
+                    for t in (run.t..run.end).filter(|t| keys >> t & 1 == 1) {
+                        let ptr = run.first.wrapping_add((t - run.t) * head.row_stride + head.shift + c);
+                        let v = Panels { ptr, row_stride: 0, panel_stride: 0 };
+                        chain = tile::<S, E, 1, 1>(s, 1, head.weights.at(r, t), v, chain);
                     }
                 }
-            });
-            let sum = s.add(s.add(sums[0], sums[1]), s.add(sums[2], sums[3]));
-            let mut lanes = [0.0_f32; crate::simd::MAX_LANES];
-            // SAFETY: the array holds a whole vector.
-            unsafe { s.store(lanes.as_mut_ptr(), sum) };
-            lanes.iter().all(|&x| x == 0.0)
+                s.store(out, chain[0][0]);
+            }
         },
-    )
+    );
 }

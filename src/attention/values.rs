@@ -132,13 +132,21 @@ struct Run<E> {
 #[inline(never)]
 unsafe fn strips<S: Simd, E: Elem>(s: S, part: Part, v: Values) {
     let block = part.block;
-    let mut list = [Run { t: 0, end: 0, first: core::ptr::null() }; BLOCK];
-    let (mut runs, mut row_stride) = (0, 0);
-    for (to, (t, run)) in list.iter_mut().zip(v.v.runs(v.head, v.start, block.keys)) {
-        *to = Run { t, end: t + run.rows, first: run.at::<E>(0, 0) };
-        (runs, row_stride) = (runs + 1, run.row_stride);
+    let mut list;
+    let mut found = v.v.runs(v.head, v.start, block.keys);
+    let (t, run) = found.next().unwrap_or((0, v.v.run(v.head, v.start, 0)));
+    let (first, row_stride) =
+        (Run { t, end: t + run.rows, first: run.at::<E>(0, 0).cast_const() }, run.row_stride);
+    let mut more: &[Run<E>] = &[];
+    if block.keys & !bits(first.t, first.end) != 0 {
+        list = [first; BLOCK];
+        let mut n = 0;
+        for (to, (t, run)) in list.iter_mut().zip(found) {
+            *to = Run { t, end: t + run.rows, first: run.at::<E>(0, 0) };
+            n += 1;
+        }
+        more = list.get(..n).unwrap_or_default();
     }
-    let runs = list.get(..runs).unwrap_or_default();
     s.vectorize(
         #[inline(always)]
         || {
@@ -156,7 +164,8 @@ unsafe fn strips<S: Simd, E: Elem>(s: S, part: Part, v: Values) {
                         weights: Rows { ptr: x.scores, row_stride: 1, col_stride: S::PANEL },
                         x,
                         block,
-                        runs,
+                        first,
+                        more,
                         row_stride,
                         shift: h * v.v.head_stride(),
                         open: from == block.from,
@@ -179,7 +188,8 @@ struct Head<'a, E> {
     weights: Rows,
     x: Scratch,
     block: Block,
-    runs: &'a [Run<E>],
+    first: Run<E>,
+    more: &'a [Run<E>],
     row_stride: usize,
     /// What is added to the runs' addresses.
     shift: usize,
@@ -283,12 +293,16 @@ unsafe fn columns<S: Simd, E: Elem, const MR: usize, const NV: usize>(
                 }
             }
         }
-        for run in head.runs {
-            let (t, end) = (run.t.max(from), run.end.min(to));
-            if t < end {
-                let ptr = run.first.wrapping_add((t - run.t) * head.row_stride + head.shift + c);
-                let v = Panels { ptr, row_stride: head.row_stride, panel_stride: PANEL_COLS };
-                chains = tile::<S, E, MR, NV>(s, end - t, head.weights.at(r, t), v, chains);
+        let (mut run, mut more) = (head.first, head.more.iter());
+        loop {
+            let t = run.t.max(from);
+            let ptr = run.first.wrapping_add((t - run.t) * head.row_stride + head.shift + c);
+            let v = Panels { ptr, row_stride: head.row_stride, panel_stride: PANEL_COLS };
+            let n = run.end.min(to).saturating_sub(t);
+            chains = tile::<S, E, MR, NV>(s, n, head.weights.at(r, t), v, chains);
+            match more.next() {
+                Some(&next) => run = next,
+                None => break,
             }
         }
         // A key that a row does not see weighs 0, but 0 x NaN is not 0.
@@ -351,7 +365,7 @@ unsafe fn seen_only<S: Simd, E: Elem>(s: S, head: &Head<E>, r: usize, c: usize, 
                     keys &= seen::of_row(x, r);
                 }
                 let mut chain = zero::<S, 1, 1>(s);
-                for run in head.runs {
+                for run in core::iter::once(&head.first).chain(head.more) {
                     for t in (run.t..run.end).filter(|t| keys >> t & 1 == 1) {
                         let ptr = run.first.wrapping_add((t - run.t) * head.row_stride + head.shift + c);
                         let v = Panels { ptr, row_stride: 0, panel_stride: 0 };

@@ -44,13 +44,24 @@ pub trait Simd: Copy + 'static {
     fn max(self, a: Self::V, b: Self::V) -> Self::V;
     /// `if a > b { yes } else { no }`; a comparison with NaN is false.
     fn select_gt(self, a: Self::V, b: Self::V, yes: Self::V, no: Self::V) -> Self::V;
-    /// Whether `a > b` in some lane.
+    /// A bit for each lane in which `a > b`, the first lane's lowest.
+    fn gt_bits(self, a: Self::V, b: Self::V) -> u32;
+    /// `if sign is set { yes } else { no }`, by the highest bit of each lane of `sign`.
+    fn select_sign(self, sign: Self::V, yes: Self::V, no: Self::V) -> Self::V;
+    /// The lane's bits shifted left by one.
+    fn next_bit(self, bits: Self::V) -> Self::V;
+    /// 32 bools from `p` as bits, the first one lowest.
+    /// # Safety
+    /// - `p` is valid for reading 32 bools.
     #[inline(always)]
-    fn any_gt(self, a: Self::V, b: Self::V) -> bool {
-        let mut lanes = [0.0; MAX_LANES];
-        // SAFETY: the array holds a whole vector.
-        unsafe { self.store(lanes.as_mut_ptr(), self.select_gt(a, b, self.splat(1.0), self.splat(0.0))) };
-        lanes.iter().any(|&lane| lane != 0.0)
+    unsafe fn load_bools(self, p: *const bool) -> u32 {
+        // SAFETY: as the caller promises.
+        let eights = unsafe { p.cast::<[[bool; 8]; 4]>().read_unaligned() };
+        eights.iter().rev().fold(0, |word, eight| {
+            // Each byte is 0 or 1: the product has byte i's bit at 56 + i, and nothing else there.
+            let bytes = u64::from_le_bytes(eight.map(u8::from));
+            word << 8 | (bytes.wrapping_mul(0x0102_0408_1020_4080) >> 56) as u32
+        })
     }
     /// The lane's bits shifted left by 23: `2^n` where `t = n + 127 + 1.5 * 2^23`, `-127 < n < 128`,
     /// and `0` for `n = -127`.

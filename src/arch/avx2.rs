@@ -103,8 +103,21 @@ impl Simd for Avx2 {
         avx2!(_mm256_blendv_ps(no, yes, _mm256_cmp_ps::<_CMP_GT_OQ>(a, b)))
     }
     #[inline(always)]
-    fn any_gt(self, a: __m256, b: __m256) -> bool {
-        avx2!(_mm256_movemask_ps(_mm256_cmp_ps::<_CMP_GT_OQ>(a, b))) != 0
+    fn gt_bits(self, a: __m256, b: __m256) -> u32 {
+        avx2!(_mm256_movemask_ps(_mm256_cmp_ps::<_CMP_GT_OQ>(a, b))) as u32
+    }
+    #[inline(always)]
+    fn select_sign(self, sign: __m256, yes: __m256, no: __m256) -> __m256 {
+        avx2!(_mm256_blendv_ps(no, yes, sign))
+    }
+    #[inline(always)]
+    fn next_bit(self, bits: __m256) -> __m256 {
+        avx2!(_mm256_castsi256_ps(_mm256_slli_epi32::<1>(_mm256_castps_si256(bits))))
+    }
+    #[inline(always)]
+    unsafe fn load_bools(self, p: *const bool) -> u32 {
+        // Bit 0 of each byte becomes its sign.
+        avx2!(_mm256_movemask_epi8(_mm256_slli_epi16::<7>(_mm256_loadu_si256(p.cast())))) as u32
     }
     #[inline(always)]
     fn pow2(self, t: __m256) -> __m256 {

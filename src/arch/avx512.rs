@@ -104,6 +104,25 @@ impl Simd for Avx512 {
         avx512!(_mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_GT_OQ>(a, b), no, yes))
     }
     #[inline(always)]
+    fn gt_bits(self, a: __m512, b: __m512) -> u32 {
+        avx512!(_mm512_cmp_ps_mask::<_CMP_GT_OQ>(a, b)).into()
+    }
+    #[inline(always)]
+    fn select_sign(self, sign: __m512, yes: __m512, no: __m512) -> __m512 {
+        avx512!({
+            let set = _mm512_cmplt_epi32_mask(_mm512_castps_si512(sign), _mm512_setzero_si512());
+            _mm512_mask_blend_ps(set, no, yes)
+        })
+    }
+    #[inline(always)]
+    fn next_bit(self, bits: __m512) -> __m512 {
+        avx512!(_mm512_castsi512_ps(_mm512_slli_epi32::<1>(_mm512_castps_si512(bits))))
+    }
+    #[inline(always)]
+    unsafe fn load_bools(self, p: *const bool) -> u32 {
+        avx512!(self.few().load_bools(p))
+    }
+    #[inline(always)]
     fn pow2(self, t: __m512) -> __m512 {
         avx512!(_mm512_castsi512_ps(_mm512_slli_epi32::<23>(_mm512_castps_si512(t))))
     }

@@ -74,6 +74,21 @@ impl Simd for Neon {
         neon!(vbslq_f32(vcgtq_f32(a, b), yes, no))
     }
     #[inline(always)]
+    fn gt_bits(self, a: float32x4_t, b: float32x4_t) -> u32 {
+        neon!({
+            let lanes = vld1q_u32([1, 2, 4, 8].as_ptr());
+            vaddvq_u32(vandq_u32(vcgtq_f32(a, b), lanes))
+        })
+    }
+    #[inline(always)]
+    fn select_sign(self, sign: float32x4_t, yes: float32x4_t, no: float32x4_t) -> float32x4_t {
+        neon!(vbslq_f32(vcltzq_s32(vreinterpretq_s32_f32(sign)), yes, no))
+    }
+    #[inline(always)]
+    fn next_bit(self, bits: float32x4_t) -> float32x4_t {
+        neon!(vreinterpretq_f32_u32(vshlq_n_u32::<1>(vreinterpretq_u32_f32(bits))))
+    }
+    #[inline(always)]
     fn pow2(self, t: float32x4_t) -> float32x4_t {
         neon!(vreinterpretq_f32_u32(vshlq_n_u32::<23>(vreinterpretq_u32_f32(t))))
     }

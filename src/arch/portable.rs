@@ -5,7 +5,7 @@
 
 use crate::elem::{bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16};
 use crate::simd::Simd;
-use wide::f32x4;
+use wide::{f32x4, u32x4};
 
 /// The vectors of the build's baseline.
 #[derive(Clone, Copy)]
@@ -52,6 +52,18 @@ impl Simd for Portable {
     #[inline(always)]
     fn select_gt(self, a: f32x4, b: f32x4, yes: f32x4, no: f32x4) -> f32x4 {
         a.simd_gt(b).select(yes, no)
+    }
+    #[inline(always)]
+    fn gt_bits(self, a: f32x4, b: f32x4) -> u32 {
+        a.simd_gt(b).to_bitmask()
+    }
+    #[inline(always)]
+    fn select_sign(self, sign: f32x4, yes: f32x4, no: f32x4) -> f32x4 {
+        f32x4::from_bits(sign.to_bits().simd_gt(u32x4::splat(u32::MAX >> 1))).select(yes, no)
+    }
+    #[inline(always)]
+    fn next_bit(self, bits: f32x4) -> f32x4 {
+        f32x4::from_bits(bits.to_bits() << 1_u32)
     }
     #[inline(always)]
     fn pow2(self, t: f32x4) -> f32x4 {

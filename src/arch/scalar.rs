@@ -49,8 +49,16 @@ impl Simd for Scalar {
         if a > b { yes } else { no }
     }
     #[inline(always)]
-    fn any_gt(self, a: f32, b: f32) -> bool {
-        a > b
+    fn gt_bits(self, a: f32, b: f32) -> u32 {
+        (a > b).into()
+    }
+    #[inline(always)]
+    fn select_sign(self, sign: f32, yes: f32, no: f32) -> f32 {
+        if sign.is_sign_negative() { yes } else { no }
+    }
+    #[inline(always)]
+    fn next_bit(self, bits: f32) -> f32 {
+        f32::from_bits(bits.to_bits() << 1)
     }
     #[inline(always)]
     fn pow2(self, t: f32) -> f32 {

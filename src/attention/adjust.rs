@@ -1,10 +1,9 @@
 //! What becomes of a score between the product and the softmax, in this order: softcap, linear biases, a
-//! bias tensor, the user's rule; and minus infinity where a key is not seen.
+//! bias tensor, the user's rule.
 
-use super::mask::bits;
 use super::panel::{Block, Panel};
 use super::rule::{ScoreBlock, ScoreRule};
-use super::scratch::{HOLES, MAX_PANEL, Scratch};
+use super::scratch::{MAX_PANEL, Scratch};
 use crate::elem::{Kind, by_kind};
 use crate::kernel::pack::{Columns, Grid, turn};
 use crate::kernel::tanh::softcap;
@@ -32,7 +31,7 @@ pub unsafe fn start(panel: &Panel, x: &Scratch) {
 /// Changes the block's scores in place.
 ///
 /// # Safety
-/// - `x` holds the block's scores, and what each row sees if there are holes.
+/// - `x` holds the block's scores.
 #[inline(always)]
 pub unsafe fn scores<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
     let p = panel.p;
@@ -49,9 +48,6 @@ pub unsafe fn scores<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
         }
         if let Some(rule) = p.score_rule {
             ruled::<S>(panel, x, block, rule);
-        }
-        if block.holes {
-            unseen(s, panel, x, block);
         }
     }
 }
@@ -157,35 +153,4 @@ unsafe fn ruled<S: Simd>(panel: &Panel, x: &Scratch, block: Block, rule: &dyn Sc
         (*to_head, *to_query) = (head as i32, query as i32);
     }
     rule.change(&mut scores);
-}
-
-/// Minus infinity where a row has a hole. A row's bits are floats of 16, the next key's highest.
-#[inline(never)]
-unsafe fn unseen<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
-    s.vectorize(
-        #[inline(always)]
-        || {
-            let (none, top) = (s.splat(f32::NEG_INFINITY), s.splat(32767.5));
-            for lane in (0..panel.all_lanes::<S>()).step_by(S::LANES) {
-                // SAFETY: as the caller promises.
-                let parts = unsafe { s.load_columns(x.holes.add(lane * HOLES), HOLES) };
-                for (part, &rows) in parts.iter().enumerate() {
-                    let (from, to) = (part * 16, part * 16 + 16);
-                    let mut rows = rows;
-                    if bits(from, to) & bits(block.from, block.to) == 0 {
-                        continue;
-                    }
-                    for t in from..to.min(block.to) {
-                        // SAFETY: a key of the block's room.
-                        unsafe {
-                            let at = x.scores.add(t * S::PANEL + lane);
-                            s.store(at, s.select_gt(rows, top, s.load(at), none));
-                        }
-                        let taken = s.select_gt(rows, top, s.splat(-65536.0), s.splat(0.0));
-                        rows = s.fma(rows, s.splat(2.0), taken);
-                    }
-                }
-            }
-        },
-    );
 }

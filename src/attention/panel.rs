@@ -299,19 +299,22 @@ impl<'a> Run<'a> {
             return None;
         }
         let mut holes = false;
-        if panel.p.holes {
-            // SAFETY: the arrays have room for the panel's lanes.
-            let (some, all) = unsafe { seen::look(s, panel, &self.x, start, keys) };
-            holes = all != keys;
-            keys = some;
-            if keys == 0 {
-                return None;
-            }
-        }
-        let (from, to) = hull(keys);
         let (early, late) = (panel.seen(0), panel.seen(panel.rows - 1));
         // Both ends grow with the row: the last row starts latest, the first one ends earliest.
-        let partial = within(start, late.start) > from || within(start, early.end) < to;
+        let inside = |from, to| within(start, late.start) <= from && within(start, early.end) >= to;
+        if panel.p.holes {
+            let placed = inside(from, to);
+            // SAFETY: the arrays have room for the panel's lanes.
+            let (some, all) = unsafe { seen::look(s, panel, &self.x, start, keys, placed) };
+            if some == 0 {
+                return None;
+            }
+            keys = some;
+            let (from, to) = hull(keys);
+            holes = all != bits(from, to);
+        }
+        let (from, to) = hull(keys);
+        let partial = !inside(from, to);
         if partial {
             // Lanes without a row follow the head's last one.
             let lanes = panel.rows.next_multiple_of(S::LANES).min(panel.lanes);

@@ -12,6 +12,7 @@
 use super::call::Problem;
 use super::panel::Block;
 use super::scratch::Scratch;
+use super::seen;
 use crate::elem::{Elem, by_kind};
 use crate::kernel::exp::exp_weight;
 use crate::kernel::softmax::{BLOCK, CHAINS, NO_MAX, columns};
@@ -60,7 +61,7 @@ unsafe fn lane_weights<S: Simd>(s: S, x: &Scratch, block: Block, lane: usize) {
         // The keys that each row sees, and those that all rows see.
         let (mut first, mut end) = (s.splat(block.from as f32), s.splat(block.to as f32));
         let mut all = (block.from, block.to);
-        if block.partial {
+        if block.partial && !block.holes {
             (first, end) = (s.load(x.from.add(lane)), s.load(x.to.add(lane)));
             let (mut latest, mut earliest) = (0.0, BLOCK as f32);
             for row in lane..lane + S::LANES {
@@ -75,10 +76,15 @@ unsafe fn lane_weights<S: Simd>(s: S, x: &Scratch, block: Block, lane: usize) {
         let at = |t: usize| x.scores.add(t * S::PANEL + lane);
         let m = s.load(x.m.add(lane));
         let mut top = m;
-        for t in all.0..all.1 {
-            top = s.max(s.load(at(t)), top);
-        }
         let unseen = s.splat(f32::NEG_INFINITY);
+        if block.holes {
+            // Each row's place is in its bits.
+            top = seen::hide(s, x, lane, all, top);
+        } else {
+            for t in all.0..all.1 {
+                top = s.max(s.load(at(t)), top);
+            }
+        }
         for t in (from..all.0.min(to)).chain(all.1.max(all.0)..to) {
             let key = s.splat(t as f32);
             let score = s.select_gt(end, key, s.select_gt(first, key, unseen, s.load(at(t))), unseen);

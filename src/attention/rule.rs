@@ -54,14 +54,43 @@ pub trait MaskRule: Sync {
         Tile::Partial
     }
 
-    /// [`sees`](Self::sees) of up to 64 keys as bits, the first one lowest. Here so that it is inlined.
+    /// [`sees`](Self::sees) of up to 64 keys for some queries, as bits, the first key lowest. Here so that it
+    /// is inlined.
     #[doc(hidden)]
-    fn seen(&self, query: usize, keys: Range<usize>) -> u64 {
-        keys.rev().fold(0, |bits, key| bits << 1 | u64::from(self.sees(query, key)))
+    fn words(&self, tier: Tier, queries: Range<usize>, keys: Range<usize>, words: &mut [u64]) {
+        dispatch!(tier, s => words_of(s, queries, keys, words, #[inline(always)] |query, key| self.sees(query, key)));
     }
 }
 
+/// Bools first, which the compiler can do for several keys at a time.
+#[inline(always)]
+fn words_of<S: Simd>(
+    s: S,
+    queries: Range<usize>,
+    keys: Range<usize>,
+    words: &mut [u64],
+    sees: impl Fn(usize, usize) -> bool,
+) {
+    s.vectorize(
+        #[inline(always)]
+        || {
+            let mut bools = [false; 64];
+            for (query, word) in queries.zip(words) {
+                for (bool, key) in bools.iter_mut().zip(keys.clone()) {
+                    *bool = sees(query, key);
+                }
+                // SAFETY: the array holds two times 32 bools.
+                *word = unsafe {
+                    let high = s.load_bools(bools.as_ptr().add(32));
+                    u64::from(high) << 32 | u64::from(s.load_bools(bools.as_ptr()))
+                };
+            }
+        },
+    );
+}
+
 impl<F: Fn(usize, usize) -> bool + Sync> MaskRule for F {
+    #[inline]
     fn sees(&self, query: usize, key: usize) -> bool {
         self(query, key)
     }

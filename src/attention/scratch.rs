@@ -30,7 +30,7 @@ const LAST_COLUMNS: usize = if VECTORS { BLOCK * MAX_LANES } else { 0 };
 /// Arrays of one float a row: `m`, `l`, their totals, the factors, each row's keys, its slope and place.
 const ROW_ARRAYS: usize = 9;
 /// Floats of a row that say which keys of the block it sees.
-pub const HOLES: usize = 4;
+const HOLES: usize = 2;
 /// Floats to move the scratch to a cache line.
 const ALIGN: usize = 16;
 
@@ -68,7 +68,7 @@ pub struct Scratch {
     pub slope: *mut f32,
     pub place: *mut f32,
     /// The keys of the block that each row sees, as `seen` has them; only where that is not an interval.
-    pub holes: *mut f32,
+    pub holes: [*mut f32; HOLES],
 }
 
 /// Floats that a row of `v_head_dim` weighted values takes.
@@ -122,7 +122,7 @@ impl Scratch {
             part
         };
         let [m, l, total_m, total_l, factor, from, to, slope, place] = core::array::from_fn(|_| take(rows));
-        let holes = take(rows * HOLES);
+        let holes = core::array::from_fn(|_| take(rows));
         let scores = take(BLOCK * S::PANEL);
         let values = take(COPIED * width);
         let q = take(q_stride * rows);
@@ -173,7 +173,7 @@ impl Scratch {
             to: none,
             slope: none,
             place: none,
-            holes: none,
+            holes: [none; HOLES],
         }
     }
 
@@ -202,7 +202,7 @@ impl Scratch {
             to: row(self.to),
             slope: row(self.slope),
             place: row(self.place),
-            holes: self.holes.wrapping_add(r * HOLES),
+            holes: self.holes.map(row),
             ..*self
         }
     }

@@ -4,7 +4,7 @@
 use super::mask::bits;
 use super::panel::Panel;
 use super::rule::{MaskRule, Tile};
-use super::scratch::{HOLES, Scratch};
+use super::scratch::{MAX_PANEL, Scratch};
 use crate::elem::{Elem, Kind, by_kind, load_up_to};
 use crate::simd::Simd;
 use crate::view::RawTensor;
@@ -26,74 +26,111 @@ impl Sources<'_> {
         self.mask.is_some() || self.mask_bits.is_some() || self.bias.is_some() || self.rule.is_some()
     }
 
-    /// Whether all heads see the same.
-    fn same_for_heads(&self) -> bool {
+    fn all(&self, test: fn(&RawTensor) -> bool) -> bool {
         let tensors = [self.mask, self.mask_bits, self.bias.map(|(bias, _)| bias)];
-        tensors.iter().flatten().all(RawTensor::same_for_heads)
+        tensors.iter().flatten().all(test)
     }
 }
 
 /// Of the block's `keys`, those that some row sees and those that every row sees. What each row sees goes to
-/// the scratch, unless no row sees any.
+/// the scratch, unless no row sees any, and so do the biases. `placed`: every row sees all `keys` for its
+/// place.
 ///
 /// # Safety
 /// - `x` has room for the panel; the keys exist.
 #[inline(never)]
-pub unsafe fn look<S: Simd>(s: S, panel: &Panel, x: &Scratch, start: usize, keys: u64) -> (u64, u64) {
+pub unsafe fn look<S: Simd>(
+    s: S,
+    panel: &Panel,
+    x: &Scratch,
+    start: usize,
+    keys: u64,
+    placed: bool,
+) -> (u64, u64) {
     let (p, sources) = (panel.p, panel.p.sources);
     let n = p.k.len.saturating_sub(start).min(64);
-    let (first, last) = (panel.first / p.group, (panel.first + panel.rows - 1) / p.group);
-    let tile = |rule: &dyn MaskRule| rule.tile(first..last + 1, start..start + n);
-    let rule = match sources.rule.map(tile) {
-        Some(Tile::Skip) => return (0, 0),
-        Some(Tile::Full) | None => None,
-        Some(Tile::Partial) => sources.rule,
-    };
-    let of = |query: usize, head: usize| {
-        let mut word = keys;
-        // SAFETY: the tensors have `n` keys of this row from `start` on.
-        unsafe {
-            if let Some(mask) = sources.mask {
-                word &= of_bools(core::slice::from_raw_parts(mask.at(p.b, head, query, start), n));
-            }
-            if let Some(mask) = sources.mask_bits {
-                let bytes = mask.at::<u8>(p.b, head, query, start / 8);
-                word &= of_bits(core::slice::from_raw_parts(bytes, n.div_ceil(8)));
-            }
-            if let Some((bias, kind)) = sources.bias {
-                by_kind!(kind, E => {
-                    let at = bias.at::<E>(p.b, head, query, start);
-                    word &= above_minus_infinity(s, core::slice::from_raw_parts(at, n));
-                });
-            }
+    let first = panel.first / p.group;
+    let queries = first..(panel.first + panel.rows - 1) / p.group + 1;
+    let mut ruled = [u64::MAX; MAX_PANEL];
+    if let Some(rule) = sources.rule {
+        match rule.tile(queries.clone(), start..start + n) {
+            Tile::Skip => return (0, 0),
+            Tile::Full => {}
+            Tile::Partial => rule.words(p.tier, queries, start..start + n, &mut ruled),
         }
-        match rule {
-            Some(rule) if word != 0 => word & rule.seen(query, start..start + n),
-            _ => word,
-        }
-    };
-    let (mut some, mut all, mut before) = (0, keys, None);
-    let same = sources.same_for_heads();
-    for (lane, (query, head)) in panel.all_rows::<S>().enumerate() {
-        let word = match before {
-            Some((last, word)) if last == query && same => word,
-            _ => of(query, head),
-        };
-        before = Some((query, word));
-        // SAFETY: a lane of the panel.
-        unsafe { x.holes.add(lane * HOLES).cast::<[f32; HOLES]>().write(to_floats(word)) };
-        let seen = p.mask.seen(query);
-        some |= word & bits(seen.start.saturating_sub(start).min(64), seen.end.saturating_sub(start).min(64));
-        all &= word;
     }
-    (some, all)
+    let same_for_heads = sources.all(RawTensor::same_for_heads);
+    let same_for_rows = same_for_heads && sources.rule.is_none() && sources.all(RawTensor::same_for_queries);
+    s.vectorize(
+        #[inline(always)]
+        || {
+            let (mut some, mut all) = (0, keys);
+            for h in 0..panel.heads {
+                let lane = h * panel.lanes;
+                let mut before = None;
+                for (r, (query, head)) in p.rows(panel.kv_head + h, panel.first).enumerate().take(panel.rows)
+                {
+                    // What is the same for all rows is found once, its biases too.
+                    let word = match before {
+                        Some((last, word)) if (same_for_heads && last == query) || same_for_rows => word,
+                        _ => {
+                            let ruled = ruled.get(query - first).copied().unwrap_or(u64::MAX);
+                            // SAFETY: the tensors have `n` keys of this row from `start` on.
+                            keys & ruled & unsafe { of_tensors(s, p.b, (query, head), (start, n), &sources) }
+                        }
+                    };
+                    before = Some((query, word));
+                    let mut word = word;
+                    if !placed {
+                        let seen = p.mask.seen(query);
+                        let within = |key: usize| key.saturating_sub(start).min(64);
+                        word &= bits(within(seen.start), within(seen.end));
+                    }
+                    some |= word;
+                    all &= word;
+                    // SAFETY: a lane of the panel.
+                    unsafe { put(x, lane + r, word) };
+                }
+            }
+            (some, all)
+        },
+    )
 }
 
-/// A row's bits as four floats of 16, the first key highest, so that vectors of rows can test them.
+/// The keys `start..start + n` of a row that the tensors let it see.
 #[inline(always)]
-fn to_floats(word: u64) -> [f32; HOLES] {
-    let reversed = word.reverse_bits();
-    [48, 32, 16, 0].map(|shift| (reversed >> shift & 0xffff) as f32)
+unsafe fn of_tensors<S: Simd>(
+    s: S,
+    b: usize,
+    (query, head): (usize, usize),
+    (start, n): (usize, usize),
+    sources: &Sources,
+) -> u64 {
+    let mut word = u64::MAX;
+    // SAFETY: as the caller promises.
+    unsafe {
+        if let Some(mask) = sources.mask {
+            word &= of_bools(s, mask.at(b, head, query, start), n);
+        }
+        if let Some(mask) = sources.mask_bits {
+            let bytes = mask.at::<u8>(b, head, query, start / 8);
+            word &= of_bits(core::slice::from_raw_parts(bytes, n.div_ceil(8)));
+        }
+        if let Some((bias, kind)) = sources.bias {
+            word &= by_kind!(kind, E => above_minus_infinity(s, bias.at::<E>(b, head, query, start), n));
+        }
+    }
+    word
+}
+
+/// Notes what the row in lane `lane` sees: in two floats of 32 bits, so that vectors of rows can test them.
+#[inline(always)]
+unsafe fn put(x: &Scratch, lane: usize, word: u64) {
+    // SAFETY: as the caller promises.
+    unsafe {
+        x.holes[0].add(lane).write(f32::from_bits(word as u32));
+        x.holes[1].add(lane).write(f32::from_bits((word >> 32) as u32));
+    }
 }
 
 /// What [`look`] has found for a row.
@@ -102,46 +139,68 @@ fn to_floats(word: u64) -> [f32; HOLES] {
 /// - `x` has it for row `r`.
 pub unsafe fn of_row(x: &Scratch, r: usize) -> u64 {
     // SAFETY: as the caller promises.
-    let floats = unsafe { x.holes.add(r * HOLES).cast::<[f32; HOLES]>().read() };
-    floats.iter().fold(0_u64, |bits, &part| bits << 16 | part as u64).reverse_bits()
+    let [low, high] = x.holes.map(|half| u64::from(unsafe { half.add(r).read() }.to_bits()));
+    high << 32 | low
 }
 
-/// Up to 64 bools as bits.
-fn of_bools(bools: &[bool]) -> u64 {
-    let (eights, rest) = bools.as_chunks::<8>();
-    let mut word = rest.iter().rev().fold(0, |bits, &seen| bits << 1 | u64::from(seen));
-    for eight in eights.iter().rev() {
-        // Each byte is 0 or 1: the product has byte i's bit at 56 + i, and nothing else there.
-        let bytes = u64::from_le_bytes(eight.map(u8::from));
-        word = word << 8 | bytes.wrapping_mul(0x0102_0408_1020_4080) >> 56;
+/// Scores of a vector of rows, minus infinity where a row does not see the key; those that are in the
+/// `keys` of the block. Returns the largest of them and `top`.
+///
+/// # Safety
+/// - `x` holds the scores and what each row sees.
+#[inline(always)]
+pub unsafe fn hide<S: Simd>(s: S, x: &Scratch, lane: usize, keys: (usize, usize), mut top: S::V) -> S::V {
+    let none = s.splat(f32::NEG_INFINITY);
+    for (half, &word) in x.holes.iter().enumerate() {
+        // SAFETY: as the caller promises.
+        let mut word = unsafe { s.load(word.add(lane)) };
+        // The last key's bit is the sign.
+        for t in (half * 32..half * 32 + 32).rev() {
+            if keys.0 <= t && t < keys.1 {
+                // SAFETY: a key of the block.
+                unsafe {
+                    let at = x.scores.add(t * S::PANEL + lane);
+                    let score = s.select_sign(word, s.load(at), none);
+                    s.store(at, score);
+                    top = s.max(score, top);
+                }
+            }
+            word = s.next_bit(word);
+        }
     }
-    word
+    top
+}
+
+/// `n <= 64` bools as bits.
+#[inline(always)]
+unsafe fn of_bools<S: Simd>(s: S, bools: *const bool, n: usize) -> u64 {
+    // SAFETY: `n` bools are readable.
+    unsafe {
+        if n == 64 {
+            return u64::from(s.load_bools(bools.add(32))) << 32 | u64::from(s.load_bools(bools));
+        }
+        let bools = core::slice::from_raw_parts(bools, n);
+        bools.iter().rev().fold(0, |bits, &seen| bits << 1 | u64::from(seen))
+    }
 }
 
 /// Up to 8 bytes as bits.
 fn of_bits(bytes: &[u8]) -> u64 {
-    bytes.iter().rev().fold(0, |bits, &byte| bits << 8 | u64::from(byte))
+    match bytes.first_chunk::<8>() {
+        Some(&all) => u64::from_le_bytes(all),
+        None => bytes.iter().rev().fold(0, |bits, &byte| bits << 8 | u64::from(byte)),
+    }
 }
 
-/// Which of up to 64 numbers are not minus infinity.
+/// Which of `n <= 64` numbers are not minus infinity.
 #[inline(always)]
-fn above_minus_infinity<S: Simd, E: Elem>(s: S, numbers: &[E]) -> u64 {
-    let all = bits(0, numbers.len());
-    let some = s.vectorize(
-        #[inline(always)]
-        || {
-            let mut low = s.splat(f32::MAX);
-            for (i, _) in numbers.iter().enumerate().step_by(S::LANES) {
-                // SAFETY: at most as many numbers as there are from `i` on.
-                let v = unsafe { load_up_to::<S, E>(s, numbers.as_ptr().add(i), numbers.len() - i) };
-                low = s.select_gt(low, v, v, low);
-            }
-            s.any_gt(s.splat(f32::MIN), low)
-        },
-    );
-    if !some {
-        return all;
+unsafe fn above_minus_infinity<S: Simd, E: Elem>(s: S, numbers: *const E, n: usize) -> u64 {
+    let mut word = 0;
+    for i in (0..n).step_by(S::LANES) {
+        // SAFETY: at most as many numbers as there are from `i` on.
+        let v = unsafe { load_up_to::<S, E>(s, numbers.add(i), n - i) };
+        // Not NaN, which is seen.
+        word |= u64::from(s.gt_bits(s.splat(f32::MIN), v)) << i;
     }
-    let seen = |x: &E| u64::from(x.widen() != f32::NEG_INFINITY);
-    numbers.iter().rev().fold(0, |bits, x| bits << 1 | seen(x))
+    !word
 }

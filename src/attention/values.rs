@@ -344,7 +344,7 @@ fn all_finite<S: Simd, const MR: usize, const NV: usize>(s: S, chains: &Acc<S::V
     for &chain in chains.as_flattened() {
         sum = s.fma(chain, zero, sum);
     }
-    !s.any_gt(s.select_gt(one, sum, zero, one), zero)
+    s.gt_bits(s.select_gt(one, sum, zero, one), zero) == 0
 }
 
 /// One vector of columns of row `r`, from the keys alone that the row sees, to `out`.

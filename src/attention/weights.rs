@@ -3,7 +3,7 @@
 
 use super::call::{Call, Problem};
 use super::panel::Run;
-use super::{Attention, Keys, adjust, decode};
+use super::{Attention, Keys, adjust, decode, seen};
 use crate::elem::{Elem, Kind, by_kind, store_up_to};
 use crate::error::{Error, expect_scratch};
 use crate::kernel::exp::exp_weight;
@@ -166,15 +166,18 @@ impl Wanted {
                 run.scores(s, block);
                 adjust::scores(s, panel, x, block);
             }
-            let seen = block.map_or((0, 0), |block| (block.from, block.to));
+            let seen_keys = block.map_or((0, 0), |block| (block.from, block.to));
             let partial = block.is_some_and(|block| block.partial);
             s.vectorize(
                 #[inline(always)]
                 || {
                     for lane in (0..panel.all_lanes::<S>()).step_by(S::LANES) {
-                        let (mut from, mut to) = (s.splat(seen.0 as f32), s.splat(seen.1 as f32));
+                        let (mut from, mut to) = (s.splat(seen_keys.0 as f32), s.splat(seen_keys.1 as f32));
                         if partial {
                             (from, to) = (s.load(x.from.add(lane)), s.load(x.to.add(lane)));
+                        }
+                        if block.is_some_and(|block| block.holes) {
+                            seen::hide(s, x, lane, seen_keys, s.splat(0.0));
                         }
                         let (m, inverse) = (s.load(x.total_m.add(lane)), s.load(x.factor.add(lane)));
                         for t in 0..keys {

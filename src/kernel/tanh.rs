@@ -38,7 +38,7 @@ pub fn softcap<S: Simd, const N: usize>(s: S, scores: [S::V; N], cap: f32) -> [S
         *p = s.fma(*p, s.mul(x, z), x);
         top = s.max(z, top);
     }
-    if s.any_gt(top, edge) {
+    if s.gt_bits(top, edge) != 0 {
         let minus = |x: S::V| s.sub(s.splat(0.0), x);
         let size = x.map(
             #[inline(always)]

@@ -30,6 +30,11 @@ impl RawTensor {
         self.strides[2]
     }
 
+    /// Whether all queries share what there is for a head.
+    pub fn same_for_queries(&self) -> bool {
+        self.strides[2] == 0
+    }
+
     /// Whether all heads share what there is for a query.
     pub fn same_for_heads(&self) -> bool {
         self.strides[1] == 0

@@ -34,13 +34,16 @@ fn widen_bf16(x: __m128i) -> __m256 {
     avx2!(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(x))))
 }
 
-/// Four 16-bit values from each address.
+/// Four floats from each of `p` and `p + apart`.
 #[inline(always)]
-unsafe fn two_quads(low: *const u16, high: *const u16) -> __m128i {
-    avx2!({
-        let quad = |p: *const u16| p.cast::<i64>().read_unaligned();
-        _mm_set_epi64x(quad(high), quad(low))
-    })
+unsafe fn two_quads(p: *const f32, apart: usize) -> __m256 {
+    avx2!(_mm256_insertf128_ps::<1>(_mm256_castps128_ps256(_mm_loadu_ps(p)), _mm_loadu_ps(p.add(apart))))
+}
+
+/// The same of 16-bit values.
+#[inline(always)]
+unsafe fn two_short_quads(p: *const u16, apart: usize) -> __m128i {
+    avx2!(_mm_set_epi64x(p.add(apart).cast::<i64>().read_unaligned(), p.cast::<i64>().read_unaligned()))
 }
 
 /// Vector `i` holds four columns of row `i` and, in its upper half, of row `i + 4`: 8 shuffles turn
@@ -139,27 +142,33 @@ impl Simd for Avx2 {
     unsafe fn load_bf16(self, p: *const u16) -> __m256 {
         avx2!(widen_bf16(_mm_loadu_si128(p.cast())))
     }
+    // Written out: a closure, or `map`, is not always inlined, and then each instruction is a call.
     #[inline(always)]
     unsafe fn load_columns(self, p: *const f32, stride: usize) -> [__m256; 4] {
-        transpose_halves([0, 1, 2, 3].map(|i| {
-            avx2!({
-                let low = _mm256_castps128_ps256(_mm_loadu_ps(p.add(i * stride)));
-                _mm256_insertf128_ps::<1>(low, _mm_loadu_ps(p.add((i + 4) * stride)))
-            })
-        }))
+        transpose_halves(avx2!([
+            two_quads(p, 4 * stride),
+            two_quads(p.add(stride), 4 * stride),
+            two_quads(p.add(2 * stride), 4 * stride),
+            two_quads(p.add(3 * stride), 4 * stride),
+        ]))
     }
     #[inline(always)]
     unsafe fn load_columns_f16(self, p: *const u16, stride: usize) -> [__m256; 4] {
-        transpose_halves(
-            [0, 1, 2, 3]
-                .map(|i| avx2!(_mm256_cvtph_ps(two_quads(p.add(i * stride), p.add((i + 4) * stride))))),
-        )
+        transpose_halves(avx2!([
+            _mm256_cvtph_ps(two_short_quads(p, 4 * stride)),
+            _mm256_cvtph_ps(two_short_quads(p.add(stride), 4 * stride)),
+            _mm256_cvtph_ps(two_short_quads(p.add(2 * stride), 4 * stride)),
+            _mm256_cvtph_ps(two_short_quads(p.add(3 * stride), 4 * stride)),
+        ]))
     }
     #[inline(always)]
     unsafe fn load_columns_bf16(self, p: *const u16, stride: usize) -> [__m256; 4] {
-        transpose_halves(
-            [0, 1, 2, 3].map(|i| avx2!(widen_bf16(two_quads(p.add(i * stride), p.add((i + 4) * stride))))),
-        )
+        transpose_halves(avx2!([
+            widen_bf16(two_short_quads(p, 4 * stride)),
+            widen_bf16(two_short_quads(p.add(stride), 4 * stride)),
+            widen_bf16(two_short_quads(p.add(2 * stride), 4 * stride)),
+            widen_bf16(two_short_quads(p.add(3 * stride), 4 * stride)),
+        ]))
     }
     #[inline(always)]
     unsafe fn splat_two(self, p: *const f32) -> __m256 {

@@ -35,12 +35,27 @@ fn widen_bf16(x: __m256i) -> __m512 {
     avx512!(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(x))))
 }
 
-/// Four 16-bit values from each of `p`, `p + apart`, `p + 2 apart` and `p + 3 apart`.
+/// Four floats from each of `p`, `p + apart`, `p + 2 apart` and `p + 3 apart`.
 #[inline(always)]
-unsafe fn four_quads(p: *const u16, apart: usize) -> __m256i {
+unsafe fn four_quads(p: *const f32, apart: usize) -> __m512 {
     avx512!({
-        let quad = |g: usize| p.add(g * apart).cast::<i64>().read_unaligned();
-        _mm256_setr_epi64x(quad(0), quad(1), quad(2), quad(3))
+        let v = _mm512_castps128_ps512(_mm_loadu_ps(p));
+        let v = _mm512_insertf32x4::<1>(v, _mm_loadu_ps(p.add(apart)));
+        let v = _mm512_insertf32x4::<2>(v, _mm_loadu_ps(p.add(2 * apart)));
+        _mm512_insertf32x4::<3>(v, _mm_loadu_ps(p.add(3 * apart)))
+    })
+}
+
+/// The same of 16-bit values.
+#[inline(always)]
+unsafe fn four_short_quads(p: *const u16, apart: usize) -> __m256i {
+    avx512!({
+        _mm256_setr_epi64x(
+            p.cast::<i64>().read_unaligned(),
+            p.add(apart).cast::<i64>().read_unaligned(),
+            p.add(2 * apart).cast::<i64>().read_unaligned(),
+            p.add(3 * apart).cast::<i64>().read_unaligned(),
+        )
     })
 }
 
@@ -142,28 +157,33 @@ impl Simd for Avx512 {
     unsafe fn load_bf16(self, p: *const u16) -> __m512 {
         avx512!(widen_bf16(_mm256_loadu_si256(p.cast())))
     }
+    // Written out: a closure, or `map`, is not always inlined, and then each instruction is a call.
     #[inline(always)]
     unsafe fn load_columns(self, p: *const f32, stride: usize) -> [__m512; 4] {
-        transpose_quarters([0, 1, 2, 3].map(|i| {
-            avx512!({
-                let quad = |g: usize| _mm_loadu_ps(p.add((i + 4 * g) * stride));
-                let v = _mm512_castps128_ps512(quad(0));
-                let v = _mm512_insertf32x4::<1>(v, quad(1));
-                _mm512_insertf32x4::<3>(_mm512_insertf32x4::<2>(v, quad(2)), quad(3))
-            })
-        }))
+        transpose_quarters(avx512!([
+            four_quads(p, 4 * stride),
+            four_quads(p.add(stride), 4 * stride),
+            four_quads(p.add(2 * stride), 4 * stride),
+            four_quads(p.add(3 * stride), 4 * stride),
+        ]))
     }
     #[inline(always)]
     unsafe fn load_columns_f16(self, p: *const u16, stride: usize) -> [__m512; 4] {
-        transpose_quarters(
-            [0, 1, 2, 3].map(|i| avx512!(_mm512_cvtph_ps(four_quads(p.add(i * stride), 4 * stride)))),
-        )
+        transpose_quarters(avx512!([
+            _mm512_cvtph_ps(four_short_quads(p, 4 * stride)),
+            _mm512_cvtph_ps(four_short_quads(p.add(stride), 4 * stride)),
+            _mm512_cvtph_ps(four_short_quads(p.add(2 * stride), 4 * stride)),
+            _mm512_cvtph_ps(four_short_quads(p.add(3 * stride), 4 * stride)),
+        ]))
     }
     #[inline(always)]
     unsafe fn load_columns_bf16(self, p: *const u16, stride: usize) -> [__m512; 4] {
-        transpose_quarters(
-            [0, 1, 2, 3].map(|i| avx512!(widen_bf16(four_quads(p.add(i * stride), 4 * stride)))),
-        )
+        transpose_quarters(avx512!([
+            widen_bf16(four_short_quads(p, 4 * stride)),
+            widen_bf16(four_short_quads(p.add(stride), 4 * stride)),
+            widen_bf16(four_short_quads(p.add(2 * stride), 4 * stride)),
+            widen_bf16(four_short_quads(p.add(3 * stride), 4 * stride)),
+        ]))
     }
     #[inline(always)]
     unsafe fn store(self, p: *mut f32, v: __m512) {

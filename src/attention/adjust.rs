@@ -3,12 +3,13 @@
 
 use super::panel::{Block, Panel};
 use super::rule::{ScoreBlock, ScoreRule};
-use super::scratch::{MAX_PANEL, Scratch};
+use super::scratch::{BIAS_STRIDE, MAX_PANEL, Scratch};
+use crate::elem::sealed::Lanes;
 use crate::elem::{Kind, by_kind};
-use crate::kernel::pack::{Columns, Grid, turn};
+use crate::kernel::pack::{Columns, Grid, copy, turn};
 use crate::kernel::tanh::softcap;
 use crate::simd::Simd;
-use crate::view::RawTensor;
+use crate::view::{RawMat, RawTensor};
 
 /// Notes what each row's scores lose for a key of distance, and its place, if they depend on them.
 ///
@@ -100,39 +101,58 @@ unsafe fn linear<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
     );
 }
 
-/// Adds the rows of the bias, turned. Minus infinity stays, whatever the score is.
+/// Adds the rows of the bias. Minus infinity stays, whatever the score is.
 #[inline(never)]
 unsafe fn biased<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block, bias: RawTensor, kind: Kind) {
     let p = panel.p;
+    let (key, len) = (block.start + block.from, block.to - block.from);
+    let lanes = panel.all_lanes::<S>();
+    let same = bias.same_for_queries() && bias.same_for_heads();
+    let mut rows = panel.all_rows::<S>();
+    let at = x.scores.wrapping_add(block.from * S::PANEL);
     s.vectorize(
         #[inline(always)]
         || {
             by_kind!(kind, E => {
-                let key = block.start + block.from;
-                let rows = panel
-                    .all_rows::<S>()
-                    .map(|(query, head)| bias.at::<E>(p.b, head, query, key).cast_const());
-                let apart = (p.group.get() == 1 && panel.in_lanes).then_some(bias.query_stride());
-                let size = Columns { len: block.to - block.from, count: panel.all_lanes::<S>(), apart };
-                let to = x.scores.wrapping_add(block.from * S::PANEL);
-                let to = Grid { dst: to, stride: S::PANEL, width: size.count };
-                // SAFETY: each row of the bias has the block's keys; whole vectors of scores.
-                unsafe {
-                    turn(
-                        s,
-                        size,
-                        rows,
-                        #[inline(always)]
-                        |bias, at| {
-                            let sum = s.add(s.load(at), bias);
-                            s.select_gt(bias, s.splat(f32::NEG_INFINITY), sum, bias)
-                        },
-                        to,
-                    );
+                if S::LANES == 1 || same {
+                    for lane in (0..lanes).step_by(S::LANES) {
+                        let (query, head) = rows.next().unwrap_or_default();
+                        let row = bias.at::<E>(p.b, head, query, key).cast_const();
+                        for t in 0..len {
+                            // SAFETY: the row has the block's keys; a vector of their scores.
+                            unsafe {
+                                let at = at.add(t * S::PANEL + lane);
+                                s.store(at, with_bias(s, s.splat((*row.add(t)).widen()), at));
+                            }
+                        }
+                    }
+                    return;
                 }
+                // First side by side: rows a power of two apart fall into few sets of the L1.
+                for (lane, (query, head)) in rows.enumerate() {
+                    let row = RawMat::row(bias.at::<E>(p.b, head, query, key).cast_const(), len);
+                    let to = Grid { dst: x.biases.wrapping_add(lane * BIAS_STRIDE), stride: 0, width: len };
+                    // SAFETY: the row has the block's keys; the scratch has room for a row of each lane.
+                    unsafe { copy::<S, E>(s, row, to) };
+                }
+                let rows = (0..lanes).map(|lane| x.biases.wrapping_add(lane * BIAS_STRIDE).cast_const());
+                let size = Columns { len, count: lanes, apart: Some(BIAS_STRIDE) };
+                // SAFETY: rows that were just written; whole vectors of scores.
+                unsafe { turn(s, size, rows, #[inline(always)] |bias, at| with_bias(s, bias, at), Grid { dst: at, stride: S::PANEL, width: lanes }) };
             });
         },
     );
+}
+
+/// The vector of scores at `at` and its biases.
+///
+/// # Safety
+/// - `at` is valid for reading a vector.
+#[inline(always)]
+unsafe fn with_bias<S: Simd>(s: S, bias: S::V, at: *const f32) -> S::V {
+    // SAFETY: as the caller promises.
+    let sum = s.add(unsafe { s.load(at) }, bias);
+    s.select_gt(bias, s.splat(f32::NEG_INFINITY), sum, bias)
 }
 
 /// The user's rule.

@@ -31,6 +31,10 @@ const LAST_COLUMNS: usize = if VECTORS { BLOCK * MAX_LANES } else { 0 };
 const ROW_ARRAYS: usize = 9;
 /// Floats of a row that say which keys of the block it sees.
 const HOLES: usize = 2;
+/// Floats from one row of biases to the next: no power of two, which would put all rows into few sets of the
+/// L1. Scalar lanes read biases in place.
+pub const BIAS_STRIDE: usize = BLOCK + MAX_LANES;
+const BIASES: usize = if VECTORS { MAX_PANEL * BIAS_STRIDE } else { 0 };
 /// Floats to move the scratch to a cache line.
 const ALIGN: usize = 16;
 
@@ -44,6 +48,8 @@ pub struct Scratch {
     pub q_stride: usize,
     /// Scores, then weights: `[BLOCK][PANEL]`.
     pub scores: *mut f32,
+    /// A block's biases: `[rows][BIAS_STRIDE]`.
+    pub biases: *mut f32,
     /// A block's keys where they are not read in place: `[BLOCK][head_dim]`. Scalar lanes: a tile's. Then the
     /// last columns of values that fill no vector: `[BLOCK][LANES]`.
     pub keys: *mut f32,
@@ -94,7 +100,7 @@ pub const fn scratch_len(q_len: usize, kv_len: usize, head_dim: usize, v_head_di
     let queries = round_up(head_dim, Q_WIDTH)
         .saturating_mul(rows)
         .saturating_add(keys_room(round_up(head_dim, Q_WIDTH)));
-    let fixed = ALIGN + MAX_PANEL * BLOCK + rows * (ROW_ARRAYS + HOLES);
+    let fixed = ALIGN + MAX_PANEL * BLOCK + BIASES + rows * (ROW_ARRAYS + HOLES);
     values.saturating_add(queries).saturating_add(fixed)
 }
 
@@ -124,6 +130,7 @@ impl Scratch {
         let [m, l, total_m, total_l, factor, from, to, slope, place] = core::array::from_fn(|_| take(rows));
         let holes = core::array::from_fn(|_| take(rows));
         let scores = take(BLOCK * S::PANEL);
+        let biases = take(BIASES);
         let values = take(COPIED * width);
         let q = take(q_stride * rows);
         let keys = take(keys_room(q_stride));
@@ -133,6 +140,7 @@ impl Scratch {
             q,
             q_stride,
             scores,
+            biases,
             keys,
             values,
             acc,
@@ -159,6 +167,7 @@ impl Scratch {
             q: none,
             q_stride: 0,
             scores: none,
+            biases: none,
             keys: none,
             values: none,
             acc: chunk.wrapping_add(STATE),

@@ -25,11 +25,6 @@ impl RawTensor {
         self.ptr.cast::<T>().wrapping_add(b * batch + h * heads + i * queries + t)
     }
 
-    /// From one query to the next.
-    pub fn query_stride(&self) -> usize {
-        self.strides[2]
-    }
-
     /// Whether all queries share what there is for a head.
     pub fn same_for_queries(&self) -> bool {
         self.strides[2] == 0

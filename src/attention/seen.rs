@@ -64,6 +64,20 @@ pub unsafe fn look<S: Simd>(
     s.vectorize(
         #[inline(always)]
         || {
+            // The next block is asked for: from one row to the next numbers often lie so far apart that
+            // processors do not guess them.
+            if let Some((bias, kind)) = sources.bias.filter(|_| !same_for_rows) {
+                for h in 0..panel.heads {
+                    for (query, head) in p.rows(panel.kv_head + h, panel.first).take(panel.rows) {
+                        by_kind!(kind, E => {
+                            let numbers = bias.at::<E>(p.b, head, query, start + 64).cast::<u8>();
+                            for line in 0..size_of::<E>() {
+                                s.prefetch(numbers.wrapping_add(line * 64));
+                            }
+                        });
+                    }
+                }
+            }
             let (mut some, mut all) = (0, keys);
             for h in 0..panel.heads {
                 let lane = h * panel.lanes;
@@ -110,14 +124,18 @@ unsafe fn of_tensors<S: Simd>(
     // SAFETY: as the caller promises.
     unsafe {
         if let Some(mask) = sources.mask {
-            word &= of_bools(s, mask.at(b, head, query, start), n);
+            let bools = mask.at::<bool>(b, head, query, start).cast_const();
+            word &= of_bools(s, bools, n);
         }
         if let Some(mask) = sources.mask_bits {
             let bytes = mask.at::<u8>(b, head, query, start / 8);
             word &= of_bits(core::slice::from_raw_parts(bytes, n.div_ceil(8)));
         }
         if let Some((bias, kind)) = sources.bias {
-            word &= by_kind!(kind, E => above_minus_infinity(s, bias.at::<E>(b, head, query, start), n));
+            word &= by_kind!(kind, E => {
+                let numbers = bias.at::<E>(b, head, query, start).cast_const();
+                above_minus_infinity(s, numbers, n)
+            });
         }
     }
     word

@@ -81,7 +81,7 @@ impl<'a> Rotary<'a> {
         let half = if table.is_empty() { 0 } else { dim / 2 };
         for i in 0..half {
             let frequency = libm::pow(f64::from(base), -((2 * i) as f64) / dim as f64);
-            for (position, row) in table.chunks_exact_mut(dim).enumerate() {
+            for (position, row) in table.chunks_exact_mut(dim.max(1)).enumerate() {
                 let (sin, cos) = libm::sincos(position as f64 * frequency);
                 for (at, x) in [(i, cos), (half + i, sin)] {
                     if let Some(to) = row.get_mut(at) {

@@ -8,6 +8,7 @@
 #![no_main]
 
 mod attention;
+mod cache;
 mod data;
 mod layer;
 mod matmul;
@@ -55,6 +56,7 @@ extern "C" fn main(_argc: c_int, _argv: *const *const c_char) -> c_int {
         ("views", views::run as fn() -> Check),
         ("matmul", matmul::run),
         ("attention", attention::run),
+        ("cache", cache::run),
         ("softmax", softmax::run),
         ("layer", layer::run),
     ];

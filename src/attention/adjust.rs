@@ -117,9 +117,11 @@ unsafe fn biased<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block, bias: 
                     .all_rows::<S>()
                     .map(|(query, head)| bias.at::<E>(p.b, head, query, key).cast_const());
                 let apart = (p.group.get() == 1 && panel.in_lanes).then_some(bias.query_stride());
-                let size = Columns { len: block.to - block.from, count: panel.all_lanes::<S>(), apart };
+                // Lanes without a row: behind the last row's there may be no more bias.
+                let count = if apart.is_some() { panel.rows } else { panel.all_lanes::<S>() };
+                let size = Columns { len: block.to - block.from, count, apart };
                 let to = x.scores.wrapping_add(block.from * S::PANEL);
-                let to = Grid { dst: to, stride: S::PANEL, width: size.count };
+                let to = Grid { dst: to, stride: S::PANEL, width: panel.all_lanes::<S>() };
                 // SAFETY: each row of the bias has the block's keys; whole vectors of scores.
                 unsafe {
                     turn(

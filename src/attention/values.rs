@@ -37,8 +37,10 @@ pub unsafe fn apply<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
     let runs = |h: usize, keys: u64| v.runs(panel.kv_head + h, block.start, keys);
     // SAFETY: as the caller promises.
     unsafe {
-        // An unseen key's weight is 0, but 0 x NaN is not.
-        let finite = |h: usize| runs(h, block.keys).all(|(_, keys)| all_finite(s, keys));
+        // An unseen key's weight is 0, but 0 x NaN is not. Among copied values lie those that only the
+        // panels beside this one see.
+        let read = if copied { block.together & bits(block.from, block.to) } else { block.keys };
+        let finite = |h: usize| runs(h, read).all(|(_, keys)| all_finite(s, keys));
         let careful = (block.partial || block.holes) && !(0..panel.heads).all(finite);
         let all = Part { x: *x, panel, heads: panel.heads, block, careful, at_a_time: BLOCK, cols };
         if copied {

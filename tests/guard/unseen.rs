@@ -40,7 +40,7 @@ const HIDDEN: [Hidden; 10] = [
 /// queries see.
 fn sees(i: usize, t: usize) -> bool {
     let nobody = (64..128).contains(&t) || (192..256).contains(&t) || t % 7 == 3 || (40..45).contains(&t);
-    !nobody && (i + t) % 3 > 0
+    !nobody && !(i + t).is_multiple_of(3)
 }
 
 impl Hidden {

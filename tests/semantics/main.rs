@@ -87,7 +87,7 @@ fn hide(lookup: &mut Lookup, hidden: Hidden) {
             // A whole block, single keys, and every third key of a query.
             let sees = |i: usize, t: usize| {
                 let block = kv_len > 70 && (64..128).contains(&t);
-                !block && t % 7 != 3 && (i + t) % 3 > 0
+                !block && t % 7 != 3 && !(i + t).is_multiple_of(3)
             };
             give(lookup, hidden, &sees, |t| 0.25 * (t % 4) as f32);
         }

@@ -1,16 +1,13 @@
-//! Softmax, log-sum-exp and the exponential against `f64`; conversions of the 16-bit types.
+//! Softmax, log-sum-exp and the exponential against `f64`.
 #![cfg(feature = "half")]
 
 mod common;
 
-use common::buffer::{Buffer, Kind, Typed};
+use common::buffer::Kind;
 use common::mat::{Layout, Mat};
 use common::reference::softmax_row;
-use common::{Rng, expect, nan_scratch, same_bits, tiers};
-use qkv::{
-    Error, MatMut, MatRef, Matmul, Softmax, Tier, exp_in_place, log_sum_exp, matmul_scratch_len, softmax,
-    softmax_in_place,
-};
+use common::{Rng, expect, same_bits, tiers};
+use qkv::{Error, MatMut, MatRef, Softmax, Tier, exp_in_place, log_sum_exp, softmax, softmax_in_place};
 use quickcheck::{Arbitrary, Gen, QuickCheck};
 
 /// Round the lanes, the chains (4) and the blocks (64) of a sum.
@@ -349,92 +346,5 @@ fn exp_of_special_values_follows_ieee() {
         let mut x = [-87.5, -90.0, -102.0, -103.9];
         Softmax::new().tier(tier).exp_in_place(&mut x);
         assert!(x[0] < f32::MIN_POSITIVE && x[3] > 0.0 && x.is_sorted_by(|a, b| a > b), "{tier}: {x:?}");
-    }
-}
-
-/// `x * 1` on a tier, from one type to another: A is a column of numbers.
-fn convert_column(tier: Tier, from: &Buffer, to: &mut Buffer) {
-    let (n, one) = (from.len(), [1.0_f32]);
-    let b = MatRef::new(&one, 1, 1).expect("a number");
-    let mut scratch = nan_scratch(matmul_scratch_len(n, 1, 1));
-    with_type!(from.kind(), A => with_type!(to.kind(), C => {
-        let a = MatRef::new(A::slice(from), n, 1).expect("n numbers");
-        let c = MatMut::new(C::slice_mut(to), n, 1).expect("n numbers");
-        Matmul::new().tier(tier).run(a, b, c, &mut scratch).expect("sizes agree");
-    }));
-}
-
-/// `1 * x`: B is a row of numbers, which goes through whole vectors.
-fn convert_row(tier: Tier, from: &Buffer, to: &mut Buffer) {
-    let (n, one) = (from.len(), [1.0_f32]);
-    let a = MatRef::new(&one, 1, 1).expect("a number");
-    let mut scratch = nan_scratch(matmul_scratch_len(1, 1, n));
-    with_type!(from.kind(), B => with_type!(to.kind(), C => {
-        let b = MatRef::new(B::slice(from), 1, n).expect("n numbers");
-        let c = MatMut::new(C::slice_mut(to), 1, n).expect("n numbers");
-        Matmul::new().tier(tier).run(a, b, c, &mut scratch).expect("sizes agree");
-    }));
-}
-
-#[test]
-fn halves_widen_exactly() {
-    for tier in tiers() {
-        for kind in [Kind::F16, Kind::Bf16] {
-            let mut numbers = Buffer::new(kind, 65_536);
-            (0..65_536).for_each(|bits| numbers.set_bits(bits, bits as u32));
-            for convert in [convert_column, convert_row] {
-                let mut wide = Buffer::new(Kind::F32, 65_536);
-                convert(tier, &numbers, &mut wide);
-                for bits in 0..65_536 {
-                    let (expected, got) = (kind.value(bits as u32), wide.value(bits));
-                    // A product with 1 is added to 0: -0 becomes 0.
-                    assert!(
-                        got == expected || got.is_nan() && expected.is_nan(),
-                        "{tier} {kind:?} {bits:#x}: {got:e}"
-                    );
-                }
-            }
-        }
-    }
-}
-
-#[test]
-fn floats_narrow_to_nearest_even() {
-    // Each half, the middle to its neighbour, and the floats next to both; and floats all over.
-    let mut rng = Rng::new(20);
-    for kind in [Kind::F16, Kind::Bf16] {
-        let mut numbers: Vec<f32> = Vec::new();
-        for bits in 0..65_536_u32 {
-            let x = kind.value(bits);
-            let middle = (f64::from(x) + f64::from(kind.value((bits + 1) & 0xffff))) / 2.0;
-            for x in [x, middle as f32] {
-                numbers.extend([x.next_down(), x, x.next_up()]);
-            }
-            numbers.push(f32::from_bits(rng.word() as u32));
-        }
-        numbers.extend([
-            65_519.996,
-            65_520.0,
-            -65_520.0,
-            f32::MAX,
-            f32::MIN,
-            f32::from_bits(1),
-            2.980_232e-8,
-        ]);
-        let numbers = Buffer::F32(numbers);
-        for tier in tiers() {
-            for convert in [convert_column, convert_row] {
-                let mut narrow = Buffer::new(kind, numbers.len());
-                convert(tier, &numbers, &mut narrow);
-                for i in 0..numbers.len() {
-                    let x = numbers.value(i);
-                    let (expected, got) = (kind.value(kind.bits(x)), narrow.value(i));
-                    assert!(
-                        got == expected || got.is_nan() && expected.is_nan(),
-                        "{tier} {kind:?} {x:e}: {got:e}"
-                    );
-                }
-            }
-        }
     }
 }

@@ -8,7 +8,9 @@ mod input;
 
 use arbitrary::{Arbitrary, Unstructured};
 use common::attend::{Causal, Lookup, Shape};
+use common::buffer::Kind;
 use common::heads::{Heads, Order};
+use common::options::{Layout, Options};
 use common::{nan_scratch, tiers};
 use input::{Factor, Numbers, Type};
 use libfuzzer_sys::fuzz_target;
@@ -28,11 +30,65 @@ struct Input {
     /// Keys before and behind a query's own; all if there is no number.
     window: (Option<u8>, Option<u8>),
     scale: Option<Factor>,
+    /// A seed of masks, biases and rules, and what is set beside them.
+    options: Option<More>,
     types: [Type; 4],
     orders: [Memory; 4],
     numbers: Numbers,
     /// What is wrong, if anything is.
     wrong: Option<Wrong>,
+}
+
+#[derive(Arbitrary, Clone, Copy, Debug)]
+struct More {
+    seed: u16,
+    slots: Slots,
+    /// The first key that counts, and the end of them.
+    start: Option<u8>,
+    end: Option<u8>,
+    softcap: Option<u8>,
+    /// The biases are of the operands' kind of numbers.
+    any_bias: bool,
+}
+
+#[derive(Arbitrary, Clone, Copy, Debug)]
+enum Slots {
+    AsSeeded,
+    Plain,
+    Ring(u8, u8),
+    Pages(u8, u8),
+}
+
+impl More {
+    /// Changes the seeded options.
+    fn set(self, options: &mut Options, kv_len: usize, bits: &mut dyn FnMut(Kind) -> u32) {
+        match self.slots {
+            Slots::AsSeeded => {}
+            Slots::Plain => options.layout = Layout::Plain,
+            Slots::Ring(more, first) => {
+                let slots = kv_len + usize::from(more % 8);
+                options.layout = Layout::Ring(usize::from(more % 8), usize::from(first) % slots.max(1));
+            }
+            Slots::Pages(size, seed) => {
+                options.layout = Layout::Pages(1 + usize::from(size % 130), seed.into());
+            }
+        }
+        if let Some(start) = self.start {
+            options.start = Some(start.into());
+        }
+        if let Some(end) = self.end {
+            options.end = Some(usize::from(end).min(kv_len));
+        }
+        if let Some(cap) = self.softcap {
+            options.softcap = Some(f32::from(cap) * 0.25 + 0.1);
+        }
+        if let Some(bias) = &mut options.bias
+            && self.any_bias
+        {
+            let kind = bias.values.kind();
+            (0..bias.values.len()).for_each(|i| bias.values.set_bits(i, bits(kind)));
+        }
+    }
 }
 
 #[derive(Arbitrary, Clone, Copy, Debug)]
@@ -107,6 +163,7 @@ fuzz_target!(|data: &[u8]| {
         sinks: input.sinks,
         window: (side(input.window.0), side(input.window.1)),
         scale: input.scale.map(Factor::value),
+        options: input.options.map(|more| more.seed.into()),
         kinds: input.types.map(Type::kind),
         orders: input.orders.map(Memory::order),
         seed: 0,
@@ -116,14 +173,18 @@ fuzz_target!(|data: &[u8]| {
     if rows * (shape.kv_len + 4) * features > MOST || shape.kv_len * shape.n_kv_heads * features > 2 * MOST {
         return;
     }
-    let lookup = shape.lookup_of(0, &mut input.numbers.bits(&mut u));
+    let mut bits = input.numbers.bits(&mut u);
+    let mut lookup = shape.lookup_of(0, &mut bits);
+    if let Some(more) = input.options {
+        more.set(&mut lookup.options, shape.kv_len, &mut bits);
+    }
     let result = match input.wrong {
         None if shape.n_kv_heads > 0 => lookup.check(),
         None => Ok(()),
         Some(wrong) => refuse(&lookup, &wrong),
     };
     if let Err(message) = result {
-        panic!("{message}\n  in {shape:?}");
+        panic!("{message}\n  in {shape:?}, {:?}", input.options);
     }
 });
 

@@ -8,7 +8,7 @@ use super::options::{Layout, Options, Placed};
 use super::reference::{self, Extra, Row};
 use super::{GUARD, Rng, bits, nan_scratch, same_bits, tiers};
 use crate::with_type;
-use qkv::{Attention, Elem, Error, HeadsMut, HeadsRef, Keys, Tier, attention_scratch_len};
+use qkv::{Attention, Elem, Error, HeadsMut, HeadsRef, Keys, Scores, TensorMut, Tier, attention_scratch_len};
 
 /// Which keys a query sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -157,6 +157,12 @@ impl Lookup {
         }
     }
 
+    /// The same without anything round the operands.
+    pub fn bare(&self) -> Lookup {
+        let (q, k, v, out) = (self.q.bare(), self.k.bare(), self.v.bare(), self.out.bare());
+        Lookup { q, k, v, out, ..self.clone() }
+    }
+
     pub fn scratch_len(&self) -> usize {
         attention_scratch_len(self.q.len, self.k.len, self.q.head_dim, self.v.head_dim)
     }
@@ -213,24 +219,61 @@ impl Lookup {
         lse: Option<&mut [f32]>,
         scratch: &mut [f32],
     ) -> Result<(), Error> {
-        let (options, layout) = (self.options(tier), self.options.layout);
+        self.run_placed(&self.placed(), tier, out, lse, scratch)
+    }
+
+    /// Keys and values where the options' layout has them.
+    pub fn placed(&self) -> [Option<Placed>; 2] {
+        let layout = self.options.layout;
+        [&self.k, &self.v].map(|heads| (layout != Layout::Plain).then(|| Placed::new(heads, layout)))
+    }
+
+    pub fn run_placed(
+        &self,
+        placed: &[Option<Placed>; 2],
+        tier: Tier,
+        out: &mut Heads,
+        lse: Option<&mut [f32]>,
+        scratch: &mut [f32],
+    ) -> Result<(), Error> {
+        let options = self.options(tier);
         with_type!(self.q.kind(), Q => with_type!(self.k.kind(), K => {
             with_type!(self.v.kind(), V => with_type!(out.kind(), O => {
                 let (q, out) = (self.q.view::<Q>(), out.view_mut::<O>());
-                let [k, v] = [&self.k, &self.v].map(|heads| {
-                    (layout != Layout::Plain).then(|| Placed::new(heads, layout))
-                });
-                match (layout, &k, &v) {
-                    (Layout::Ring(_, first), Some(k), Some(v)) => {
+                match (self.options.layout, placed) {
+                    (Layout::Ring(_, first), [Some(k), Some(v)]) => {
                         call(options, q, k.ring::<K>(first), v.ring::<V>(first), out, lse, scratch)
                     }
-                    (Layout::Pages(size, _), Some(k), Some(v)) => {
+                    (Layout::Pages(size, _), [Some(k), Some(v)]) => {
                         call(options, q, k.pages::<K>(size), v.pages::<V>(size), out, lse, scratch)
                     }
                     _ => call(options, q, self.k.view::<K>(), self.v.view::<V>(), out, lse, scratch),
                 }
             }))
         }))
+    }
+
+    /// Scores of all heads and queries, `[n_heads][q_len][kv_len]`.
+    pub fn scores(&self, tier: Tier, which: Scores) -> Vec<f32> {
+        let (heads, queries, keys) = (self.q.n_heads, self.q.len, self.k.len);
+        let mut numbers = nan_scratch(heads * queries * keys);
+        let mut scratch = nan_scratch(attention_scratch_len(queries, keys, self.q.head_dim, 0));
+        let [placed, _] = self.placed();
+        let out = TensorMut::new(&mut numbers, [1, heads, queries, keys]).expect("as many numbers");
+        with_type!(self.q.kind(), Q => with_type!(self.k.kind(), K => {
+            let (options, q, scratch) = (self.options(tier), self.q.view::<Q>(), &mut scratch);
+            match (self.options.layout, &placed) {
+                (Layout::Ring(_, first), Some(k)) => {
+                    options.scores(q, k.ring::<K>(first), which, 0..heads, 0..queries, out, scratch)
+                }
+                (Layout::Pages(size, _), Some(k)) => {
+                    options.scores(q, k.pages::<K>(size), which, 0..heads, 0..queries, out, scratch)
+                }
+                _ => options.scores(q, self.k.view::<K>(), which, 0..heads, 0..queries, out, scratch),
+            }
+        }))
+        .expect("sizes agree");
+        numbers
     }
 
     /// Every tier: guards, the `f64` bound and the bit model, of output and log-sum-exps.

@@ -116,6 +116,15 @@ impl Buffer {
         }
     }
 
+    /// A copy of some elements.
+    pub fn part(&self, range: core::ops::Range<usize>) -> Buffer {
+        match self {
+            Buffer::F32(x) => Buffer::F32(x[range].to_vec()),
+            Buffer::F16(x) => Buffer::F16(x[range].to_vec()),
+            Buffer::Bf16(x) => Buffer::Bf16(x[range].to_vec()),
+        }
+    }
+
     pub fn bits(&self, i: usize) -> u32 {
         match self {
             Buffer::F32(x) => x[i].to_bits(),

@@ -89,6 +89,12 @@ impl Heads {
         self.fill_bits(&mut |kind| kind.bits(size * rng.unit()))
     }
 
+    /// The same without anything before and behind the view's slice.
+    pub fn bare(&self) -> Heads {
+        let buffer = self.buffer.part(self.start..self.end);
+        Heads { buffer, start: 0, end: self.end - self.start, ..*self }
+    }
+
     /// The same numbers in another order.
     pub fn reordered(&self, order: Order) -> Heads {
         let mut to = Heads::new(self.kind(), (self.len, self.n_heads, self.head_dim), order);

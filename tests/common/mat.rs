@@ -62,6 +62,12 @@ impl Mat {
         Mat { buffer, rows, cols, row_stride, col_stride, start: guard, end: guard + extent, turned }
     }
 
+    /// The same without anything before and behind the view's slice.
+    pub fn bare(&self) -> Mat {
+        let buffer = self.buffer.part(self.start..self.end);
+        Mat { buffer, start: 0, end: self.end - self.start, ..*self }
+    }
+
     /// The elements from `bits`, row by row.
     pub fn fill_bits(mut self, bits: &mut dyn FnMut(Kind) -> u32) -> Mat {
         let kind = self.buffer.kind();

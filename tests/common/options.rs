@@ -71,7 +71,7 @@ impl Mask {
     pub fn new(bools: Table<Vec<bool>>, given: Given) -> Mask {
         let rows = bools.values.chunks(bools.keys.max(1));
         let eight = |bools: &[bool]| (0..bools.len()).fold(0, |byte, i| byte | u8::from(bools[i]) << i);
-        let bits = rows.flat_map(|row| row.chunks(8).map(eight)).collect();
+        let bits: Vec<u8> = rows.flat_map(|row| row.chunks(8).map(eight)).collect();
         Mask { bools, bits, given }
     }
 }
@@ -288,9 +288,9 @@ impl Options {
     }
 }
 
-/// Heads in a ring or in pages, with NaN where no key is.
+/// Heads in a ring or in pages, with NaN where no key is and as much round the slots as `heads` has.
 pub struct Placed {
-    slots: Heads,
+    pub slots: Heads,
     len: usize,
     layout: Layout,
     table: Vec<u32>,
@@ -304,7 +304,8 @@ impl Placed {
             Layout::Ring(more, _) => (len + more, 0),
             Layout::Pages(size, _) => ((len.div_ceil(size) + 2) * size, len.div_ceil(size)),
         };
-        let mut slots = Heads::new(heads.kind(), (room, heads.n_heads, heads.head_dim), heads.order);
+        let sizes = (room, heads.n_heads, heads.head_dim);
+        let mut slots = Heads::with_guard(heads.kind(), sizes, heads.order, heads.start);
         let mut table: Vec<u32> = (0..pages as u32 + 2).collect();
         if let Layout::Pages(_, seed) = layout {
             let mut rng = Rng::new(seed);
@@ -324,7 +325,8 @@ impl Placed {
         placed
     }
 
-    fn slot(&self, t: usize) -> usize {
+    /// Where key `t` lies.
+    pub fn slot(&self, t: usize) -> usize {
         match self.layout {
             Layout::Plain => t,
             Layout::Ring(_, first) => (first % self.slots.len.max(1) + t) % self.slots.len,

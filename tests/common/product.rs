@@ -80,6 +80,11 @@ impl Product {
         }
     }
 
+    /// The same without anything round the operands.
+    pub fn bare(&self) -> Product {
+        Product { a: self.a.bare(), b: self.b.bare(), c: self.c.bare(), ..self.clone() }
+    }
+
     pub fn scratch_len(&self) -> usize {
         matmul_scratch_len(self.a.rows, self.a.cols, self.b.cols)
     }

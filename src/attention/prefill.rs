@@ -6,12 +6,14 @@
 
 use super::mask::bits;
 use super::panel::{Block, Panel};
-use super::scratch::Scratch;
+use super::scratch::{MAX_PANEL, Scratch};
+use super::seen;
 use crate::elem::{Kind, by_kind};
 use crate::kernel::pack::{Columns, Grid, pack, turn};
 use crate::kernel::score::rows_in_lanes;
 use crate::kernel::tile::{PANEL_COLS, Panels, Rows, with_score_rows, with_vectors};
 use crate::simd::Simd;
+use crate::view::RawMat;
 
 /// Writes the panel's queries, times the scale, to the scratch; lanes without a row are zero.
 ///
@@ -45,21 +47,14 @@ pub unsafe fn load_q<S: Simd>(s: S, panel: &Panel, x: &Scratch) {
 /// - `x` has room for the panel and holds its queries; the block is inside K.
 #[inline(never)]
 pub unsafe fn scores<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
-    let (k, d) = (&panel.p.k, panel.p.k.dim());
+    let k = &panel.p.k;
     let lanes = panel.rows.next_multiple_of(S::LANES);
     // The tile broadcasts single floats that lie at one stride.
     let one_run = k.one_run(block.start, block.together);
     let copied = k.kind() != Kind::F32 || !one_run || (S::LANES > 1 && !k.side_by_side());
-    let copy = |keys: u64, first: usize| {
-        for (t, rows) in k.runs(panel.kv_head, block.start, keys) {
-            let dst = Grid { dst: x.keys.wrapping_add((t - first) * d), stride: d, width: d };
-            // SAFETY: the scratch has room for a block's keys, or a tile's. Keys that are not seen keep what
-            // was there.
-            unsafe { pack(s, rows, dst) };
-        }
-    };
     if copied && S::LANES > 1 && block.brings {
-        copy(block.together, 0);
+        // SAFETY: the scratch has room for a block's keys.
+        unsafe { bring(s, panel, x, block.start, block.together, 0) };
     }
     let in_place = k.run(panel.kv_head, block.start + block.from, block.to - block.from);
     s.vectorize(
@@ -67,44 +62,98 @@ pub unsafe fn scores<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
         || {
             // A tile's lanes of Q stay in the L1 while the keys go by, and then the keys for the next lanes.
             for lane in (0..lanes).step_by(S::NV * S::LANES) {
-                let cols = (lanes - lane).min(S::NV * S::LANES);
-                let q = x.q.wrapping_add(lane).cast_const();
-                let q = Panels { ptr: q, row_stride: S::PANEL, panel_stride: PANEL_COLS };
-                let (mut t, mut end) = (block.from, block.to);
-                if block.partial {
-                    // Both ends of the keys that a row sees grow with the row.
-                    // SAFETY: lanes of the panel.
-                    let seen = unsafe { (*x.from.add(lane) as usize, *x.to.add(lane + cols - 1) as usize) };
-                    (t, end) = (t.max(seen.0), end.min(seen.1));
-                }
-                with_vectors!(S, cols / S::LANES, NV => while t < end {
-                    let (left, most) = (end - t, S::MR / 2);
-                    // No tile of a single key, which has too few chains, if two tiles can share.
-                    let n = if left == most + 1 && most > 2 { most - 1 } else { left.min(most) };
-                    if copied && S::LANES == 1 {
-                        copy(block.keys & bits(t, t + n), t);
+                let vectors = (lanes - lane).min(S::NV * S::LANES) / S::LANES;
+                let strip = Strip { panel, x, block, in_place, copied };
+                // Keys that all of the vectors want together, the others for each vector that wants them.
+                let (mut first, mut end) = (block.from, block.to);
+                let mut wanted = [(first, end); MAX_PANEL];
+                if block.partial || block.holes {
+                    for (v, keys) in wanted.iter_mut().enumerate().take(vectors) {
+                        // SAFETY: lanes of the panel.
+                        *keys = unsafe { seen::keys_of(x, block, lane + v * S::LANES, S::LANES) };
+                        (first, end) = (first.max(keys.0), end.min(keys.1));
                     }
-                    let at = if S::LANES == 1 { 0 } else { t };
-                    let keys = match copied {
-                        true => Rows { ptr: x.keys.wrapping_add(at * d), row_stride: d, col_stride: 1 },
-                        false => {
-                            let ptr = in_place.at(t - block.from, 0);
-                            Rows { ptr, row_stride: in_place.row_stride, col_stride: 1 }
+                    if first >= end {
+                        (first, end) = (block.to, block.to);
+                    }
+                    for (v, keys) in wanted.iter().enumerate().take(vectors) {
+                        let lane = lane + v * S::LANES;
+                        // SAFETY: as the caller promises.
+                        unsafe {
+                            strip.tiles::<S, 1>(s, lane, (keys.0, keys.1.min(first)));
+                            strip.tiles::<S, 1>(s, lane, (keys.0.max(end), keys.1));
                         }
-                    };
-                    let to = x.scores.wrapping_add(t * S::PANEL + lane);
-                    // SAFETY: keys `t..t + n` of the block, lanes of the panel.
-                    with_score_rows!(S, n, MR => unsafe {
-                        let scores = rows_in_lanes::<S, MR, NV>(s, d, keys, q);
-                        for (i, row) in scores.iter().enumerate() {
-                            for (v, &score) in row.iter().enumerate() {
-                                s.store(to.add(i * S::PANEL + v * S::LANES), score);
-                            }
-                        }
-                    });
-                    t += n;
-                });
+                    }
+                }
+                // SAFETY: as the caller promises.
+                with_vectors!(S, vectors, NV => unsafe { strip.tiles::<S, NV>(s, lane, (first, end)) });
             }
         },
     );
+}
+
+/// A block's keys for some lanes.
+struct Strip<'a> {
+    panel: &'a Panel<'a>,
+    x: &'a Scratch,
+    block: Block,
+    /// The block's keys where they lie.
+    in_place: RawMat,
+    /// Or they are in the scratch, or brought there tile by tile.
+    copied: bool,
+}
+
+impl Strip<'_> {
+    /// Scores of the keys `t..end` for the `NV` vectors of rows from `lane` on.
+    #[inline(always)]
+    unsafe fn tiles<S: Simd, const NV: usize>(&self, s: S, lane: usize, (mut t, end): (usize, usize)) {
+        let (x, block, d) = (self.x, self.block, self.panel.p.k.dim());
+        let q = Panels {
+            ptr: x.q.wrapping_add(lane).cast_const(),
+            row_stride: S::PANEL,
+            panel_stride: PANEL_COLS,
+        };
+        while t < end {
+            let (left, most) = (end - t, S::MR / 2);
+            // No tile of a single key, which has too few chains, if two tiles can share.
+            let n = if left == most + 1 && most > 2 { most - 1 } else { left.min(most) };
+            let keys = if !self.copied {
+                let ptr = self.in_place.at(t - block.from, 0);
+                Rows { ptr, row_stride: self.in_place.row_stride, col_stride: 1 }
+            } else {
+                let mut at = t;
+                if S::LANES == 1 {
+                    // SAFETY: the scratch has room for a tile's keys.
+                    unsafe { bring(s, self.panel, x, block.start, block.keys & bits(t, t + n), t) };
+                    at = 0;
+                }
+                Rows { ptr: x.keys.wrapping_add(at * d), row_stride: d, col_stride: 1 }
+            };
+            let to = x.scores.wrapping_add(t * S::PANEL + lane);
+            // SAFETY: keys `t..t + n` of the block, lanes of the panel.
+            with_score_rows!(S, n, MR => unsafe {
+                let scores = rows_in_lanes::<S, MR, NV>(s, d, keys, q);
+                for (i, row) in scores.iter().enumerate() {
+                    for (v, &score) in row.iter().enumerate() {
+                        s.store(to.add(i * S::PANEL + v * S::LANES), score);
+                    }
+                }
+            });
+            t += n;
+        }
+    }
+}
+
+/// Copies keys to the scratch, the key `first` of the block to its beginning. Keys that are not seen keep what
+/// was there.
+///
+/// # Safety
+/// - The scratch has room for them.
+unsafe fn bring<S: Simd>(s: S, panel: &Panel, x: &Scratch, start: usize, keys: u64, first: usize) {
+    let d = panel.p.k.dim();
+    for (t, rows) in panel.p.k.runs(panel.kv_head, start, keys) {
+        let dst = Grid { dst: x.keys.wrapping_add((t - first) * d), stride: d, width: d };
+        // SAFETY: as the caller promises.
+        unsafe { pack(s, rows, dst) };
+    }
 }

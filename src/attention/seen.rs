@@ -1,8 +1,8 @@
 //! Which keys of a block each row sees, where that is not an interval: masks, biases of minus infinity and
 //! the user's rule, as 64 bits a row.
 
-use super::mask::bits;
-use super::panel::Panel;
+use super::mask::{bits, hull};
+use super::panel::{Block, Panel};
 use super::rule::{MaskRule, Tile};
 use super::scratch::{MAX_PANEL, Scratch};
 use crate::elem::{Elem, Kind, by_kind, load_up_to};
@@ -159,6 +159,26 @@ pub unsafe fn of_row(x: &Scratch, r: usize) -> u64 {
     // SAFETY: as the caller promises.
     let [low, high] = x.holes.map(|half| u64::from(unsafe { half.add(r).read() }.to_bits()));
     high << 32 | low
+}
+
+/// The keys of a block that some of the rows `r..r + n` sees: the first one and the end of them.
+///
+/// # Safety
+/// - `x` has what each row sees. Rows of several heads have holes.
+#[inline(always)]
+pub unsafe fn keys_of(x: &Scratch, block: Block, r: usize, n: usize) -> (usize, usize) {
+    // SAFETY: as the caller promises.
+    unsafe {
+        if block.holes {
+            let some = (r..r + n).fold(0, |some, r| some | of_row(x, r)) & bits(block.from, block.to);
+            if some == 0 { (block.to, block.to) } else { hull(some) }
+        } else if block.partial {
+            // Both ends grow with the row.
+            (*x.from.add(r) as usize, *x.to.add(r + n - 1) as usize)
+        } else {
+            (block.from, block.to)
+        }
+    }
 }
 
 /// Scores of a vector of rows, minus infinity where a row does not see the key; those that are in the

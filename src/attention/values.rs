@@ -210,14 +210,10 @@ unsafe fn rows<S: Simd, E: Elem>(s: S, head: &mut Head<E>, rows: usize, (from, t
         let left = rows - r;
         // No tile of few rows, which has too few chains, if two tiles can share.
         let n = if left > S::MR && left < 2 * S::MR { left.div_ceil(2) } else { left.min(S::MR) };
-        let mut keys = (from, to);
         // SAFETY: as the caller promises; rows of the panel.
         unsafe {
-            if head.block.partial {
-                // The rows' first keys and ends grow with the row.
-                let x = &head.x;
-                keys = (from.max(*x.from.add(r) as usize), to.min(*x.to.add(r + n - 1) as usize));
-            }
+            let seen = seen::keys_of(&head.x, head.block, r, n);
+            let keys = (from.max(seen.0), to.min(seen.1));
             if keys.0 < keys.1 || head.block.first {
                 strip(s, head, (r, n), keys);
             }

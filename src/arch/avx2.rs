@@ -111,7 +111,12 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     fn select_sign(self, sign: __m256, yes: __m256, no: __m256) -> __m256 {
-        avx2!(_mm256_blendv_ps(no, yes, sign))
+        // Bytes: with a blend of floats LLVM makes masked stores, which are slow, of `if seen { score }`.
+        avx2!({
+            let set = _mm256_srai_epi32::<31>(_mm256_castps_si256(sign));
+            let (yes, no) = (_mm256_castps_si256(yes), _mm256_castps_si256(no));
+            _mm256_castsi256_ps(_mm256_blendv_epi8(no, yes, set))
+        })
     }
     #[inline(always)]
     fn next_bit(self, bits: __m256) -> __m256 {

@@ -58,22 +58,37 @@ pub unsafe fn weights<S: Simd>(s: S, x: &Scratch, block: Block, lanes: usize) {
 unsafe fn lane_weights<S: Simd>(s: S, x: &Scratch, block: Block, lane: usize) {
     // SAFETY: as the caller promises.
     unsafe {
-        // The keys that each row sees, and those that all rows see.
+        // The keys that each row sees, those that some row sees and those that all rows see.
         let (mut first, mut end) = (s.splat(block.from as f32), s.splat(block.to as f32));
-        let mut all = (block.from, block.to);
-        if block.partial && !block.holes {
+        let (mut some, mut all) = ((block.from, block.to), (block.from, block.to));
+        if block.holes {
+            some = seen::keys_of(x, block, lane, S::LANES);
+            all = some;
+            (first, end) = (s.splat(some.0 as f32), s.splat(some.1 as f32));
+        } else if block.partial {
             (first, end) = (s.load(x.from.add(lane)), s.load(x.to.add(lane)));
             let (mut latest, mut earliest) = (0.0, BLOCK as f32);
+            let (mut least, mut most) = (BLOCK as f32, 0.0);
             for row in lane..lane + S::LANES {
                 let (first, end) = (*x.from.add(row), *x.to.add(row));
                 latest = if first > latest { first } else { latest };
                 earliest = if end < earliest { end } else { earliest };
+                least = if first < least { first } else { least };
+                most = if end > most { end } else { most };
             }
             all = (latest as usize, earliest as usize);
+            some = ((least as usize).max(block.from), (most as usize).min(block.to));
         }
         // The sum's chains count from the block's first key: whole groups of them.
-        let (from, to) = (block.from - block.from % CHAINS, block.to.next_multiple_of(CHAINS));
+        let (from, to) = match some.0 < some.1 {
+            true => (some.0 - some.0 % CHAINS, some.1.next_multiple_of(CHAINS)),
+            false => (block.to, block.to),
+        };
         let at = |t: usize| x.scores.add(t * S::PANEL + lane);
+        // A tile of values may hold rows of two vectors.
+        for t in (block.from..from).chain(to..block.to) {
+            s.store(at(t), s.splat(0.0));
+        }
         let m = s.load(x.m.add(lane));
         let mut top = m;
         let unseen = s.splat(f32::NEG_INFINITY);
@@ -87,7 +102,9 @@ unsafe fn lane_weights<S: Simd>(s: S, x: &Scratch, block: Block, lane: usize) {
         }
         for t in (from..all.0.min(to)).chain(all.1.max(all.0)..to) {
             let key = s.splat(t as f32);
-            let score = s.select_gt(end, key, s.select_gt(first, key, unseen, s.load(at(t))), unseen);
+            // Numbers of keys: what is less than another has a negative difference.
+            let score = s.select_sign(s.sub(key, first), unseen, s.load(at(t)));
+            let score = s.select_sign(s.sub(key, end), score, unseen);
             s.store(at(t), score);
             top = s.max(score, top);
         }

@@ -63,7 +63,7 @@ pub unsafe fn apply<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
             return strips::<S, f32>(s, part, Values { v: &v, head: 0, start: 0 });
         }
         // Heads that lie side by side: all of a few tokens before the next ones, in the order of memory.
-        let in_order = panel.heads > 1 && !block.partial && !block.holes;
+        let in_order = panel.heads > 1;
         let at_a_time = if in_order { TOKENS * size_of::<f32>() / v.kind().size() } else { BLOCK };
         let ahead = match () {
             () if panel.in_lanes || !v.far() => Ahead::Nothing,
@@ -214,7 +214,8 @@ unsafe fn rows<S: Simd, E: Elem>(s: S, head: &mut Head<E>, rows: usize, (from, t
         unsafe {
             let seen = seen::keys_of(&head.x, head.block, r, n);
             let keys = (from.max(seen.0), to.min(seen.1));
-            if keys.0 < keys.1 || head.block.first {
+            // What was begun must go on.
+            if keys.0 < keys.1 || head.block.first || !(head.open && head.close) {
                 strip(s, head, (r, n), keys);
             }
         }
@@ -302,7 +303,7 @@ unsafe fn columns<S: Simd, E: Elem, const MR: usize, const NV: usize>(
             }
         }
         // A key that a row does not see weighs 0, but 0 x NaN is not 0.
-        if (head.block.partial || head.block.holes) && !all_finite(s, &chains) {
+        if head.close && (head.block.partial || head.block.holes) && !all_finite(s, &chains) {
             for (i, row) in chains.iter_mut().enumerate() {
                 for (n, chain) in row.iter_mut().enumerate() {
                     let mut lanes = [0.0; MAX_LANES];

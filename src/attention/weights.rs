@@ -36,7 +36,8 @@ const NAMES: [&str; 4] =
     ["batch of the scores", "heads of the scores", "queries of the scores", "kv_len of the scores"];
 
 impl Attention<'_> {
-    /// The attention weights: `softmax(scale·Q Kᵀ)`, `[batch, n_heads, q_len, kv_len]`.
+    /// The attention weights: `softmax(scale·Q Kᵀ)`, `[batch, n_heads, q_len, kv_len]`. K is read once for an
+    /// `f32` output, and twice for one of 16 bits, which cannot hold the scores meanwhile.
     ///
     /// ```
     /// use qkv::{Attention, HeadsRef, TensorMut, attention_scratch_len};
@@ -158,11 +159,11 @@ impl Wanted {
     /// The rows of some panels, which see keys from `seen.0` to `seen.1`.
     unsafe fn panels<S: Simd>(&self, s: S, runs: &mut Runs, seen: (usize, usize)) {
         let to = runs.each_ref().map(|run| run.as_ref().map(|run| self.rows(&run.panel)));
-        let (weights, in_place) = (self.which == Scores::Weights, self.in_place());
+        let in_place = self.in_place();
         let blocks = if in_place { seen.0 - seen.0 % BLOCK..seen.1 } else { 0..self.keys };
         // SAFETY: as the caller promises.
         unsafe {
-            if weights && !in_place {
+            if self.second_pass() {
                 panel::run(s, runs, seen);
             } else {
                 runs.iter().flatten().for_each(|run| run.open(s));
@@ -195,11 +196,17 @@ impl Wanted {
         }
     }
 
-    /// Whether scores lie in the output until they become weights. Rounded to 16 bits they are of no use.
+    /// Whether scores lie in the output until they become weights.
     fn in_place(&self) -> bool {
         self.which == Scores::Weights && self.kind == Kind::F32
     }
 
+    /// Whether scores are computed once more to be written as weights: rounded to 16 bits they are of no use.
+    fn second_pass(&self) -> bool {
+        self.which == Scores::Weights && self.kind != Kind::F32
+    }
+
+    /// Where the panel's rows go.
     fn rows(&self, panel: &Panel) -> Rows {
         let mut to = [core::ptr::null_mut(); MAX_PANEL];
         for h in 0..panel.heads {
@@ -214,7 +221,7 @@ impl Wanted {
         to
     }
 
-    /// What a key is that its row does not see, until it becomes a weight.
+    /// What a score is that its row does not see.
     fn none(&self) -> f32 {
         match self.which {
             // Only keys that do not exist.
@@ -229,21 +236,18 @@ impl Wanted {
         for (lane, row) in to.iter().enumerate().filter(|(_, row)| !row.is_null()) {
             // SAFETY: keys of a row that is wanted, a lane of the panel.
             unsafe {
-                let number = match self.which == Scores::Weights && !self.in_place() {
-                    true => unseen_weight(&run.x, lane),
-                    false => self.none(),
-                };
+                let number = if self.second_pass() { unseen_weight(&run.x, lane) } else { self.none() };
                 core::slice::from_raw_parts_mut(row.cast::<E>().add(start), keys).fill(E::narrow(number));
             }
         }
     }
 
-    /// Writes a block's scores, turned: rows lie in the lanes.
+    /// Writes a block's scores, or weights, turned: rows lie in the lanes.
     #[inline(never)]
     unsafe fn block<S: Simd, E: Elem>(&self, s: S, run: &Run, to: &Rows, block: Block) {
         let (panel, x) = (&run.panel, &run.x);
         let keys = (self.keys - block.start).min(BLOCK);
-        let weights = self.which == Scores::Weights && !self.in_place();
+        let weights = self.second_pass();
         let all_seen = !block.partial && block.from == 0 && block.to >= keys;
         s.vectorize(
             #[inline(always)]

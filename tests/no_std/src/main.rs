@@ -11,6 +11,7 @@ mod attention;
 mod data;
 mod layer;
 mod matmul;
+mod scores;
 mod softmax;
 mod views;
 
@@ -55,6 +56,7 @@ extern "C" fn main(_argc: c_int, _argv: *const *const c_char) -> c_int {
         ("views", views::run as fn() -> Check),
         ("matmul", matmul::run),
         ("attention", attention::run),
+        ("scores", scores::run),
         ("softmax", softmax::run),
         ("layer", layer::run),
     ];

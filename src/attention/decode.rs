@@ -86,7 +86,7 @@ pub unsafe fn scores<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
 /// The block's keys, `FEW` at a time for each head, or `MANY` where that leaves none over.
 ///
 /// Heads that lie side by side are read in order, and the keys behind them asked for. A head that lies alone
-/// is read on several pages at a time, which memory answers faster, and its values are asked for.
+/// is read on several pages at a time, which memory answers faster, and what is read next is asked for.
 #[inline(always)]
 unsafe fn groups<S: Simd, E: Elem, const FEW: usize, const MANY: usize, const NQ: usize>(
     s: S,
@@ -111,9 +111,13 @@ unsafe fn groups<S: Simd, E: Elem, const FEW: usize, const MANY: usize, const NQ
     let few = keys / FEW;
     let groups = if keys <= few * MANY { few } else { keys.div_ceil(MANY) };
     let (alone, far) = (panel.heads == 1, k.far());
-    let mut values = None;
+    let mut next = None;
     if alone && far {
-        values = v.later(panel.kv_head, block.start + block.from, keys, keys.div_ceil(8));
+        next = match v.dim() {
+            // Only scores are wanted.
+            0 => k.later(panel.kv_head, block.start + BLOCK, BLOCK, 8),
+            _ => v.later(panel.kv_head, block.start + block.from, keys, keys.div_ceil(8)),
+        };
     }
     let ahead = (!alone && far).then(|| k.ahead(panel.heads));
     // Groups of `MANY` until `FEW` are enough.
@@ -131,8 +135,8 @@ unsafe fn groups<S: Simd, E: Elem, const FEW: usize, const MANY: usize, const NQ
                 group::<S, E, FEW, NQ>(s, panel, x, &place, block, which, later);
             }
         }
-        if let Some(values) = &mut values {
-            values.ask(s, i + 1, groups);
+        if let Some(next) = &mut next {
+            next.ask(s, i + 1, groups);
         }
         at += p;
     }

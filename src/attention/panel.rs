@@ -47,15 +47,19 @@ pub struct Block {
 /// - `p` is a checked problem, `scratch` has the length it asks for.
 pub unsafe fn heads<S: Simd>(s: S, p: &Problem, kv_head: usize, scratch: *mut f32) -> usize {
     let rows = p.q.len * p.group.get();
-    let mut heads = 1;
-    // Heads that lie side by side are read in order; those that lie apart are better read one by one.
-    if rows <= decode::max_rows::<S::Few>() && p.k.token_major() {
-        let fit = S::PANEL.checked_div(decode::lanes::<S::Few>(rows)).unwrap_or(1);
-        heads = fit.min(p.k.n_heads() - kv_head);
-    }
+    let heads = heads_that_fit::<S>(p, rows).min(p.k.n_heads() - kv_head);
     // SAFETY: as the caller promises.
     unsafe { self::rows(s, p, kv_head, heads, 0..rows, scratch) };
     heads
+}
+
+/// How many heads a panel takes together of which `rows` rows each are wanted.
+pub fn heads_that_fit<S: Simd>(p: &Problem, rows: usize) -> usize {
+    // Heads that lie side by side are read in order; those that lie apart are better read one by one.
+    match rows <= decode::max_rows::<S::Few>() && p.k.token_major() {
+        true => S::PANEL.checked_div(decode::lanes::<S::Few>(rows)).unwrap_or(1),
+        false => 1,
+    }
 }
 
 /// Some rows of some key heads, a few panels at a time. Several heads only with few rows.
@@ -71,13 +75,33 @@ pub unsafe fn rows<S: Simd>(
     scratch: *mut f32,
 ) {
     // SAFETY: as the caller promises.
+    unsafe { each(s, p, (kv_head, heads), rows, scratch, |mut runs, keys| run(s, &mut runs, keys)) };
+}
+
+/// Panels that take each block of keys together.
+pub type Runs<'a> = [Option<Run<'a>>; MAX_PANELS];
+
+/// Calls `take` with the panels of some rows of key heads `kv_head..kv_head + heads`, a few at a time, and with
+/// the first key that some row of them sees and the end of them.
+///
+/// # Safety
+/// - As [`rows`].
+pub unsafe fn each<'a, S: Simd>(
+    s: S,
+    p: &'a Problem<'a>,
+    (kv_head, heads): (usize, usize),
+    rows: Range<usize>,
+    scratch: *mut f32,
+    mut take: impl FnMut(Runs<'a>, (usize, usize)),
+) {
+    // SAFETY: as the caller promises.
     let x = unsafe { Scratch::cut(s, scratch, p) };
     let panels = panels(p.q.len);
     let in_lanes = rows.len() > decode::max_rows::<S::Few>();
     let lanes = if in_lanes { S::PANEL } else { decode::lanes::<S::Few>(rows.len()) };
     for first in rows.clone().step_by(panels.max(1) * S::PANEL) {
         let together = rows.end.min(first + panels * S::PANEL);
-        let runs: [Option<Run>; MAX_PANELS] = core::array::from_fn(|i| {
+        let runs: Runs = core::array::from_fn(|i| {
             let first = first + i * S::PANEL;
             (first < together).then(|| {
                 let rows = (together - first).min(S::PANEL);
@@ -86,13 +110,15 @@ pub unsafe fn rows<S: Simd>(
                 Run { panel, x: x.panel(s, i), start, merged: false, chunk: 0, fresh: true }
             })
         });
-        // SAFETY: as the caller promises.
-        unsafe { run(s, runs, p.seen(first, together - first)) };
+        take(runs, p.seen(first, together - first));
     }
 }
 
-/// Panels of one key head, each block of the `keys` that they see by all of them before the next block.
-unsafe fn run<S: Simd>(s: S, mut runs: [Option<Run>; MAX_PANELS], keys: (usize, usize)) {
+/// Takes each block of the `keys` that the panels see to all of them before the next block.
+///
+/// # Safety
+/// - [`each`] gave the panels and the keys.
+pub unsafe fn run<S: Simd>(s: S, runs: &mut Runs, keys: (usize, usize)) {
     let (first, end) = keys;
     // SAFETY: the scratch has room for the panels; blocks lie inside K and V.
     unsafe {
@@ -100,17 +126,10 @@ unsafe fn run<S: Simd>(s: S, mut runs: [Option<Run>; MAX_PANELS], keys: (usize, 
             run.open(s);
         }
         for start in (first - first % BLOCK..end).step_by(BLOCK) {
-            let mut blocks = [None; MAX_PANELS];
-            let mut together = 0;
-            for (run, block) in runs.iter().zip(&mut blocks) {
-                *block = run.as_ref().and_then(|run| run.look(s, start));
-                together |= block.map_or(0, |block| block.keys);
-            }
-            let mut brings = true;
+            let blocks = look(s, runs, start);
             for (run, block) in runs.iter_mut().zip(blocks) {
                 if let (Some(run), Some(block)) = (run, block) {
-                    run.block(s, Block { together, brings, ..block });
-                    brings = false;
+                    run.block(s, block);
                 }
             }
         }
@@ -118,6 +137,26 @@ unsafe fn run<S: Simd>(s: S, mut runs: [Option<Run>; MAX_PANELS], keys: (usize, 
             run.close(s);
         }
     }
+}
+
+/// The block at `start` as each of the panels sees it.
+///
+/// # Safety
+/// - As [`Run::look`].
+pub unsafe fn look<S: Simd>(s: S, runs: &Runs, start: usize) -> [Option<Block>; MAX_PANELS] {
+    let mut blocks = [None; MAX_PANELS];
+    let mut together = 0;
+    for (run, block) in runs.iter().zip(&mut blocks) {
+        // SAFETY: as the caller promises.
+        *block = run.as_ref().and_then(|run| unsafe { run.look(s, start) });
+        together |= block.map_or(0, |block| block.keys);
+    }
+    let mut brings = true;
+    for block in blocks.iter_mut().flatten() {
+        *block = Block { together, brings, ..*block };
+        brings = false;
+    }
+    blocks
 }
 
 /// `key` relative to the block at `start`, within it.
@@ -143,7 +182,7 @@ pub struct Panel<'a> {
 
 impl Panel<'_> {
     /// The keys that row `r` of a head sees.
-    fn seen(&self, r: usize) -> core::ops::Range<usize> {
+    pub fn seen(&self, r: usize) -> Range<usize> {
         self.p.mask.seen((self.first + r) / self.p.group)
     }
 
@@ -187,26 +226,7 @@ pub struct Run<'a> {
     fresh: bool,
 }
 
-impl<'a> Run<'a> {
-    /// Rows of one head, with all of the scratch.
-    ///
-    /// # Safety
-    /// - `p` is a checked problem, `scratch` has the length it asks for.
-    pub unsafe fn alone<S: Simd>(
-        s: S,
-        p: &'a Problem<'a>,
-        (kv_head, first, rows): (usize, usize, usize),
-        in_lanes: bool,
-        scratch: *mut f32,
-    ) -> Run<'a> {
-        // SAFETY: as the caller promises.
-        let x = unsafe { Scratch::cut(s, scratch, p) };
-        let lanes = if in_lanes { S::PANEL } else { decode::lanes::<S::Few>(rows) };
-        let (start, end) = p.seen(first, rows);
-        let panel = Panel { p, kv_head, heads: 1, lanes, first, rows, in_lanes, end };
-        Run { panel, x, start, merged: false, chunk: 0, fresh: true }
-    }
-
+impl Run<'_> {
     /// # Safety
     /// - The panel is one of a checked problem, with its scratch.
     pub unsafe fn open<S: Simd>(&self, s: S) {
@@ -227,23 +247,30 @@ impl<'a> Run<'a> {
     pub unsafe fn block<S: Simd>(&mut self, s: S, block: Block) {
         // SAFETY: as the caller promises.
         unsafe {
-            if block.start / CHUNK != self.chunk && !self.fresh {
-                self.close_chunk(s);
-                partial::start(&self.x, S::PANEL);
-                self.fresh = true;
-            }
-            self.chunk = block.start / CHUNK;
-            let block = Block { first: self.fresh, ..block };
-            let (panel, x) = (&self.panel, &self.x);
+            let block = self.enter(s, block);
             self.scores(s, block);
-            adjust::scores(s, panel, x, block);
-            partial::weights(s, x, block, panel.all_lanes::<S>());
-            values::apply(s, panel, x, block);
+            self.weigh(s, block);
         }
-        self.fresh = false;
     }
 
-    /// The block's products, times the scale.
+    /// The block where the sums have come to it: its chunk is under way.
+    ///
+    /// # Safety
+    /// - As [`block`](Self::block).
+    pub unsafe fn enter<S: Simd>(&mut self, s: S, block: Block) -> Block {
+        if block.start / CHUNK != self.chunk && !self.fresh {
+            // SAFETY: as the caller promises.
+            unsafe {
+                self.close_chunk(s);
+                partial::start(&self.x, S::PANEL);
+            }
+            self.fresh = true;
+        }
+        self.chunk = block.start / CHUNK;
+        Block { first: core::mem::replace(&mut self.fresh, false), ..block }
+    }
+
+    /// The block's scores, as the softmax takes them where a row sees a key for its place.
     ///
     /// # Safety
     /// - As [`block`](Self::block).
@@ -255,6 +282,22 @@ impl<'a> Run<'a> {
                 prefill::scores(s, panel, x, block)
             } else {
                 decode::scores(s.few(), panel, x, block)
+            }
+            adjust::scores(s, panel, x, block);
+        }
+    }
+
+    /// Adds what the scores say to the sums, and the values if they have features.
+    ///
+    /// # Safety
+    /// - As [`block`](Self::block), after [`enter`](Self::enter) and [`scores`](Self::scores).
+    pub unsafe fn weigh<S: Simd>(&self, s: S, block: Block) {
+        let (panel, x) = (&self.panel, &self.x);
+        // SAFETY: as the caller promises.
+        unsafe {
+            partial::weights(s, x, block, panel.all_lanes::<S>());
+            if panel.p.v.dim() > 0 {
+                values::apply(s, panel, x, block);
             }
         }
     }

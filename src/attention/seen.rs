@@ -209,6 +209,23 @@ pub unsafe fn hide<S: Simd>(s: S, x: &Scratch, lane: usize, keys: (usize, usize)
     top
 }
 
+/// [`hide`] for all rows of a panel.
+///
+/// # Safety
+/// - As there.
+#[inline(never)]
+pub unsafe fn hide_all<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
+    s.vectorize(
+        #[inline(always)]
+        || {
+            for lane in (0..panel.all_lanes::<S>()).step_by(S::LANES) {
+                // SAFETY: as the caller promises.
+                unsafe { hide(s, x, lane, (block.from, block.to), s.splat(0.0)) };
+            }
+        },
+    );
+}
+
 /// `n <= 64` bools as bits.
 #[inline(always)]
 unsafe fn of_bools<S: Simd>(s: S, bools: *const bool, n: usize) -> u64 {

@@ -1,14 +1,19 @@
-//! The weights and scores themselves, for whoever wants to look at them: a first pass over the keys for the
-//! maximum and sum of each row, as in [`panel`](super::panel), and a second one that writes.
+//! The weights and scores themselves, for whoever wants to look at them.
+//!
+//! ```text
+//! f32:      scores to the output on their way through the softmax, then each row weighted in place
+//! 16 bits:  maxima and sums, as of a call without values; then all scores once more, as weights
+//! ```
 
 use super::call::{Call, Problem};
-use super::panel::Run;
-use super::{Attention, Keys, adjust, decode, seen};
-use crate::elem::{Elem, Kind, by_kind, store_up_to};
+use super::panel::{self, Block, Panel, Run, Runs};
+use super::scratch::{MAX_PANEL, Scratch};
+use super::{Attention, Keys, seen};
+use crate::elem::{Elem, Kind, by_kind, load_up_to, store_up_to};
 use crate::error::{Error, expect_scratch};
-use crate::kernel::exp::exp_weight;
+use crate::kernel::exp::{exp_weight, exp_weights};
 use crate::kernel::softmax::BLOCK;
-use crate::simd::Simd;
+use crate::simd::{MAX_LANES, Simd};
 use crate::tier::{Tier, dispatch};
 use crate::view::{HeadsRef, RawTensor, TensorMut};
 use core::ops::Range;
@@ -31,7 +36,8 @@ const NAMES: [&str; 4] =
     ["batch of the scores", "heads of the scores", "queries of the scores", "kv_len of the scores"];
 
 impl Attention<'_> {
-    /// The attention weights: `softmax(scale·Q Kᵀ)`, `[batch, n_heads, q_len, kv_len]`.
+    /// The attention weights: `softmax(scale·Q Kᵀ)`, `[batch, n_heads, q_len, kv_len]`. K is read once for an
+    /// `f32` output, and twice for one of 16 bits, which cannot hold the scores meanwhile.
     ///
     /// ```
     /// use qkv::{Attention, HeadsRef, TensorMut, attention_scratch_len};
@@ -126,106 +132,234 @@ struct Wanted {
     kind: Kind,
 }
 
+/// Where each row of a panel goes, or null where it is not wanted or there is none.
+type Rows = [*mut u8; MAX_PANEL];
+
+/// The keys of a vector, counted from its first one.
+const KEYS: [f32; MAX_LANES] =
+    [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0, 13.0, 14.0, 15.0];
+
 impl Wanted {
     unsafe fn write<S: Simd>(&self, s: S, p: &Problem, scratch: *mut f32) {
-        let kv_heads = self.heads.start / p.group..(self.heads.end - 1) / p.group + 1;
         let group = p.group.get();
-        let (first, end) = (self.queries.start * group, self.queries.end * group);
-        let in_lanes = end - first > decode::max_rows::<S::Few>();
-        for kv_head in kv_heads {
-            for first in (first..end).step_by(S::PANEL) {
-                let rows = (end - first).min(S::PANEL);
-                // SAFETY: as the caller promises.
-                unsafe {
-                    let mut run = Run::alone(s, p, (kv_head, first, rows), in_lanes, scratch);
-                    run.open(s);
-                    if self.which == Scores::Weights {
-                        for start in (0..p.k.len).step_by(BLOCK) {
-                            if let Some(block) = run.look(s, start) {
-                                run.block(s, block);
-                            }
-                        }
-                        run.close(s);
+        let rows = self.queries.start * group..self.queries.end * group;
+        let (mut kv_head, end) = (self.heads.start / p.group, (self.heads.end - 1) / p.group + 1);
+        while kv_head < end {
+            let heads = panel::heads_that_fit::<S>(p, rows.len()).min(end - kv_head);
+            // SAFETY: as the caller promises; heads and rows that there are.
+            unsafe {
+                panel::each(s, p, (kv_head, heads), rows.clone(), scratch, |mut runs, seen| {
+                    self.panels(s, &mut runs, seen);
+                });
+            }
+            kv_head += heads;
+        }
+    }
+
+    /// The rows of some panels, which see keys from `seen.0` to `seen.1`.
+    unsafe fn panels<S: Simd>(&self, s: S, runs: &mut Runs, seen: (usize, usize)) {
+        let to = runs.each_ref().map(|run| run.as_ref().map(|run| self.rows(&run.panel)));
+        let in_place = self.in_place();
+        let blocks = if in_place { seen.0 - seen.0 % BLOCK..seen.1 } else { 0..self.keys };
+        // SAFETY: as the caller promises.
+        unsafe {
+            if self.second_pass() {
+                panel::run(s, runs, seen);
+            } else {
+                runs.iter().flatten().for_each(|run| run.open(s));
+            }
+            for start in blocks.step_by(BLOCK) {
+                let blocks = panel::look(s, runs, start);
+                for ((run, block), to) in runs.iter_mut().zip(blocks).zip(&to) {
+                    let (Some(run), Some(to)) = (run, to) else { continue };
+                    let Some(mut block) = block else {
+                        by_kind!(self.kind, E => self.unseen::<E>(run, to, start));
+                        continue;
+                    };
+                    if in_place {
+                        block = run.enter(s, block);
                     }
-                    for start in (0..self.keys).step_by(BLOCK) {
-                        self.block(s, &run, start);
+                    run.scores(s, block);
+                    if block.holes {
+                        seen::hide_all(s, &run.panel, &run.x, block);
                     }
+                    by_kind!(self.kind, E => self.block::<S, E>(s, run, to, block));
+                    if in_place {
+                        run.weigh(s, block);
+                    }
+                }
+            }
+            if in_place {
+                for (run, to) in runs.iter_mut().zip(&to) {
+                    let (Some(run), Some(to)) = (run, to) else { continue };
+                    run.close(s);
+                    self.turn_into_weights(s, run, to);
                 }
             }
         }
     }
 
-    /// The panel's scores of a block of keys.
-    unsafe fn block<S: Simd>(&self, s: S, run: &Run, start: usize) {
-        let (panel, x) = (&run.panel, &run.x);
-        let keys = (self.keys - start).min(BLOCK);
-        // SAFETY: as the caller promises.
-        unsafe {
-            let block = run.look(s, start);
-            if let Some(block) = block {
-                run.scores(s, block);
-                adjust::scores(s, panel, x, block);
+    /// Whether scores lie in the output until they become weights.
+    fn in_place(&self) -> bool {
+        self.which == Scores::Weights && self.kind == Kind::F32
+    }
+
+    /// Whether scores are computed once more to be written as weights: rounded to 16 bits they are of no use.
+    fn second_pass(&self) -> bool {
+        self.which == Scores::Weights && self.kind != Kind::F32
+    }
+
+    /// Where the panel's rows go.
+    fn rows(&self, panel: &Panel) -> Rows {
+        let mut to = [core::ptr::null_mut(); MAX_PANEL];
+        for h in 0..panel.heads {
+            let lanes = to.iter_mut().skip(h * panel.lanes).take(panel.rows);
+            for (to, (query, head)) in lanes.zip(panel.p.rows(panel.kv_head + h, panel.first)) {
+                if self.heads.contains(&head) {
+                    let (h, i) = (head - self.heads.start, query.wrapping_sub(self.queries.start));
+                    *to = by_kind!(self.kind, E => self.out.at::<E>(panel.p.b, h, i, 0).cast());
+                }
             }
-            let seen_keys = block.map_or((0, 0), |block| (block.from, block.to));
-            let partial = block.is_some_and(|block| block.partial);
-            s.vectorize(
-                #[inline(always)]
-                || {
-                    for lane in (0..panel.all_lanes::<S>()).step_by(S::LANES) {
-                        let (mut from, mut to) = (s.splat(seen_keys.0 as f32), s.splat(seen_keys.1 as f32));
-                        if partial {
-                            (from, to) = (s.load(x.from.add(lane)), s.load(x.to.add(lane)));
-                        }
-                        if block.is_some_and(|block| block.holes) {
-                            seen::hide(s, x, lane, seen_keys, s.splat(0.0));
-                        }
-                        let (m, inverse) = (s.load(x.total_m.add(lane)), s.load(x.factor.add(lane)));
-                        for t in 0..keys {
-                            let at = x.scores.add(t * S::PANEL + lane);
-                            let (key, none) = (s.splat(t as f32), s.splat(f32::NEG_INFINITY));
-                            let score = s.select_gt(to, key, s.select_gt(from, key, none, s.load(at)), none);
-                            let number = match self.which {
-                                Scores::Weights => s.mul(exp_weight(s, s.sub(score, m)), inverse),
-                                Scores::Masked => score,
-                                // Only keys that do not exist are not seen here.
-                                Scores::Raw | Scores::Capped => s.select_gt(to, key, score, s.splat(0.0)),
-                            };
-                            s.store(at, number);
-                        }
-                    }
-                },
-            );
-            by_kind!(self.kind, E => self.store::<S, E>(s, run, start, keys));
+        }
+        to
+    }
+
+    /// What a score is that its row does not see.
+    fn none(&self) -> f32 {
+        match self.which {
+            // Only keys that do not exist.
+            Scores::Raw | Scores::Capped => 0.0,
+            Scores::Masked | Scores::Weights => f32::NEG_INFINITY,
         }
     }
 
-    /// Turns the block: rows lie in the lanes.
-    unsafe fn store<S: Simd, E: Elem>(&self, s: S, run: &Run, start: usize, keys: usize) {
+    /// Writes a block that no row sees.
+    unsafe fn unseen<E: Elem>(&self, run: &Run, to: &Rows, start: usize) {
+        let keys = (self.keys - start).min(BLOCK);
+        for (lane, row) in to.iter().enumerate().filter(|(_, row)| !row.is_null()) {
+            // SAFETY: keys of a row that is wanted, a lane of the panel.
+            unsafe {
+                let number = if self.second_pass() { unseen_weight(&run.x, lane) } else { self.none() };
+                core::slice::from_raw_parts_mut(row.cast::<E>().add(start), keys).fill(E::narrow(number));
+            }
+        }
+    }
+
+    /// Writes a block's scores, or weights, turned: rows lie in the lanes.
+    #[inline(never)]
+    unsafe fn block<S: Simd, E: Elem>(&self, s: S, run: &Run, to: &Rows, block: Block) {
         let (panel, x) = (&run.panel, &run.x);
+        let keys = (self.keys - block.start).min(BLOCK);
+        let weights = self.second_pass();
+        let all_seen = !block.partial && block.from == 0 && block.to >= keys;
         s.vectorize(
             #[inline(always)]
             || {
-                let mut rows = panel.p.rows(panel.kv_head, panel.first).take(panel.rows);
-                for lane in (0..panel.rows).step_by(4) {
-                    let to = [(); 4].map(|()| {
-                        let (query, head) = rows.next()?;
-                        let wanted = self.queries.contains(&query) && self.heads.contains(&head);
-                        let (h, i) =
-                            (head.wrapping_sub(self.heads.start), query.wrapping_sub(self.queries.start));
-                        wanted.then(|| self.out.at::<E>(panel.p.b, h, i, start))
-                    });
+                let lanes = (0..panel.all_lanes::<S>()).step_by(4);
+                for (lane, to) in lanes.zip(to.as_chunks::<4>().0) {
                     for t in (0..keys).step_by(S::LANES) {
-                        // SAFETY: the block has room for whole vectors of keys, and 4 lanes from `lane` on.
+                        // SAFETY: the scores have room for whole vectors of keys and for fours of lanes.
                         let columns = unsafe { s.load_columns(x.scores.add(t * S::PANEL + lane), S::PANEL) };
-                        for (to, &column) in to.iter().zip(&columns) {
-                            if let Some(to) = to {
-                                // SAFETY: keys of the row.
-                                unsafe { store_up_to(s, to.add(t), keys - t, column) };
+                        for (lane, (&row, &column)) in (lane..).zip(to.iter().zip(&columns)) {
+                            if row.is_null() {
+                                continue;
+                            }
+                            // SAFETY: keys of a row that is wanted, a lane of the panel.
+                            unsafe {
+                                let mut number = column;
+                                if !all_seen {
+                                    number = self.seen(s, x, block, (lane, t), number);
+                                }
+                                if weights {
+                                    let [m, inverse] = [x.total_m, x.factor].map(|of| s.splat(*of.add(lane)));
+                                    number = s.mul(exp_weight(s, s.sub(number, m)), inverse);
+                                }
+                                store_up_to(s, row.cast::<E>().add(block.start + t), keys - t, number);
                             }
                         }
                     }
                 }
             },
         );
+    }
+
+    /// The scores of a vector of keys from `t` on where the row sees them.
+    #[inline(always)]
+    unsafe fn seen<S: Simd>(
+        &self,
+        s: S,
+        x: &Scratch,
+        block: Block,
+        (lane, t): (usize, usize),
+        scores: S::V,
+    ) -> S::V {
+        // SAFETY: as the caller promises.
+        unsafe {
+            let (mut from, mut to) = (block.from as f32, block.to as f32);
+            if block.partial {
+                (from, to) = (*x.from.add(lane), *x.to.add(lane));
+            }
+            let (keys, none) = (s.add(s.load(KEYS.as_ptr()), s.splat(t as f32)), s.splat(self.none()));
+            s.select_gt(s.splat(to), keys, s.select_gt(s.splat(from), keys, none, scores), none)
+        }
+    }
+
+    /// Turns the rows' scores in the output into weights.
+    #[inline(never)]
+    unsafe fn turn_into_weights<S: Simd>(&self, s: S, run: &Run, to: &Rows) {
+        let (panel, x) = (&run.panel, &run.x);
+        s.vectorize(
+            #[inline(always)]
+            || {
+                for (h, r) in (0..panel.heads).flat_map(|h| (0..panel.rows).map(move |r| (h, r))) {
+                    let lane = h * panel.lanes + r;
+                    let Some(&row) = to.get(lane).filter(|row| !row.is_null()) else { continue };
+                    let (row, seen) = (row.cast::<f32>(), panel.seen(r));
+                    let end = seen.end.min(self.keys);
+                    let start = seen.start.min(end);
+                    // SAFETY: keys of a row that is wanted, a lane of the panel.
+                    unsafe {
+                        let unseen = unseen_weight(x, lane);
+                        core::slice::from_raw_parts_mut(row, start).fill(unseen);
+                        core::slice::from_raw_parts_mut(row.add(end), self.keys - end).fill(unseen);
+                        let [m, inverse] = [x.total_m, x.factor].map(|of| s.splat(*of.add(lane)));
+                        let scores = core::slice::from_raw_parts_mut(row.add(start), end - start);
+                        weights_of(s, scores, m, inverse);
+                    }
+                }
+            },
+        );
+    }
+}
+
+/// What a key weighs that its row does not see: 0, or NaN as all of the row if it sees one.
+unsafe fn unseen_weight(x: &Scratch, lane: usize) -> f32 {
+    // SAFETY: as the caller promises.
+    0.0 * unsafe { *x.factor.add(lane) }
+}
+
+/// Replaces a row's scores with their weights.
+#[inline(always)]
+fn weights_of<S: Simd>(s: S, scores: &mut [f32], m: S::V, inverse: S::V) {
+    let (n, scores) = (scores.len(), scores.as_mut_ptr());
+    let mut t = 0;
+    // SAFETY: inside the `n` floats.
+    unsafe {
+        while t + 4 * S::LANES <= n {
+            let at = |i: usize| scores.wrapping_add(t + i * S::LANES);
+            let x = core::array::from_fn::<_, 4, _>(
+                #[inline(always)]
+                |i| s.sub(s.load(at(i)), m),
+            );
+            for (i, &weight) in exp_weights(s, x).iter().enumerate() {
+                s.store(at(i), s.mul(weight, inverse));
+            }
+            t += 4 * S::LANES;
+        }
+        while t < n {
+            let x = s.sub(load_up_to(s, scores.wrapping_add(t).cast_const(), n - t), m);
+            store_up_to(s, scores.wrapping_add(t), n - t, s.mul(exp_weight(s, x), inverse));
+            t += S::LANES;
+        }
     }
 }

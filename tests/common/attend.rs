@@ -344,13 +344,42 @@ impl Lookup {
 
     /// The row of query `i` of head `h` before it is rounded, and its log-sum-exp.
     pub fn model(&self, fused: bool, i: usize, h: usize) -> (Vec<f32>, f32) {
-        let scale = self.scale.unwrap_or_else(|| match self.q.head_dim {
-            0 => 1.0,
-            d => 1.0 / libm::sqrtf(d as f32),
-        });
-        let operands = (&self.q, &self.k, &self.v);
+        let (operands, scale) = ((&self.q, &self.k, &self.v), self.scale_used());
         let extra = self.extra(i, h);
         bits::attention_row(fused, operands, (i, h), self.kv_head(h), &self.keys(i, h), scale, &extra)
+    }
+
+    /// The scores of query `i` of head `h` as the model has them, a number for each key.
+    pub fn scores_model(&self, fused: bool, which: Scores, i: usize, h: usize) -> Vec<f32> {
+        let plain = matches!(which, Scores::Raw | Scores::Capped);
+        let softcap = self.options.softcap.filter(|_| which == Scores::Capped);
+        let options = Options { softcap, ..Options::NONE };
+        let (extra, keys) = match plain {
+            true => {
+                let end = self.options.end.unwrap_or(self.k.len);
+                (Extra { alibi: None, sink: None, options: &options }, (0..end).collect())
+            }
+            false => (self.extra(i, h), self.keys(i, h)),
+        };
+        let (operands, scale) = ((&self.q, &self.k), self.scale_used());
+        let (seen, unseen) = bits::scores_row(fused, operands, (i, h), self.kv_head(h), &keys, scale, &extra);
+        let unseen = match which {
+            Scores::Raw | Scores::Capped => 0.0,
+            Scores::Masked => f32::NEG_INFINITY,
+            Scores::Weights => unseen,
+        };
+        let mut row = vec![unseen; self.k.len];
+        for (&t, (score, weight)) in keys.iter().zip(seen) {
+            row[t] = if which == Scores::Weights { weight } else { score };
+        }
+        row
+    }
+
+    fn scale_used(&self) -> f32 {
+        self.scale.unwrap_or_else(|| match self.q.head_dim {
+            0 => 1.0,
+            d => 1.0 / libm::sqrtf(d as f32),
+        })
     }
 
     /// Slope and place of query `i` of head `h`, and the head's sink.

@@ -109,7 +109,47 @@ pub fn attention_row(
     scale: f32,
     extra: &Extra,
 ) -> (Vec<f32>, f32) {
-    let query: Vec<f32> = q.token(i, h).iter().map(|x| x * scale).collect();
+    let (State { m, l, acc }, inverse) = total(fused, (q, k, v), (i, h), kv_head, seen, scale, extra);
+    let lse = if l == 0.0 { f32::NEG_INFINITY } else { m + libm::logf(l) };
+    (acc.iter().map(|&x| fma(fused, x, inverse, 0.0)).collect(), lse)
+}
+
+/// The scores of query `(i, h)` for the keys `seen`, each with the weight of the softmax over all of them;
+/// and what a key that is not seen weighs.
+pub fn scores_row(
+    fused: bool,
+    (q, k): (&Heads, &Heads),
+    (i, h): (usize, usize),
+    kv_head: usize,
+    seen: &[usize],
+    scale: f32,
+    extra: &Extra,
+) -> (Vec<(f32, f32)>, f32) {
+    let (State { m, .. }, inverse) = total(fused, (q, k, k), (i, h), kv_head, seen, scale, extra);
+    let query = scaled(q, (i, h), scale);
+    let weight = |score: f32| exp_weight(fused, score - m) * inverse;
+    let both = seen.iter().map(|&t| {
+        let score = score(fused, &query, k, (t, kv_head), (i, h), extra);
+        (score, weight(score))
+    });
+    (both.collect(), weight(f32::NEG_INFINITY))
+}
+
+fn scaled(q: &Heads, (i, h): (usize, usize), scale: f32) -> Vec<f32> {
+    q.token(i, h).iter().map(|x| x * scale).collect()
+}
+
+/// The state of all keys, and what its weighted values are multiplied by.
+fn total(
+    fused: bool,
+    (q, k, v): (&Heads, &Heads, &Heads),
+    (i, h): (usize, usize),
+    kv_head: usize,
+    seen: &[usize],
+    scale: f32,
+    extra: &Extra,
+) -> (State, f32) {
+    let query = scaled(q, (i, h), scale);
     let mut total: Option<State> = None;
     for keys in seen.chunk_by(|a, b| a / CHUNK == b / CHUNK) {
         let chunk = attention_chunk(fused, &query, (k, v), kv_head, keys, (i, h), extra);
@@ -119,17 +159,45 @@ pub fn attention_row(
         });
     }
     let nothing = || State { m: f32::MIN, l: 0.0, acc: vec![0.0; v.head_dim] };
-    let State { mut m, mut l, acc } = total.unwrap_or_else(nothing);
+    let mut state = total.unwrap_or_else(nothing);
     let mut shrunk = 1.0;
     if let Some(sink) = extra.sink {
-        let top = if sink > m { sink } else { m };
-        shrunk = exp_weight(fused, m - top);
-        (m, l) = (top, fma(fused, l, shrunk, exp_weight(fused, sink - top)));
+        let top = if sink > state.m { sink } else { state.m };
+        shrunk = exp_weight(fused, state.m - top);
+        let l = fma(fused, state.l, shrunk, exp_weight(fused, sink - top));
+        state = State { m: top, l, ..state };
     }
     // Of weights that are all 0 the values still count if they are NaN: 0 x NaN is NaN.
-    let inverse = if l == 0.0 { 0.0 } else { shrunk / l };
-    let lse = if l == 0.0 { f32::NEG_INFINITY } else { m + libm::logf(l) };
-    (acc.iter().map(|&x| fma(fused, x, inverse, 0.0)).collect(), lse)
+    let inverse = if state.l == 0.0 { 0.0 } else { shrunk / state.l };
+    (state, inverse)
+}
+
+/// The score of key `t` of head `kv_head` for the scaled `query` `(i, h)`.
+fn score(
+    fused: bool,
+    query: &[f32],
+    k: &Heads,
+    (t, kv_head): (usize, usize),
+    (i, h): (usize, usize),
+    extra: &Extra,
+) -> f32 {
+    let (key, options) = (k.token(t, kv_head), extra.options);
+    // Two chains, of every other feature.
+    let [even, odd] = [0, 1].map(|c| {
+        let pairs = query.iter().copied().zip(key.iter().copied());
+        chain(fused, pairs.skip(c).step_by(2))
+    });
+    let mut score = even + odd;
+    if let Some(cap) = options.softcap {
+        score = softcap(fused, score, cap);
+    }
+    if let Some((slope, place)) = extra.alibi {
+        score = fma(fused, slope, -(t as f32 - place).abs(), score);
+    }
+    if let Some(bias) = options.bias(h, i, t) {
+        score += bias;
+    }
+    options.ruled(score, h, i, t)
 }
 
 /// The keys of one chunk, block by block.
@@ -143,27 +211,8 @@ fn attention_chunk(
     extra: &Extra,
 ) -> State {
     let mut state = State { m: f32::MIN, l: 0.0, acc: vec![0.0; v.head_dim] };
-    let options = extra.options;
     for (block, keys) in keys.chunk_by(|a, b| a / BLOCK == b / BLOCK).enumerate() {
-        // Two chains, of every other feature.
-        let score = |&t: &usize| {
-            let key = k.token(t, kv_head);
-            let [even, odd] = [0, 1].map(|c| {
-                let pairs = query.iter().copied().zip(key.iter().copied());
-                chain(fused, pairs.skip(c).step_by(2))
-            });
-            let mut score = even + odd;
-            if let Some(cap) = options.softcap {
-                score = softcap(fused, score, cap);
-            }
-            if let Some((slope, place)) = extra.alibi {
-                score = fma(fused, slope, -(t as f32 - place).abs(), score);
-            }
-            if let Some(bias) = options.bias(h, i, t) {
-                score += bias;
-            }
-            options.ruled(score, h, i, t)
-        };
+        let score = |&t: &usize| score(fused, query, k, (t, kv_head), (i, h), extra);
         let values: Vec<Vec<f32>> = keys.iter().map(|&t| v.token(t, kv_head)).collect();
         let scores: Vec<f32> = keys.iter().map(score).collect();
         let top = scores.iter().fold(state.m, |top, &x| if x > top { x } else { top });

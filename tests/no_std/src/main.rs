@@ -12,6 +12,7 @@ mod cache;
 mod data;
 mod layer;
 mod matmul;
+mod scores;
 mod softmax;
 mod views;
 
@@ -57,6 +58,7 @@ extern "C" fn main(_argc: c_int, _argv: *const *const c_char) -> c_int {
         ("matmul", matmul::run),
         ("attention", attention::run),
         ("cache", cache::run),
+        ("scores", scores::run),
         ("softmax", softmax::run),
         ("layer", layer::run),
     ];

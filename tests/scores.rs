@@ -1,0 +1,232 @@
+//! The scores and weights that a call writes have the bits of the model, for every kind of them, type and
+//! tier, whichever heads and queries are wanted; and nothing else is written.
+#![cfg(feature = "half")]
+
+mod common;
+
+use core::ops::Range;
+
+use common::attend::{Causal, Lookup, Shape};
+use common::buffer::{Buffer, Kind, Typed};
+use common::heads::Order;
+use common::options::{Given, Layout, Mask, Options, Placed, Table};
+use common::{GUARD, Rng, expect, nan_scratch, same_bits, tiers};
+use qkv::{Attention, HeadsRef, Scores, TensorMut, Tier, attention_scratch_len};
+
+const ALL: [Scores; 4] = [Scores::Raw, Scores::Capped, Scores::Masked, Scores::Weights];
+
+/// Which of a call's scores are wanted, and of which type.
+#[derive(Clone, Debug)]
+struct Wanted {
+    which: Scores,
+    kind: Kind,
+    heads: Range<usize>,
+    queries: Range<usize>,
+    /// Unused places behind each query, and behind each head.
+    gaps: (usize, usize),
+}
+
+impl Wanted {
+    fn all(lookup: &Lookup, which: Scores, kind: Kind) -> Wanted {
+        Wanted { which, kind, heads: 0..lookup.q.n_heads, queries: 0..lookup.q.len, gaps: (0, 0) }
+    }
+
+    /// Some of the heads and queries.
+    fn some(lookup: &Lookup, which: Scores, kind: Kind, rng: &mut Rng) -> Wanted {
+        let mut part = |n: usize| {
+            let from = rng.below(n);
+            from..from + 1 + rng.below(n - from)
+        };
+        let (heads, queries) = (part(lookup.q.n_heads), part(lookup.q.len));
+        Wanted { which, kind, heads, queries, gaps: (rng.pick(&[0, 1, 7]), rng.pick(&[0, 3])) }
+    }
+
+    fn strides(&self, keys: usize) -> [usize; 2] {
+        let query = keys + self.gaps.0;
+        [self.queries.len() * query + self.gaps.1, query]
+    }
+
+    /// What the call writes, a row after the other; that it writes nothing else.
+    fn scores(&self, lookup: &Lookup, tier: Tier) -> Result<Vec<u32>, String> {
+        let keys = lookup.k.len;
+        let [head, query] = self.strides(keys);
+        let len = (self.heads.len() - 1) * head + (self.queries.len() - 1) * query + keys;
+        let before = Buffer::new(self.kind, len + 2 * GUARD);
+        let mut after = before.clone();
+        let sizes = [1, self.heads.len(), self.queries.len(), keys];
+        let mut scratch = nan_scratch(attention_scratch_len(lookup.q.len, keys, lookup.q.head_dim, 0));
+        with_type!(lookup.q.kind(), Q => with_type!(lookup.k.kind(), K => with_type!(self.kind, O => {
+            let out = &mut O::slice_mut(&mut after)[GUARD..GUARD + len];
+            let out = TensorMut::with_strides(out, sizes, [0, head, query]).expect("a valid tensor");
+            let (q, options) = (lookup.q.view::<Q>(), lookup.options(tier));
+            let (heads, queries, scratch) = (self.heads.clone(), self.queries.clone(), &mut scratch);
+            let layout = lookup.options.layout;
+            let placed = (layout != Layout::Plain).then(|| Placed::new(&lookup.k, layout));
+            match (layout, &placed) {
+                (Layout::Ring(_, first), Some(k)) => {
+                    options.scores(q, k.ring::<K>(first), self.which, heads, queries, out, scratch)
+                }
+                (Layout::Pages(size, _), Some(k)) => {
+                    options.scores(q, k.pages::<K>(size), self.which, heads, queries, out, scratch)
+                }
+                _ => options.scores(q, lookup.k.view::<K>(), self.which, heads, queries, out, scratch),
+            }
+        })))
+        .map_err(|error| error.to_string())?;
+        let rows = (0..self.heads.len()).flat_map(|h| (0..self.queries.len()).map(move |i| (h, i)));
+        let places = rows.flat_map(|(h, i)| (0..keys).map(move |t| GUARD + h * head + i * query + t));
+        after.check_untouched(&before, places.clone())?;
+        Ok(places.map(|at| after.bits(at)).collect())
+    }
+
+    /// Every tier against the model's rows, `[n_heads][q_len]`, not fused and fused.
+    fn check(&self, lookup: &Lookup, models: &[Vec<Vec<f32>>; 2]) -> Result<(), String> {
+        for tier in tiers() {
+            let model = &models[usize::from(tier.is_fused())];
+            let rows = self.heads.clone().flat_map(|h| self.queries.clone().map(move |i| (h, i)));
+            let rows = rows.flat_map(|(h, i)| &model[h * lookup.q.len + i]);
+            let expected: Vec<u32> = rows.map(|&x| self.kind.bits(x)).collect();
+            let got = self.scores(lookup, tier).map_err(|message| format!("{tier}: {message}"))?;
+            same_bits(self.kind, &got, &expected).map_err(|message| format!("{tier}: {message}"))?;
+        }
+        Ok(())
+    }
+}
+
+/// All scores in all types, and some of them.
+fn check(shape: &Shape, lookup: &Lookup, rng: &mut Rng) {
+    for which in ALL {
+        let rows = || (0..lookup.q.n_heads).flat_map(|h| (0..lookup.q.len).map(move |i| (h, i)));
+        let models = [false, true]
+            .map(|fused| rows().map(|(h, i)| lookup.scores_model(fused, which, i, h)).collect::<Vec<_>>());
+        for kind in Kind::ALL {
+            for wanted in [Wanted::all(lookup, which, kind), Wanted::some(lookup, which, kind, rng)] {
+                expect(wanted.check(lookup, &models), (&wanted, shape));
+            }
+        }
+    }
+}
+
+#[test]
+fn scores_of_random_calls_have_the_bits_of_the_model() {
+    let mut rng = Rng::new(1);
+    let lens = [(1, 1), (3, 20), (9, 70), (50, 130), (97, 65), (70, 33), (1, 200), (8, 129)];
+    for (q_len, kv_len) in lens.into_iter().cycle().take(48) {
+        let shape = Shape::random(q_len, kv_len, rng.word());
+        check(&shape, &shape.lookup(), &mut rng);
+    }
+}
+
+#[test]
+fn scores_past_a_chunk_have_the_bits_of_the_model() {
+    let mut rng = Rng::new(2);
+    for (q_len, kv_len) in [(1, 1025), (13, 1100), (2, 2100), (1, 3000)] {
+        for _ in 0..3 {
+            let shape = Shape { head_dim: 5, ..Shape::random(q_len, kv_len, rng.word()) };
+            check(&shape, &shape.lookup(), &mut rng);
+        }
+    }
+}
+
+#[test]
+fn scores_of_more_rows_than_share_a_block_have_the_bits_of_the_model() {
+    for (causal, order) in [(Causal::No, Order::TokenMajor), (Causal::BottomRight, Order::HeadMajor)] {
+        let shape = Shape {
+            n_kv_heads: 2,
+            causal,
+            orders: [order; 4],
+            window: if causal == Causal::No { common::attend::ALL } else { (70, 0) },
+            ..Shape::plain(230, 250, 6, 3)
+        };
+        check(&shape, &shape.lookup(), &mut Rng::new(3));
+    }
+}
+
+#[test]
+fn scores_of_decode_steps_have_the_bits_of_the_model_for_any_heads() {
+    // More heads than fill a panel; heads side by side and apart.
+    let mut rng = Rng::new(4);
+    for (q_len, group, n_kv_heads) in [(1, 1, 50), (1, 3, 20), (2, 4, 9), (1, 8, 8), (1, 5, 3)] {
+        for order in [Order::TokenMajor, Order::HeadMajor, Order::TokensApart(1, 5)] {
+            let causal = rng.pick(&[Causal::No, Causal::BottomRight]);
+            let (orders, kinds) = ([order; 4], [rng.pick(&Kind::ALL); 4]);
+            let (window, options) = ((rng.pick(&[90, usize::MAX]), 0), Some(rng.word()));
+            let plain = Shape::plain(q_len, 150, 7, rng.word());
+            let shape = Shape { n_kv_heads, group, causal, orders, kinds, window, options, ..plain };
+            check(&shape, &shape.lookup(), &mut rng);
+        }
+    }
+}
+
+#[test]
+fn scores_that_are_not_finite_have_the_bits_of_the_model() {
+    let mut rng = Rng::new(5);
+    for (q_len, kv_len) in [(1, 9), (5, 70), (20, 70), (60, 130), (2, 1100)] {
+        for x in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            for causal in [Causal::No, Causal::BottomRight] {
+                let sinks = rng.below(2) == 0;
+                let shape = Shape { causal, sinks, ..Shape::plain(q_len, kv_len, 3, rng.word()) };
+                let mut lookup = shape.lookup();
+                for t in [kv_len / 2, kv_len - 1] {
+                    lookup.k.set_token(t, 0, x);
+                }
+                check(&shape, &lookup, &mut rng);
+                // No other keys.
+                (0..kv_len).for_each(|t| lookup.k.set_token(t, 0, x));
+                check(&shape, &lookup, &mut rng);
+            }
+        }
+    }
+}
+
+#[test]
+fn keys_hidden_in_whole_blocks_have_the_bits_of_the_model() {
+    // Blocks that no row of a panel sees, before, between and behind those that some rows see.
+    let mut rng = Rng::new(6);
+    for (q_len, given) in [(1, Given::Bools), (9, Given::Bits), (60, Given::Rule), (210, Given::Bits)] {
+        for seen in [70..75, 130..131, 64..128, 300..400] {
+            let shape = Shape { sinks: q_len == 9, ..Shape::plain(q_len, 400, 4, rng.word()) };
+            let mut lookup = shape.lookup();
+            let values = (0..400).map(|t| seen.contains(&t) || t == 250).collect();
+            let mask = Mask::new(Table { heads: 1, rows: 1, keys: 400, values }, given);
+            lookup.options = Options { mask: Some(mask), ..Options::NONE };
+            check(&shape, &lookup, &mut rng);
+        }
+    }
+}
+
+#[test]
+fn sequences_of_a_batch_have_the_scores_that_each_has_alone() {
+    let (q_len, kv_len, n_kv_heads, group, head_dim) = (5, 90, 2, 2, 6);
+    let (n_heads, lens) = (n_kv_heads * group, [90, 33, 0]);
+    let mut rng = Rng::new(7);
+    let mut numbers = |n: usize| (0..n).map(|_| 2.0 * rng.unit()).collect::<Vec<f32>>();
+    let (q, k) = (numbers(3 * q_len * n_heads * head_dim), numbers(3 * kv_len * n_kv_heads * head_dim));
+    let mut scratch = nan_scratch(attention_scratch_len(q_len, kv_len, head_dim, 0));
+    for (which, tier) in ALL.into_iter().flat_map(|which| tiers().into_iter().map(move |tier| (which, tier)))
+    {
+        let options = Attention::new().causal().softcap(3.0).tier(tier);
+        let mut all = nan_scratch(3 * n_heads * q_len * kv_len);
+        let out = TensorMut::new(&mut all, [3, n_heads, q_len, kv_len]).expect("sizes");
+        let queries = HeadsRef::batch_token_major(&q, 3, q_len, n_heads, head_dim).expect("sizes");
+        let keys = HeadsRef::batch_token_major(&k, 3, kv_len, n_kv_heads, head_dim).expect("sizes");
+        options
+            .kv_lens(&lens)
+            .scores(queries, keys, which, 0..n_heads, 0..q_len, out, &mut scratch)
+            .expect("sizes agree");
+        for (b, len) in lens.into_iter().enumerate() {
+            let mut alone = nan_scratch(n_heads * q_len * kv_len);
+            let out = TensorMut::new(&mut alone, [1, n_heads, q_len, kv_len]).expect("sizes");
+            let (q, k) = (&q[b * q_len * n_heads * head_dim..], &k[b * kv_len * n_kv_heads * head_dim..]);
+            let queries = HeadsRef::token_major(q, q_len, n_heads, head_dim).expect("sizes");
+            let keys = HeadsRef::token_major(k, kv_len, n_kv_heads, head_dim).expect("sizes");
+            options
+                .kv_lens(&[len])
+                .scores(queries, keys, which, 0..n_heads, 0..q_len, out, &mut scratch)
+                .expect("sizes agree");
+            let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+            let part = &all[b * alone.len()..][..alone.len()];
+            expect(same_bits(Kind::F32, &bits(part), &bits(&alone)), (tier, which, b));
+        }
+    }
+}

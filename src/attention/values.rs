@@ -62,13 +62,14 @@ pub unsafe fn apply<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
             let part = Part { block: Block { keys, ..block }, cols, ..all };
             return strips::<S, f32>(s, part, Values { v: &v, head: 0, start: 0 });
         }
-        // Heads that lie side by side: all of a few tokens before the next ones, in the order of memory.
-        let in_order = panel.heads > 1;
+        // Heads that lie side by side: all of a few tokens before the next ones, in the order of memory, if a
+        // tile takes whole cache lines.
+        let in_order = panel.heads > 1 && S::NV * S::LANES * v.kind().size() >= 64;
         let at_a_time = if in_order { TOKENS * size_of::<f32>() / v.kind().size() } else { BLOCK };
-        let ahead = match () {
-            () if panel.in_lanes || !v.far() => Ahead::Nothing,
-            () if panel.heads > 1 => Ahead::Values(v.ahead(panel.heads)),
-            () => Ahead::Keys,
+        let ahead = match v.far() && !panel.in_lanes {
+            true if in_order => Ahead::Values(v.ahead(panel.heads)),
+            true if panel.heads == 1 => Ahead::Keys,
+            _ => Ahead::Nothing,
         };
         let values = Values { v, head: panel.kv_head, start: block.start };
         by_kind!(v.kind(), E => strips::<S, E>(s, Part { at_a_time, ahead, ..all }, values));

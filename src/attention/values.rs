@@ -65,7 +65,7 @@ pub unsafe fn apply<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
         // Heads that lie side by side: all of a few tokens before the next ones, in the order of memory, if a
         // tile takes whole cache lines.
         let in_order = panel.heads > 1 && S::NV * S::LANES * v.kind().size() >= 64;
-        let at_a_time = if in_order { TOKENS * size_of::<f32>() / v.kind().size() } else { BLOCK };
+        let at_a_time = if in_order { v.rows_of_a_cache() } else { BLOCK };
         let ahead = match v.far() && !panel.in_lanes {
             true if in_order => Ahead::Values(v.ahead(panel.heads)),
             true if panel.heads == 1 => Ahead::Keys,
@@ -94,9 +94,6 @@ struct Values<'a> {
     /// The block's first key.
     start: usize,
 }
-
-/// Tokens whose values a few rows take before the next tokens': they are read nearly in order.
-const TOKENS: usize = 8;
 
 /// What a block of values is weighted with and added to.
 #[derive(Clone, Copy)]

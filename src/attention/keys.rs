@@ -174,7 +174,7 @@ impl RawKeys {
 }
 
 /// Bytes of all keys from which on they are taken to come from memory.
-const CACHED: usize = 8 << 20;
+const CACHED: usize = 4 << 20;
 /// Bytes that are asked for ahead of those that are worked on.
 const AHEAD: usize = 32 << 10;
 

@@ -69,7 +69,8 @@ pub unsafe fn apply<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
         let ahead = match v.far() && !panel.in_lanes {
             true if in_order => Ahead::Values(v.ahead(panel.heads)),
             true if panel.heads == 1 => Ahead::Keys,
-            _ => Ahead::Nothing,
+            true => Ahead::Values(BLOCK),
+            false => Ahead::Nothing,
         };
         let values = Values { v, head: panel.kv_head, start: block.start };
         by_kind!(v.kind(), E => strips::<S, E>(s, Part { at_a_time, ahead, ..all }, values));

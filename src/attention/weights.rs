@@ -28,7 +28,8 @@ pub enum Scores {
     /// As the softmax takes them: after biases and rules, minus infinity where the query does not see the
     /// key.
     Masked,
-    /// After the softmax: what the values are weighted with. 0 where the query does not see the key.
+    /// After the softmax: what the values are weighted with. 0 where the query does not see the key, or NaN
+    /// for all of a row that sees a NaN.
     Weights,
 }
 

@@ -7,7 +7,8 @@ mod common;
 use std::sync::Mutex;
 
 use common::attend::{Lookup, Shape};
-use common::heads::Heads;
+use common::buffer::Kind;
+use common::heads::{Heads, Order};
 use common::options::{Layout, Options};
 use common::{Rng, expect, nan_scratch, same_bits, tiers};
 use qkv::{Attention, Error, HeadsMut, HeadsRef, KEYS_PER_STATE, TensorRef, attention_scratch_len};
@@ -19,7 +20,7 @@ fn shapes(seed: u64) -> impl Iterator<Item = Lookup> {
     let lens = [(1, 70), (3, 2100), (9, 70), (50, 130), (200, 65), (230, 1100), (2, 4000), (5, 0), (1, 1024)];
     lens.into_iter().cycle().take(27).map(move |(q_len, kv_len)| {
         let shape = Shape::random(q_len, kv_len, rng.word());
-        let kinds = [common::buffer::Kind::F32; 4];
+        let kinds = [Kind::F32; 4];
         let (head_dim, v_head_dim) = (shape.head_dim.min(16), shape.v_head_dim.min(17));
         let mut lookup = Shape { kinds, head_dim, v_head_dim, ..shape }.lookup();
         lookup.options.layout = Layout::Plain;
@@ -333,6 +334,30 @@ fn keys_in_rings_and_pages_of_any_size_have_the_bits_of_keys_side_by_side() {
                 let options = Options { layout, ..Options::NONE };
                 let out = Lookup { options, ..plain.clone() }.run(tier);
                 expect(same_bits(out.kind(), &out.bits(), &expected.bits()), (tier, layout, q_len, kv_len));
+            }
+        }
+    }
+}
+
+#[test]
+fn keys_that_come_from_memory_have_the_bits_of_the_model_wherever_they_lie() {
+    // More than 4 MiB of keys: a few rows ask for what they read next, up to the last key and not beyond.
+    for (kind, kv_len) in [(Kind::F32, 1030), (Kind::F16, 2060)] {
+        for order in [Order::TokenMajor, Order::HeadMajor] {
+            let shape = Shape::plain(1, kv_len, 128, 4);
+            let kinds = [Kind::F32, kind, kind, Kind::F32];
+            let plain = Shape { n_kv_heads: 8, v_head_dim: 130, kinds, orders: [order; 4], ..shape }.lookup();
+            let models = [false, true].map(|fused| plain.models(fused));
+            let layouts = [Layout::Plain, Layout::Ring(5, 700), Layout::Pages(16, 3), Layout::Pages(100, 3)];
+            for (layout, tier) in
+                layouts.into_iter().flat_map(|layout| tiers().into_iter().map(move |tier| (layout, tier)))
+            {
+                let options = Options { layout, ..Options::NONE };
+                let (out, lse) = Lookup { options, ..plain.clone() }.run_with_lse(tier);
+                for (h, (row, sum)) in models[usize::from(tier.is_fused())].iter().enumerate() {
+                    let got = (out.token(0, h), lse[h]);
+                    assert_eq!(got, (row.clone(), *sum), "{tier} {kind:?} {order:?} {layout:?} head {h}");
+                }
             }
         }
     }

@@ -115,6 +115,7 @@ unsafe fn biased<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block, bias: 
         || {
             by_kind!(kind, E => {
                 if S::LANES == 1 || same {
+                    // A vector's scores take the numbers of one row.
                     for lane in (0..lanes).step_by(S::LANES) {
                         let (query, head) = rows.next().unwrap_or_default();
                         let row = bias.at::<E>(p.b, head, query, key).cast_const();
@@ -138,7 +139,16 @@ unsafe fn biased<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block, bias: 
                 let rows = (0..lanes).map(|lane| x.biases.wrapping_add(lane * BIAS_STRIDE).cast_const());
                 let size = Columns { len, count: lanes, apart: Some(BIAS_STRIDE) };
                 // SAFETY: rows that were just written; whole vectors of scores.
-                unsafe { turn(s, size, rows, #[inline(always)] |bias, at| with_bias(s, bias, at), Grid { dst: at, stride: S::PANEL, width: lanes }) };
+                unsafe {
+                    turn(
+                        s,
+                        size,
+                        rows,
+                        #[inline(always)]
+                        |bias, at| with_bias(s, bias, at),
+                        Grid { dst: at, stride: S::PANEL, width: lanes },
+                    );
+                }
             });
         },
     );

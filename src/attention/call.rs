@@ -123,7 +123,7 @@ impl<'a> Call<'a> {
         each("batch (length of kv_starts)", self.sequences, kv_starts)?;
         let sizes = [self.sequences, n_heads, self.q_len];
         let tensor = |tensor: Option<RawTensor>, names, keys| match tensor {
-            Some(tensor) => tensor.expect(names, [sizes[0], sizes[1], sizes[2], keys], true),
+            Some(tensor) => tensor.check_broadcast(names, [sizes[0], sizes[1], sizes[2], keys]),
             None => Ok(()),
         };
         tensor(mask.map(|mask| mask.0), MASK, self.kv_len)?;

@@ -28,9 +28,11 @@ pub struct Block {
     /// The first of them and the end of them, relative to `start`.
     pub from: usize,
     pub to: usize,
-    /// Some row does not see all of `from..to` for its place: each row's own are in the scratch.
+    /// Some row does not see all of `from..to` for its place: where each row's own begin and end is in the
+    /// scratch.
     pub partial: bool,
-    /// Some row does not see all of them otherwise: what each sees is in the scratch.
+    /// Instead: some row does not see all of them, for whatever reason. What each sees is in the scratch as
+    /// bits.
     pub holes: bool,
     /// The first block of its chunk.
     pub first: bool,
@@ -357,7 +359,8 @@ impl Run<'_> {
             holes = all != bits(from, to);
         }
         let (from, to) = hull(keys);
-        let partial = !inside(from, to);
+        // Bits say both.
+        let partial = !holes && !inside(from, to);
         if partial {
             // Lanes without a row follow the head's last one.
             let lanes = panel.rows.next_multiple_of(S::LANES).min(panel.lanes);

@@ -93,7 +93,6 @@ unsafe fn lane_weights<S: Simd>(s: S, x: &Scratch, block: Block, lane: usize) {
         let mut top = m;
         let unseen = s.splat(f32::NEG_INFINITY);
         if block.holes {
-            // Each row's place is in its bits.
             top = seen::hide(s, x, lane, all, top);
         } else {
             for t in all.0..all.1 {

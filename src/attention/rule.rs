@@ -58,7 +58,9 @@ pub trait MaskRule: Sync {
     /// is inlined.
     #[doc(hidden)]
     fn words(&self, tier: Tier, queries: Range<usize>, keys: Range<usize>, words: &mut [u64]) {
-        dispatch!(tier, s => words_of(s, queries, keys, words, #[inline(always)] |query, key| self.sees(query, key)));
+        dispatch!(tier, s => {
+            words_of(s, queries, keys, words, #[inline(always)] |query, key| self.sees(query, key))
+        });
     }
 }
 

@@ -33,8 +33,7 @@ impl Sources<'_> {
 }
 
 /// Of the block's `keys`, those that some row sees and those that every row sees. What each row sees goes to
-/// the scratch, unless no row sees any, and so do the biases. `placed`: every row sees all `keys` for its
-/// place.
+/// the scratch. `placed`: every row sees all `keys` for its place.
 ///
 /// # Safety
 /// - `x` has room for the panel; the keys exist.
@@ -84,7 +83,7 @@ pub unsafe fn look<S: Simd>(
                 let mut before = None;
                 for (r, (query, head)) in p.rows(panel.kv_head + h, panel.first).enumerate().take(panel.rows)
                 {
-                    // What is the same for all rows is found once, its biases too.
+                    // What is the same for all rows is found once.
                     let word = match before {
                         Some((last, word)) if (same_for_heads && last == query) || same_for_rows => word,
                         _ => {
@@ -164,7 +163,7 @@ pub unsafe fn of_row(x: &Scratch, r: usize) -> u64 {
 /// The keys of a block that some of the rows `r..r + n` sees: the first one and the end of them.
 ///
 /// # Safety
-/// - `x` has what each row sees. Rows of several heads have holes.
+/// - `x` has what each row sees. The rows are those of one head, or the block has holes.
 #[inline(always)]
 pub unsafe fn keys_of(x: &Scratch, block: Block, r: usize, n: usize) -> (usize, usize) {
     // SAFETY: as the caller promises.

@@ -75,7 +75,8 @@ pub unsafe fn apply<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
         let values = Values { v, head: panel.kv_head, start: block.start };
         by_kind!(v.kind(), E => strips::<S, E>(s, Part { at_a_time, ahead, ..all }, values));
         // The last columns, which fill no vector.
-        for h in (0..panel.heads).take_while(|_| ragged > 0) {
+        let heads = if ragged > 0 { panel.heads } else { 0 };
+        for h in 0..heads {
             for (t, rows) in v.runs(panel.kv_head + h, block.start, block.keys) {
                 let rows = rows.block(0, cols, rows.rows, ragged);
                 pack(s, rows, Grid { dst: x.keys.add(t * S::LANES), stride: S::LANES, width: S::LANES });
@@ -353,10 +354,8 @@ unsafe fn seen_only<S: Simd, E: Elem>(s: S, head: &Head<E>, r: usize, c: usize, 
         || {
             // SAFETY: keys that the row sees; `out` holds a vector.
             unsafe {
-                let mut keys = block.keys;
-                if block.partial {
-                    keys &= bits(*x.from.add(r) as usize, *x.to.add(r) as usize);
-                }
+                let (from, to) = seen::keys_of(x, *block, r, 1);
+                let mut keys = block.keys & bits(from, to);
                 if block.holes {
                     keys &= seen::of_row(x, r);
                 }

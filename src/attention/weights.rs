@@ -106,7 +106,7 @@ impl Attention<'_> {
                 return Err(Error::DimMismatch { dim, expected: most, got });
             }
         }
-        out.raw.expect(NAMES, [q.batch(), heads.len(), queries.len(), k.len], false)?;
+        out.raw.check_sizes(NAMES, [q.batch(), heads.len(), queries.len(), k.len])?;
         expect_scratch(call.scratch_len(), scratch.len())?;
         if heads.is_empty() || queries.is_empty() || k.len == 0 {
             return Ok(());

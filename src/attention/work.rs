@@ -113,9 +113,13 @@ impl<'a> Attention<'a> {
 
 impl<'a> Work<'a> {
     /// How many items there are.
-    #[expect(clippy::len_without_is_empty, reason = "work without items is not a special case")]
     pub fn len(&self) -> usize {
         self.call.sequences * self.per_sequence()
+    }
+
+    /// Whether there are no items.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     /// `f32`s of scratch that an item needs.

@@ -207,9 +207,12 @@ macro_rules! heads {
                 self.raw.batch
             }
             /// Tokens of a sequence.
-            #[expect(clippy::len_without_is_empty, reason = "a view without tokens is not a special case")]
             pub fn len(&self) -> usize {
                 self.raw.len
+            }
+            /// Whether sequences have no tokens.
+            pub fn is_empty(&self) -> bool {
+                self.raw.len == 0
             }
             /// Heads.
             pub fn n_heads(&self) -> usize {

@@ -35,17 +35,24 @@ impl RawTensor {
         self.strides[1] == 0
     }
 
-    /// The sizes that a call has; where the tensor has 1 it is read again and again.
+    /// That the tensor has these sizes.
     ///
     /// # Errors
     /// [`Error::DimMismatch`] with the name of the dimension.
-    pub fn expect(&self, names: [&'static str; 4], sizes: [usize; 4], broadcast: bool) -> Result<(), Error> {
-        for (i, (&name, (&size, &got))) in names.iter().zip(sizes.iter().zip(&self.sizes)).enumerate() {
-            if !(broadcast && i < 3 && got == 1) {
-                expect_dim(name, size, got)?;
-            }
+    pub fn check_sizes(&self, names: [&'static str; 4], sizes: [usize; 4]) -> Result<(), Error> {
+        let mut all = names.iter().zip(sizes.iter().zip(&self.sizes));
+        all.try_for_each(|(&name, (&size, &got))| expect_dim(name, size, got))
+    }
+
+    /// The same where a batch, heads or queries of 1 are read again and again.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn check_broadcast(&self, names: [&'static str; 4], mut sizes: [usize; 4]) -> Result<(), Error> {
+        for (size, &got) in sizes.iter_mut().zip(&self.sizes).take(3) {
+            *size = if got == 1 { 1 } else { *size };
         }
-        Ok(())
+        self.check_sizes(names, sizes)
     }
 }
 

@@ -31,11 +31,12 @@ pub unsafe fn apply<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
     let apart = v.kind() != Kind::F32 || !v.side_by_side() || !v.one_run(block.start, block.together);
     let cols = dim - ragged;
     let all = Part {
-        x: *x,
+        x,
         panel,
         heads: panel.heads,
         block,
         at_a_time: BLOCK,
+        row: 0,
         col: 0,
         cols,
         ahead: Ahead::Nothing,
@@ -82,7 +83,7 @@ pub unsafe fn apply<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
                 pack(s, rows, Grid { dst: x.keys.add(t * S::LANES), stride: S::LANES, width: S::LANES });
             }
             let v = SequenceKeys::in_scratch(x.keys, BLOCK, S::LANES, S::LANES);
-            let part = Part { x: x.at_row(h * panel.lanes), heads: 1, col: cols, cols: S::LANES, ..all };
+            let part = Part { row: h * panel.lanes, heads: 1, col: cols, cols: S::LANES, ..all };
             strips::<S, f32>(s, part, Values { v: &v, head: 0, start: 0 });
         }
     }
@@ -100,12 +101,14 @@ struct Values<'a> {
 /// What a block of values is weighted with and added to.
 #[derive(Clone, Copy)]
 struct Part<'a> {
-    x: Scratch,
+    x: &'a Scratch,
     panel: &'a Panel<'a>,
     heads: usize,
     block: Block,
     /// Keys that are taken for all columns and heads before the next keys.
     at_a_time: usize,
+    /// The first head's first row, as the scratch counts them.
+    row: usize,
     /// Where the values' columns belong, and how many there are, in whole vectors.
     col: usize,
     cols: usize,
@@ -150,32 +153,28 @@ unsafe fn strips<S: Simd, E: Elem>(s: S, part: Part, v: Values) {
     s.vectorize(
         #[inline(always)]
         || {
+            let strips = Strips {
+                x: part.x,
+                block,
+                weights: Rows { ptr: part.x.scores, row_stride: 1, col_stride: S::PANEL },
+                first,
+                more,
+                row_stride,
+                col: part.col,
+                cols: part.cols,
+            };
             let mut from = block.from;
             while from < block.to {
                 let to = block.to.min(from + part.at_a_time);
                 for h in 0..part.heads {
-                    let x = part.x.at_row(h * part.panel.lanes);
                     let later = match part.ahead {
                         Ahead::Nothing => None,
                         Ahead::Values(ahead) => v.v.later(v.head + h, v.start + from + ahead, to - from, 1),
                         Ahead::Keys => part.panel.p.k.later(v.head + h, v.start + BLOCK, BLOCK, 8),
                     };
-                    let mut head = Head {
-                        weights: Rows { ptr: x.scores, row_stride: 1, col_stride: S::PANEL },
-                        x,
-                        block,
-                        first,
-                        more,
-                        row_stride,
-                        shift: h * v.v.head_stride(),
-                        open: from == block.from,
-                        close: to == block.to,
-                        col: part.col,
-                        cols: part.cols,
-                        later,
-                    };
+                    let mut head = Head { keys: (from, to), shift: h * v.v.head_stride(), later };
                     // SAFETY: as the caller promises.
-                    unsafe { rows(s, &mut head, part.panel.rows, (from, to)) };
+                    unsafe { rows(s, &strips, &mut head, part.row + h * part.panel.lanes, part.panel.rows) };
                 }
                 from = to;
             }
@@ -183,40 +182,53 @@ unsafe fn strips<S: Simd, E: Elem>(s: S, part: Part, v: Values) {
     );
 }
 
-/// The values of one head and how its tiles go on.
-struct Head<'a, E> {
-    weights: Rows,
-    x: Scratch,
+/// The values that tiles are made of and where these go.
+struct Strips<'a, E> {
+    x: &'a Scratch,
     block: Block,
+    weights: Rows,
     first: Run<E>,
     more: &'a [Run<E>],
     row_stride: usize,
-    /// What is added to the runs' addresses.
-    shift: usize,
-    /// The block's first keys: chains start. Else they go on.
-    open: bool,
-    /// The block's last keys: chains are added to what there was. Else they are kept.
-    close: bool,
     col: usize,
     cols: usize,
+}
+
+/// Some keys of one head.
+struct Head {
+    keys: (usize, usize),
+    /// What is added to the runs' addresses.
+    shift: usize,
     later: Option<Later>,
 }
 
-/// All rows of a head for the keys `from..to`.
+impl Head {
+    /// The block's first keys: chains start. Else they go on.
+    fn open(&self, block: Block) -> bool {
+        self.keys.0 == block.from
+    }
+
+    /// The block's last keys: chains are added to what there was. Else they are kept.
+    fn close(&self, block: Block) -> bool {
+        self.keys.1 == block.to
+    }
+}
+
+/// All rows of a head, which is row `first` and those after it.
 #[inline(always)]
-unsafe fn rows<S: Simd, E: Elem>(s: S, head: &mut Head<E>, rows: usize, (from, to): (usize, usize)) {
-    let mut r = 0;
+unsafe fn rows<S: Simd, E: Elem>(s: S, strips: &Strips<E>, head: &mut Head, first: usize, rows: usize) {
+    let (block, mut r) = (strips.block, 0);
     while r < rows {
         let left = rows - r;
         // No tile of few rows, which has too few chains, if two tiles can share.
         let n = if left > S::MR && left < 2 * S::MR { left.div_ceil(2) } else { left.min(S::MR) };
         // SAFETY: as the caller promises; rows of the panel.
         unsafe {
-            let seen = seen::keys_of(&head.x, head.block, r, n);
-            let keys = (from.max(seen.0), to.min(seen.1));
+            let seen = seen::keys_of(strips.x, block, first + r, n);
+            let keys = (head.keys.0.max(seen.0), head.keys.1.min(seen.1));
             // What was begun must go on.
-            if keys.0 < keys.1 || head.block.first || !(head.open && head.close) {
-                strip(s, head, (r, n), keys);
+            if keys.0 < keys.1 || block.first || !(head.open(block) && head.close(block)) {
+                strip(s, strips, head, (first + r, n), keys);
             }
         }
         r += n;
@@ -225,22 +237,28 @@ unsafe fn rows<S: Simd, E: Elem>(s: S, head: &mut Head<E>, rows: usize, (from, t
 
 /// Rows `r..r + n`.
 #[inline(always)]
-unsafe fn strip<S: Simd, E: Elem>(s: S, head: &mut Head<E>, (r, n): (usize, usize), keys: (usize, usize)) {
+unsafe fn strip<S: Simd, E: Elem>(
+    s: S,
+    strips: &Strips<E>,
+    head: &mut Head,
+    (r, n): (usize, usize),
+    keys: (usize, usize),
+) {
     // SAFETY: as the caller promises. Few rows alone have too few chains for the multipliers' latency: they
     // take more columns.
     unsafe {
-        let (cols, mut c) = (head.cols, 0);
+        let (cols, mut c) = (strips.cols, 0);
         if n == 1 {
-            c = wide::<S, E, 1, 8>(s, head, r, keys);
+            c = wide::<S, E, 1, 8>(s, strips, head, r, keys);
         } else if n == 2 {
-            c = wide::<S, E, 2, 4>(s, head, r, keys);
+            c = wide::<S, E, 2, 4>(s, strips, head, r, keys);
         } else if n == 4 && const { S::MR * S::NV >= 24 } {
-            c = wide::<S, E, 4, 4>(s, head, r, keys);
+            c = wide::<S, E, 4, 4>(s, strips, head, r, keys);
         }
         with_rows!(S, n, MR => {
             while c < cols {
                 let n = (cols - c).min(S::NV * S::LANES);
-                with_vectors!(S, n / S::LANES, NV => columns::<S, E, MR, NV>(s, head, r, keys, c));
+                with_vectors!(S, n / S::LANES, NV => columns::<S, E, MR, NV>(s, strips, head, r, keys, c));
                 c += n;
             }
         });
@@ -251,14 +269,15 @@ unsafe fn strip<S: Simd, E: Elem>(s: S, head: &mut Head<E>, (r, n): (usize, usiz
 #[inline(always)]
 unsafe fn wide<S: Simd, E: Elem, const MR: usize, const NV: usize>(
     s: S,
-    head: &mut Head<E>,
+    strips: &Strips<E>,
+    head: &mut Head,
     r: usize,
     keys: (usize, usize),
 ) -> usize {
     let mut c = 0;
-    while c + NV * S::LANES <= head.cols {
+    while c + NV * S::LANES <= strips.cols {
         // SAFETY: as the caller promises.
-        unsafe { columns::<S, E, MR, NV>(s, head, r, keys, c) };
+        unsafe { columns::<S, E, MR, NV>(s, strips, head, r, keys, c) };
         c += NV * S::LANES;
     }
     c
@@ -268,51 +287,53 @@ unsafe fn wide<S: Simd, E: Elem, const MR: usize, const NV: usize>(
 #[inline(always)]
 unsafe fn columns<S: Simd, E: Elem, const MR: usize, const NV: usize>(
     s: S,
-    head: &mut Head<E>,
+    strips: &Strips<E>,
+    head: &mut Head,
     r: usize,
     (from, to): (usize, usize),
     c: usize,
 ) {
-    let Scratch { values, acc, factor, width, .. } = head.x;
+    let (block, &Scratch { values, acc, factor, width, .. }) = (strips.block, strips.x);
+    let (begins, ends) = (head.open(block), head.close(block));
     // Chains that go on lie in the order in which they are used.
     let open = values.wrapping_add(r * width + c * MR);
     let open = |i: usize, n: usize| open.wrapping_add((i * NV + n) * S::LANES);
     if let Some(later) = &mut head.later {
-        later.ask(s, c + NV * S::LANES, head.cols);
+        later.ask(s, c + NV * S::LANES, strips.cols);
     }
     let mut chains = zero::<S, MR, NV>(s);
     // SAFETY: as the caller promises.
     unsafe {
-        if !head.open {
+        if !begins {
             for (i, row) in chains.iter_mut().enumerate() {
                 for (n, chain) in row.iter_mut().enumerate() {
                     *chain = s.load(open(i, n));
                 }
             }
         }
-        let (mut run, mut more) = (head.first, head.more.iter());
+        let (mut run, mut more) = (strips.first, strips.more.iter());
         loop {
             let t = run.t.max(from);
-            let ptr = run.first.wrapping_add((t - run.t) * head.row_stride + head.shift + c);
-            let v = Panels { ptr, row_stride: head.row_stride, panel_stride: PANEL_COLS };
+            let ptr = run.first.wrapping_add((t - run.t) * strips.row_stride + head.shift + c);
+            let v = Panels { ptr, row_stride: strips.row_stride, panel_stride: PANEL_COLS };
             let n = run.end.min(to).saturating_sub(t);
-            chains = tile::<S, E, MR, NV>(s, n, head.weights.at(r, t), v, chains);
+            chains = tile::<S, E, MR, NV>(s, n, strips.weights.at(r, t), v, chains);
             match more.next() {
                 Some(&next) => run = next,
                 None => break,
             }
         }
         // A key that a row does not see weighs 0, but 0 x NaN is not 0.
-        if head.close && (head.block.partial || head.block.holes) && !all_finite(s, &chains) {
+        if ends && (block.partial || block.holes) && !all_finite(s, &chains) {
             for (i, row) in chains.iter_mut().enumerate() {
                 for (n, chain) in row.iter_mut().enumerate() {
                     let mut lanes = [0.0; MAX_LANES];
-                    seen_only(s, head, r + i, c + n * S::LANES, lanes.as_mut_ptr());
+                    seen_only(s, strips, head.shift, r + i, c + n * S::LANES, lanes.as_mut_ptr());
                     *chain = s.load(lanes.as_ptr());
                 }
             }
         }
-        if !head.close {
+        if !ends {
             for (i, row) in chains.iter().enumerate() {
                 for (n, &chain) in row.iter().enumerate() {
                     s.store(open(i, n), chain);
@@ -321,11 +342,11 @@ unsafe fn columns<S: Simd, E: Elem, const MR: usize, const NV: usize>(
             return;
         }
         for (i, row) in chains.iter().enumerate() {
-            let acc = acc.wrapping_add((r + i) * width + head.col + c);
+            let acc = acc.wrapping_add((r + i) * width + strips.col + c);
             let factor = s.splat(*factor.add(r + i));
             for (n, &chain) in row.iter().enumerate() {
                 let acc = acc.wrapping_add(n * S::LANES);
-                let old = if head.block.first { None } else { Some(s.load(acc)) };
+                let old = if block.first { None } else { Some(s.load(acc)) };
                 s.store(acc, old.map_or(chain, |old| s.fma(old, factor, chain)));
             }
         }
@@ -347,8 +368,15 @@ fn all_finite<S: Simd, const MR: usize, const NV: usize>(s: S, chains: &Acc<S::V
 /// One vector of columns of row `r`, from the keys alone that the row sees, to `out`.
 #[cold]
 #[inline(never)]
-unsafe fn seen_only<S: Simd, E: Elem>(s: S, head: &Head<E>, r: usize, c: usize, out: *mut f32) {
-    let Head { x, block, .. } = head;
+unsafe fn seen_only<S: Simd, E: Elem>(
+    s: S,
+    strips: &Strips<E>,
+    shift: usize,
+    r: usize,
+    c: usize,
+    out: *mut f32,
+) {
+    let Strips { x, block, .. } = strips;
     s.vectorize(
         #[inline(always)]
         || {
@@ -360,11 +388,11 @@ unsafe fn seen_only<S: Simd, E: Elem>(s: S, head: &Head<E>, r: usize, c: usize, 
                     keys &= seen::of_row(x, r);
                 }
                 let mut chain = zero::<S, 1, 1>(s);
-                for run in core::iter::once(&head.first).chain(head.more) {
+                for run in core::iter::once(&strips.first).chain(strips.more) {
                     for t in (run.t..run.end).filter(|t| keys >> t & 1 == 1) {
-                        let ptr = run.first.wrapping_add((t - run.t) * head.row_stride + head.shift + c);
+                        let ptr = run.first.wrapping_add((t - run.t) * strips.row_stride + shift + c);
                         let v = Panels { ptr, row_stride: 0, panel_stride: 0 };
-                        chain = tile::<S, E, 1, 1>(s, 1, head.weights.at(r, t), v, chain);
+                        chain = tile::<S, E, 1, 1>(s, 1, strips.weights.at(r, t), v, chain);
                     }
                 }
                 s.store(out, chain[0][0]);

@@ -126,17 +126,14 @@ unsafe fn groups<S: Simd, E: Elem, const FEW: usize, const MANY: usize, const NQ
     for i in 0..groups {
         let p = if i < many { MANY } else { FEW };
         let which = Which { keys, first: if alone { i } else { at }, step: if alone { groups } else { 1 } };
-        let later = ahead.map(|ahead| block.start + block.from + at + ahead);
+        let ahead = ahead.map(|ahead| block.start + block.from + at + ahead);
         // SAFETY: as the caller promises.
         unsafe {
             if i < many {
-                group::<S, E, MANY, NQ>(s, panel, x, &place, block, which, later);
+                group::<S, E, MANY, NQ>(s, panel, x, &place, block, which, (ahead, &mut next));
             } else {
-                group::<S, E, FEW, NQ>(s, panel, x, &place, block, which, later);
+                group::<S, E, FEW, NQ>(s, panel, x, &place, block, which, (ahead, &mut next));
             }
-        }
-        if let Some(next) = &mut next {
-            next.ask(s, i + 1, groups);
         }
         at += p;
     }
@@ -150,7 +147,7 @@ struct Which {
     step: usize,
 }
 
-/// `P` of the block's keys, for all heads. The keys from `later` on are asked for meanwhile.
+/// `P` of the block's keys, for all heads. Meanwhile the keys from `ahead` on are asked for, or what is `next`.
 #[inline(always)]
 unsafe fn group<S: Simd, E: Elem, const P: usize, const NQ: usize>(
     s: S,
@@ -159,7 +156,7 @@ unsafe fn group<S: Simd, E: Elem, const P: usize, const NQ: usize>(
     k: &Place<E>,
     block: Block,
     which: Which,
-    later: Option<usize>,
+    (ahead, next): (Option<usize>, &mut Option<Later>),
 ) {
     let (rows, d) = ([core::ptr::null(); P], panel.p.k.dim());
     let mut group = Group { rows, to: [x.scores; P], buffer: x.keys, d };
@@ -180,9 +177,11 @@ unsafe fn group<S: Simd, E: Elem, const P: usize, const NQ: usize>(
     }
     let mut q = x.q.cast_const();
     for h in 0..panel.heads {
-        let later = later.and_then(|t| panel.p.k.later(panel.kv_head + h, t, P, 1));
+        if let Some(t) = ahead {
+            *next = panel.p.k.later(panel.kv_head + h, t, P, 1);
+        }
         // SAFETY: as the caller promises; keys that some row sees, the lanes of a head that there is.
-        unsafe { group.scores::<S, NQ>(s, q, later) };
+        unsafe { group.scores::<S, NQ>(s, q, next) };
         q = q.wrapping_add(panel.lanes * x.q_stride);
         group.rows = group.rows.map(|row| row.wrapping_add(panel.p.k.head_stride()));
         group.to = group.to.map(|to| to.wrapping_add(panel.lanes));
@@ -212,7 +211,7 @@ impl<E: Elem, const P: usize> Group<E, P> {
     /// # Safety
     /// - All parts are valid; `q` holds the head's queries.
     #[inline(always)]
-    unsafe fn scores<S: Simd, const NQ: usize>(&self, s: S, q: *const f32, later: Option<Later>) {
+    unsafe fn scores<S: Simd, const NQ: usize>(&self, s: S, q: *const f32, later: &mut Option<Later>) {
         let (d, twos) = (self.d, self.d / CHAINS);
         let mut rows = self.rows.map(<*const E>::cast::<f32>);
         let mut acc = zero::<S, P, NQ>(s);
@@ -226,16 +225,18 @@ impl<E: Elem, const P: usize> Group<E, P> {
                     to.dst = to.dst.wrapping_add(d);
                 }
             }
-            let meanwhile = later.map(|mut later| {
-                #[inline(always)]
-                move |done| later.ask(s, done, twos)
-            });
-            features_in_lanes(s, twos, rows, q, meanwhile, &mut acc);
+            // Without asking the loop is a shorter one.
+            match later {
+                Some(later) => {
+                    let ask = || later.ask(s, P * CHAINS * size_of::<E>());
+                    features_in_lanes(s, twos, rows, q, ask, &mut acc);
+                }
+                None => features_in_lanes(s, twos, rows, q, || {}, &mut acc),
+            }
             if d % CHAINS > 0 {
                 let last = rows.map(|row| [*row.add(twos * CHAINS), 0.0]);
                 let last = last.each_ref().map(|two| two.as_ptr());
-                let none: Option<fn(usize)> = None;
-                features_in_lanes(s, 1, last, q.wrapping_add(twos * NQ * S::LANES), none, &mut acc);
+                features_in_lanes(s, 1, last, q.wrapping_add(twos * NQ * S::LANES), || {}, &mut acc);
             }
         }
         // Two vectors of chains give one of sums: of two keys, or of all rows of one.

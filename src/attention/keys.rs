@@ -178,9 +178,12 @@ const CACHED: usize = 4 << 20;
 /// Bytes that are asked for ahead of those that are worked on.
 const AHEAD: usize = 32 << 10;
 
-/// Rows of memory that are wanted soon.
+/// Rows of memory that are wanted soon, asked for little by little.
 #[derive(Clone, Copy)]
 pub(crate) struct Later {
+    /// What is asked for next, and the end of its row.
+    at: *const u8,
+    end: *const u8,
     first: *const u8,
     stride: usize,
     /// Bytes of a row.
@@ -188,27 +191,30 @@ pub(crate) struct Later {
     rows: usize,
     /// From one row that is asked for to the next, and then again from the second row on, and so on.
     step: usize,
-    asked: usize,
-    next: usize,
+    row: usize,
     turn: usize,
 }
 
 impl Later {
-    /// Asks for as many rows as are due when `done` of `all` of the work is: whole rows, since memory
-    /// answers faster in order.
+    /// Asks for the next `bytes`: a step of work asks for as many as it reads, so that memory is never idle and
+    /// never asked for more than it can note. Whole rows, since memory answers faster in order.
     #[inline(always)]
-    pub fn ask<S: Simd>(&mut self, s: S, done: usize, all: usize) {
-        while self.asked * all < done * self.rows {
-            let row = self.first.wrapping_add(self.next * self.stride);
-            for line in (0..self.len).step_by(64) {
-                s.prefetch(row.wrapping_add(line));
+    pub fn ask<S: Simd>(&mut self, s: S, bytes: usize) {
+        for line in (0..bytes).step_by(64) {
+            s.prefetch(self.at.wrapping_add(line));
+        }
+        self.at = self.at.wrapping_add(bytes);
+        if self.at >= self.end {
+            self.row += self.step;
+            if self.row >= self.rows {
+                // After the last row, the first one again: it costs little, being there.
+                self.turn = if self.turn + 1 < self.step { self.turn + 1 } else { 0 };
+                self.row = self.turn;
             }
-            self.asked += 1;
-            self.next += self.step;
-            if self.next >= self.rows {
-                self.turn += 1;
-                self.next = self.turn;
-            }
+            let over = self.at as usize - self.end as usize;
+            self.at = self.first.wrapping_add(self.row * self.stride);
+            self.end = self.at.wrapping_add(self.len);
+            self.at = self.at.wrapping_add(over);
         }
     }
 }
@@ -303,7 +309,9 @@ impl SequenceKeys {
         let run = self.run(h, t, n.min(there));
         let size = run.kind.size();
         let (first, stride) = (run.bytes(), run.row_stride * size);
-        Some(Later { first, stride, len: run.cols * size, rows: run.rows, step, asked: 0, next: 0, turn: 0 })
+        let (len, rows) = (run.cols * size, run.rows);
+        let end = first.wrapping_add(len);
+        Some(Later { at: first, end, first, stride, len, rows, step, row: 0, turn: 0 })
     }
 
     /// The keys of `keys`, bits relative to key `start`, as runs that lie at one stride, each with its first

@@ -8,7 +8,7 @@ use super::seen;
 use crate::elem::{Elem, Kind, by_kind};
 use crate::kernel::pack::{Grid, pack};
 use crate::kernel::softmax::BLOCK;
-use crate::kernel::tile::{Acc, PANEL_COLS, Panels, Rows, tile, with_rows, with_vectors, zero};
+use crate::kernel::tile::{Acc, PANEL_COLS, Panels, Rows, tile, tile_while, with_rows, with_vectors, zero};
 use crate::simd::{MAX_LANES, Simd};
 
 /// Weighted values of nothing.
@@ -298,9 +298,6 @@ unsafe fn columns<S: Simd, E: Elem, const MR: usize, const NV: usize>(
     // Chains that go on lie in the order in which they are used.
     let open = values.wrapping_add(r * width + c * MR);
     let open = |i: usize, n: usize| open.wrapping_add((i * NV + n) * S::LANES);
-    if let Some(later) = &mut head.later {
-        later.ask(s, c + NV * S::LANES, strips.cols);
-    }
     let mut chains = zero::<S, MR, NV>(s);
     // SAFETY: as the caller promises.
     unsafe {
@@ -317,7 +314,14 @@ unsafe fn columns<S: Simd, E: Elem, const MR: usize, const NV: usize>(
             let ptr = run.first.wrapping_add((t - run.t) * strips.row_stride + head.shift + c);
             let v = Panels { ptr, row_stride: strips.row_stride, panel_stride: PANEL_COLS };
             let n = run.end.min(to).saturating_sub(t);
-            chains = tile::<S, E, MR, NV>(s, n, strips.weights.at(r, t), v, chains);
+            let weights = strips.weights.at(r, t);
+            chains = match &mut head.later {
+                Some(later) if S::LANES > 1 => {
+                    let ask = || later.ask(s, NV * S::LANES * size_of::<E>());
+                    tile_while::<S, E, MR, NV>(s, n, weights, v, ask, chains)
+                }
+                _ => tile::<S, E, MR, NV>(s, n, weights, v, chains),
+            };
             match more.next() {
                 Some(&next) => run = next,
                 None => break,

@@ -47,7 +47,7 @@ pub unsafe fn rows_in_lanes<S: Simd, const MR: usize, const NV: usize>(
 }
 
 /// The chains of `P` keys for `NQ` vectors of queries, [`CHAINS`] features of a row in neighbouring lanes.
-/// `meanwhile` is told after each cache line of features how many of them are done.
+/// Each step does something else `meanwhile`.
 ///
 /// # Safety
 /// - Each of `keys` is valid for reading `twos` times two features, `q` for `twos * NQ` vectors.
@@ -57,34 +57,24 @@ pub unsafe fn features_in_lanes<S: Simd, const P: usize, const NQ: usize>(
     twos: usize,
     keys: [*const f32; P],
     q: *const f32,
-    mut meanwhile: Option<impl FnMut(usize)>,
+    mut meanwhile: impl FnMut(),
     acc: &mut Acc<S::V, P, NQ>,
 ) {
-    let (mut from, mut q) = (0, q);
-    while from < twos {
-        let mut to = twos;
-        if let Some(meanwhile) = &mut meanwhile {
-            to = twos.min(from + LINE);
-            meanwhile(to);
+    let mut q = q;
+    for f in 0..twos {
+        let mut queries = [s.splat(0.0); NQ];
+        for (v, query) in queries.iter_mut().enumerate() {
+            // SAFETY: as the caller promises.
+            *query = unsafe { s.load(q.wrapping_add(v * S::LANES)) };
         }
-        for f in from..to {
-            let mut queries = [s.splat(0.0); NQ];
-            for (v, query) in queries.iter_mut().enumerate() {
-                // SAFETY: as the caller promises.
-                *query = unsafe { s.load(q.wrapping_add(v * S::LANES)) };
+        for (sums, key) in acc.iter_mut().zip(&keys) {
+            // SAFETY: as the caller promises.
+            let two = unsafe { s.splat_two(key.wrapping_add(f * CHAINS)) };
+            for (sum, &query) in sums.iter_mut().zip(&queries) {
+                *sum = s.fma(two, query, *sum);
             }
-            for (sums, key) in acc.iter_mut().zip(&keys) {
-                // SAFETY: as the caller promises.
-                let two = unsafe { s.splat_two(key.wrapping_add(f * CHAINS)) };
-                for (sum, &query) in sums.iter_mut().zip(&queries) {
-                    *sum = s.fma(two, query, *sum);
-                }
-            }
-            q = q.wrapping_add(NQ * S::LANES);
         }
-        from = to;
+        meanwhile();
+        q = q.wrapping_add(NQ * S::LANES);
     }
 }
-
-/// Twos of features in a cache line.
-const LINE: usize = 64 / size_of::<[f32; CHAINS]>();

@@ -85,6 +85,23 @@ pub unsafe fn tile<S: Simd, E: Elem, const MR: usize, const NV: usize>(
     k: usize,
     a: Rows,
     b: Panels<E>,
+    acc: Acc<S::V, MR, NV>,
+) -> Acc<S::V, MR, NV> {
+    // SAFETY: as the caller promises.
+    unsafe { tile_while(s, k, a, b, || {}, acc) }
+}
+
+/// [`tile`], in which each step does something else `meanwhile`.
+///
+/// # Safety
+/// - As there.
+#[inline(always)]
+pub unsafe fn tile_while<S: Simd, E: Elem, const MR: usize, const NV: usize>(
+    s: S,
+    k: usize,
+    a: Rows,
+    b: Panels<E>,
+    mut meanwhile: impl FnMut(),
     mut acc: Acc<S::V, MR, NV>,
 ) -> Acc<S::V, MR, NV> {
     let vector_stride = b.vector_stride::<S>();
@@ -94,6 +111,7 @@ pub unsafe fn tile<S: Simd, E: Elem, const MR: usize, const NV: usize>(
     for _ in 0..k {
         // SAFETY: one of the first `k` columns of the rows and rows of `b`, as the caller promises.
         unsafe { step(s, rows.map(|row| row.wrapping_add(at)), (b_row, vector_stride), &mut acc) };
+        meanwhile();
         at += a.col_stride;
         // Past the last step this may point outside; it is not read there.
         b_row = b_row.wrapping_add(b.row_stride);

@@ -285,16 +285,6 @@ impl SequenceKeys {
         key.saturating_mul(self.len) > CACHED
     }
 
-    /// How many keys' rows the L1 holds at one place of each: rows a power of two apart share few of its sets.
-    pub fn rows_of_a_cache(&self) -> usize {
-        // 32 KiB of eight ways.
-        let (ways, way) = (8, 4096);
-        let stride = self.slots.token_stride * self.kind().size();
-        let apart = (stride & stride.wrapping_neg()).min(way);
-        // More would be read less in order.
-        (ways * way).checked_div(apart).unwrap_or(2 * ways).min(2 * ways)
-    }
-
     /// How many keys further on those of `heads` heads are asked for: what lies between stays in the L2.
     pub fn ahead(&self, heads: usize) -> usize {
         let key = heads.saturating_mul(self.slots.head_dim).saturating_mul(self.kind().size());

@@ -11,6 +11,10 @@ use crate::kernel::softmax::BLOCK;
 use crate::kernel::tile::{Acc, PANEL_COLS, Panels, Rows, tile, tile_while, with_rows, with_vectors, zero};
 use crate::simd::{MAX_LANES, Simd};
 
+/// Keys that are taken for all heads before the next keys: eight rows that lie a power of two apart fill a set of
+/// the L1, and from memory more of them are slower.
+const FEW: usize = 8;
+
 /// Weighted values of nothing.
 ///
 /// # Safety
@@ -66,7 +70,7 @@ pub unsafe fn apply<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
         // Heads that lie side by side: all of a few tokens before the next ones, in the order of memory, if a
         // tile takes whole cache lines.
         let in_order = panel.heads > 1 && S::NV * S::LANES * v.kind().size() >= 64;
-        let at_a_time = if in_order { v.rows_of_a_cache() } else { BLOCK };
+        let at_a_time = if in_order { FEW } else { BLOCK };
         let ahead = match v.far() && !panel.in_lanes {
             true if in_order => Ahead::Values(v.ahead(panel.heads)),
             true if panel.heads == 1 => Ahead::Keys,

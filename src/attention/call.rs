@@ -314,7 +314,7 @@ impl Problem<'_> {
 
     /// Query and head of the rows of a key head from `first` on: the heads of the group follow each
     /// other, so that neighbouring rows see nearly the same keys.
-    pub fn rows(&self, kv_head: usize, first: usize) -> impl Iterator<Item = (usize, usize)> {
+    pub fn rows(&self, kv_head: usize, first: usize) -> impl Iterator<Item = (usize, usize)> + Clone {
         let (group, base) = (self.group.get(), kv_head * self.group.get());
         let (mut query, mut member) = (first / self.group, first % self.group);
         // Stepping instead of a division for each row.

@@ -6,6 +6,7 @@ use super::panel::{Block, Panel};
 use super::rule::{MaskRule, Tile};
 use super::scratch::{MAX_PANEL, Scratch};
 use crate::elem::{Elem, Kind, by_kind, load_up_to};
+use crate::kernel::softmax::BLOCK;
 use crate::simd::Simd;
 use crate::view::RawTensor;
 
@@ -25,11 +26,6 @@ impl Sources<'_> {
     pub fn any(&self) -> bool {
         self.mask.is_some() || self.mask_bits.is_some() || self.bias.is_some() || self.rule.is_some()
     }
-
-    fn all(&self, test: fn(&RawTensor) -> bool) -> bool {
-        let tensors = [self.mask, self.mask_bits, self.bias.map(|(bias, _)| bias)];
-        tensors.iter().flatten().all(test)
-    }
 }
 
 /// Of the block's `keys`, those that some row sees and those that every row sees. What each row sees goes to
@@ -47,7 +43,7 @@ pub unsafe fn look<S: Simd>(
     placed: bool,
 ) -> (u64, u64) {
     let (p, sources) = (panel.p, panel.p.sources);
-    let n = p.k.len.saturating_sub(start).min(64);
+    let n = p.k.len.saturating_sub(start).min(BLOCK);
     let first = panel.first / p.group;
     let queries = first..(panel.first + panel.rows - 1) / p.group + 1;
     let mut ruled = [u64::MAX; MAX_PANEL];
@@ -58,51 +54,26 @@ pub unsafe fn look<S: Simd>(
             Tile::Partial => rule.words(p.tier, queries, start..start + n, &mut ruled),
         }
     }
-    let same_for_heads = sources.all(RawTensor::same_for_heads);
-    let same_for_rows = same_for_heads && sources.rule.is_none() && sources.all(RawTensor::same_for_queries);
     s.vectorize(
         #[inline(always)]
         || {
-            // The next block is asked for: from one row to the next numbers often lie so far apart that
-            // processors do not guess them.
-            if let Some((bias, kind)) = sources.bias.filter(|_| !same_for_rows) {
-                for h in 0..panel.heads {
-                    for (query, head) in p.rows(panel.kv_head + h, panel.first).take(panel.rows) {
-                        by_kind!(kind, E => {
-                            let numbers = bias.at::<E>(p.b, head, query, start + 64).cast::<u8>();
-                            for line in 0..size_of::<E>() {
-                                s.prefetch(numbers.wrapping_add(line * 64));
-                            }
-                        });
-                    }
-                }
-            }
             let (mut some, mut all) = (0, keys);
             for h in 0..panel.heads {
-                let lane = h * panel.lanes;
-                let mut before = None;
-                for (r, (query, head)) in p.rows(panel.kv_head + h, panel.first).enumerate().take(panel.rows)
-                {
-                    // What is the same for all rows is found once.
-                    let word = match before {
-                        Some((last, word)) if (same_for_heads && last == query) || same_for_rows => word,
-                        _ => {
-                            let ruled = ruled.get(query - first).copied().unwrap_or(u64::MAX);
-                            // SAFETY: the tensors have `n` keys of this row from `start` on.
-                            keys & ruled & unsafe { of_tensors(s, p.b, (query, head), (start, n), &sources) }
-                        }
-                    };
-                    before = Some((query, word));
-                    let mut word = word;
+                let rows = || p.rows(panel.kv_head + h, panel.first).take(panel.rows);
+                let mut words = [keys; MAX_PANEL];
+                // SAFETY: the tensors have `n` keys of each row from `start` on.
+                unsafe { of_tensors(s, p.b, rows(), (start, n), &sources, &mut words) };
+                for (r, ((query, _), &word)) in rows().zip(&words).enumerate() {
+                    let mut word = word & ruled.get(query - first).copied().unwrap_or(u64::MAX);
                     if !placed {
                         let seen = p.mask.seen(query);
-                        let within = |key: usize| key.saturating_sub(start).min(64);
+                        let within = |key: usize| key.saturating_sub(start).min(BLOCK);
                         word &= bits(within(seen.start), within(seen.end));
                     }
                     some |= word;
                     all &= word;
                     // SAFETY: a lane of the panel.
-                    unsafe { put(x, lane + r, word) };
+                    unsafe { put(x, h * panel.lanes + r, word) };
                 }
             }
             (some, all)
@@ -110,34 +81,48 @@ pub unsafe fn look<S: Simd>(
     )
 }
 
-/// The keys `start..start + n` of a row that the tensors let it see.
+/// Takes from each row's word the keys of `start..start + n` that a tensor does not let it see. One tensor after
+/// the other: the shorter the loop, the more rows a processor fetches at once, and rows often lie so far apart
+/// that it does not guess them.
 #[inline(always)]
 unsafe fn of_tensors<S: Simd>(
     s: S,
     b: usize,
-    (query, head): (usize, usize),
+    rows: impl Iterator<Item = (usize, usize)> + Clone,
     (start, n): (usize, usize),
     sources: &Sources,
-) -> u64 {
-    let mut word = u64::MAX;
+    words: &mut [u64],
+) {
     // SAFETY: as the caller promises.
     unsafe {
         if let Some(mask) = sources.mask {
-            let bools = mask.at::<bool>(b, head, query, start).cast_const();
-            word &= of_bools(s, bools, n);
+            let rows = rows.clone().map(|(query, head)| mask.at::<bool>(b, head, query, start).cast_const());
+            each(words, rows, |bools| of_bools(s, bools, n));
         }
         if let Some(mask) = sources.mask_bits {
-            let bytes = mask.at::<u8>(b, head, query, start / 8);
-            word &= of_bits(core::slice::from_raw_parts(bytes, n.div_ceil(8)));
+            let rows =
+                rows.clone().map(|(query, head)| mask.at::<u8>(b, head, query, start / 8).cast_const());
+            each(words, rows, |bytes| of_bits(core::slice::from_raw_parts(bytes, n.div_ceil(8))));
         }
         if let Some((bias, kind)) = sources.bias {
-            word &= by_kind!(kind, E => {
-                let numbers = bias.at::<E>(b, head, query, start).cast_const();
-                above_minus_infinity(s, numbers, n)
+            by_kind!(kind, E => {
+                let rows = rows.map(|(query, head)| bias.at::<E>(b, head, query, start).cast_const());
+                each(words, rows, |numbers| above_minus_infinity(s, numbers, n));
             });
         }
     }
-    word
+}
+
+/// Takes from each row's word what `seen` does not give for it. What rows share is looked at once.
+#[inline(always)]
+fn each<T>(words: &mut [u64], rows: impl Iterator<Item = *const T>, seen: impl Fn(*const T) -> u64) {
+    let mut last = (core::ptr::null(), 0);
+    for (word, row) in words.iter_mut().zip(rows) {
+        if row != last.0 {
+            last = (row, seen(row));
+        }
+        *word &= last.1;
+    }
 }
 
 /// Notes what the row in lane `lane` sees: in two floats of 32 bits, so that vectors of rows can test them.
@@ -249,12 +234,19 @@ fn of_bits(bytes: &[u8]) -> u64 {
 /// Which of `n <= 64` numbers are not minus infinity.
 #[inline(always)]
 unsafe fn above_minus_infinity<S: Simd, E: Elem>(s: S, numbers: *const E, n: usize) -> u64 {
+    // Not NaN, which is seen.
+    let hidden = |v: S::V| u64::from(s.gt_bits(s.splat(f32::MIN), v));
     let mut word = 0;
+    if n == BLOCK {
+        for i in (0..BLOCK).step_by(S::LANES) {
+            // SAFETY: a vector of numbers from `i` on.
+            word |= hidden(unsafe { E::load(s, numbers.add(i)) }) << i;
+        }
+        return !word;
+    }
     for i in (0..n).step_by(S::LANES) {
         // SAFETY: at most as many numbers as there are from `i` on.
-        let v = unsafe { load_up_to::<S, E>(s, numbers.add(i), n - i) };
-        // Not NaN, which is seen.
-        word |= u64::from(s.gt_bits(s.splat(f32::MIN), v)) << i;
+        word |= hidden(unsafe { load_up_to::<S, E>(s, numbers.add(i), n - i) }) << i;
     }
     !word
 }

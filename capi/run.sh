@@ -19,12 +19,12 @@ host() { # features
         "$target/release/libqkv_c.a" -Wl,--gc-sections -lm $2 2>"$out/log" || return 1
 }
 
-# Debian's Rust has the sources of core, for targets that rustup has not installed.
+# Debian's Rust has the sources of core, for targets that rustup has not installed. Firmware is built for size.
 cortex_m() { # features
     need /usr/bin/rustc "rustc-web cargo-web rust-web-src"
     need arm-none-eabi-gcc "gcc-arm-none-eabi libnewlib-arm-none-eabi"
     need qemu-system-arm qemu-system-arm
-    RUSTC=/usr/bin/rustc RUSTC_BOOTSTRAP=1 CARGO_TARGET_THUMBV7EM_NONE_EABIHF_RUSTFLAGS="-C target-cpu=cortex-m4" \
+    CARGO_PROFILE_RELEASE_OPT_LEVEL=s RUSTC=/usr/bin/rustc RUSTC_BOOTSTRAP=1 CARGO_TARGET_THUMBV7EM_NONE_EABIHF_RUSTFLAGS="-C target-cpu=cortex-m4" \
         PATH="/usr/bin:$PATH" /usr/bin/cargo build --release --locked --features "$1" \
         -Zbuild-std=core --target thumbv7em-none-eabihf
     arm-none-eabi-gcc -std=c99 -O2 -Wall -Wextra -Wcast-qual -Werror -mcpu=cortex-m4 -mthumb \

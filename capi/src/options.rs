@@ -47,7 +47,7 @@ pub struct AttentionOptions {
     /// The same for keys and values.
     pub kv_offsets: *const usize,
     pub kv_offsets_len: usize,
-    /// A query sees a key where the mask is 1. Its dtype is BOOL or BITS.
+    /// A query sees a key where the mask is 1. Its dtype is QKV_BOOL or QKV_BITS.
     pub mask: *const Table,
     /// Added to the scores; a key with minus infinity is not seen.
     pub bias: *const Table,
@@ -60,7 +60,8 @@ pub struct AttentionOptions {
     /// Where the log-sum-exps go: `[batch][n_heads][q_len]`.
     pub lse: *mut f32,
     pub lse_len: usize,
-    /// How keys and values lie: KV_ROWS, KV_RING or KV_PAGES. What follows is for rings and pages, and else 0.
+    /// How keys and values lie: QKV_KV_ROWS, QKV_KV_RING or QKV_KV_PAGES. What follows is for rings and pages, and
+    /// else 0.
     pub kv_layout: u32,
     pub kv_first: usize,
     pub kv_len: usize,

@@ -55,6 +55,7 @@ pub mod sealed {
     /// Vector access to elements of one type; see [`super::Elem`].
     pub trait Lanes: Copy + Send + Sync + 'static {
         const KIND: Kind;
+        const ZERO: Self;
 
         fn widen(self) -> f32;
         fn narrow(x: f32) -> Self;
@@ -83,6 +84,7 @@ use sealed::Lanes;
 impl Elem for f32 {}
 impl Lanes for f32 {
     const KIND: Kind = Kind::F32;
+    const ZERO: f32 = 0.0;
 
     #[inline(always)]
     fn widen(self) -> f32 {
@@ -126,6 +128,7 @@ macro_rules! half_lanes {
         impl Elem for $t {}
         impl Lanes for $t {
             const KIND: Kind = Kind::$kind;
+            const ZERO: $t = <$t>::from_bits(0);
 
             #[inline(always)]
             fn widen(self) -> f32 {
@@ -235,7 +238,7 @@ pub fn f16_to_f32(h: u16) -> f32 {
 
 /// `f32` to binary16, to nearest, ties to even; overflow gives infinity, NaN stays NaN.
 #[inline(always)]
-pub fn f32_to_f16(x: f32) -> u16 {
+pub const fn f32_to_f16(x: f32) -> u16 {
     let bits = x.to_bits();
     let sign = ((bits >> 16) & 0x8000) as u16;
     let magnitude = bits & 0x7fff_ffff;
@@ -263,7 +266,7 @@ pub fn bf16_to_f32(h: u16) -> f32 {
 
 /// `f32` to bfloat16, to nearest, ties to even; NaN stays NaN.
 #[inline(always)]
-pub fn f32_to_bf16(x: f32) -> u16 {
+pub const fn f32_to_bf16(x: f32) -> u16 {
     let bits = x.to_bits();
     if bits & 0x7fff_ffff > 0x7f80_0000 {
         return (bits >> 16) as u16 | 0x40;

@@ -23,6 +23,7 @@
 //! | attention: prefill, decode, causal, grouped heads | [`Attention`] |
 //! | keys and values in a ring or in pages | [`Ring`], [`Paged`] |
 //! | new tokens into a cache, rotary embedding | [`Append`], [`Rotary`] |
+//! | attention a few tiles at a time | [`Attention::steps`], [`Steps`] |
 //! | attention from X and its weights | [`SelfAttention`] |
 //! | softmax, log-sum-exp, `e^x` | [`softmax()`], [`log_sum_exp`], [`exp_in_place`], [`Softmax`] |
 //! | how much scratch | [`matmul_scratch_len`], [`attention_scratch_len`], [`SelfAttention::scratch_len`] |
@@ -118,7 +119,7 @@ mod view;
 
 pub use attention::{
     Append, Attention, Item, KEYS_PER_STATE, Keys, MaskRule, Paged, Ring, Rotary, ScoreAt, ScoreRule, Scores,
-    Tile, Work, alibi_slopes, attention_scratch_len, states_len,
+    Steps, Tile, Work, alibi_slopes, attention_scratch_len, states_len,
 };
 pub use elem::Elem;
 pub use error::Error;

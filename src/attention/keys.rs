@@ -7,8 +7,8 @@ use crate::error::{Error, expect_dim};
 use crate::simd::Simd;
 use crate::view::{HeadsRef, RawHeads, RawMat};
 
-/// What [`Attention::run`](super::Attention::run) takes keys and values from: [`HeadsRef`], [`Ring`] or
-/// [`Paged`]. Sealed.
+/// What [`Attention::run`](super::Attention::run) takes keys and values from: [`HeadsRef`], [`Ring`],
+/// [`Paged`], or a `&dyn Keys` where only the running program knows which of them. Sealed.
 pub trait Keys: sealed::Source {}
 
 pub(crate) mod sealed {
@@ -120,6 +120,12 @@ impl<T: Elem> Source for Paged<'_, T> {
         let pages = self.table.len().checked_div(self.sequences).unwrap_or(0);
         let slots = self.pool.raw();
         RawKeys { batch: self.sequences, len: self.len, table: self.table.as_ptr(), pages, ..slots }
+    }
+}
+impl<K: Keys + ?Sized> Keys for &K {}
+impl<K: Keys + ?Sized> Source for &K {
+    fn raw(&self) -> RawKeys {
+        (**self).raw()
     }
 }
 

@@ -15,6 +15,7 @@ mod rotary;
 mod rule;
 mod scratch;
 mod seen;
+mod steps;
 mod values;
 mod weights;
 mod work;
@@ -32,6 +33,7 @@ pub use merge::{KEYS_PER_STATE, states_len};
 pub use options::alibi_slopes;
 pub use rotary::Rotary;
 pub use rule::{MaskRule, ScoreAt, ScoreRule, Tile};
+pub use steps::Steps;
 pub use weights::Scores;
 pub use work::{Item, Work};
 

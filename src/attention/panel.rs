@@ -91,29 +91,49 @@ pub type Runs<'a> = [Option<Run<'a>>; MAX_PANELS];
 pub unsafe fn each<'a, S: Simd>(
     s: S,
     p: &'a Problem<'a>,
-    (kv_head, heads): (usize, usize),
+    heads: (usize, usize),
     rows: Range<usize>,
     scratch: *mut f32,
     mut take: impl FnMut(Runs<'a>, (usize, usize)),
 ) {
+    for first in rows.clone().step_by(rows_together::<S>(p)) {
+        // SAFETY: as the caller promises.
+        let (runs, keys) = unsafe { runs(s, p, heads, (&rows, first), scratch) };
+        take(runs, keys);
+    }
+}
+
+/// Rows of all panels that take each block of keys together.
+pub fn rows_together<S: Simd>(p: &Problem) -> usize {
+    panels(p.q.len).max(1) * S::PANEL
+}
+
+/// The panels of some `rows` from row `first` on, and the keys that they see, as [`each`] has them.
+///
+/// # Safety
+/// - As [`rows`]; `first` is one of the rows.
+pub unsafe fn runs<'a, S: Simd>(
+    s: S,
+    p: &'a Problem<'a>,
+    (kv_head, heads): (usize, usize),
+    (rows, first): (&Range<usize>, usize),
+    scratch: *mut f32,
+) -> (Runs<'a>, (usize, usize)) {
     // SAFETY: as the caller promises.
     let x = unsafe { Scratch::cut(s, scratch, p) };
-    let panels = panels(p.q.len);
     let in_lanes = rows.len() > decode::max_rows::<S::Few>();
     let lanes = if in_lanes { S::PANEL } else { decode::lanes::<S::Few>(rows.len()) };
-    for first in rows.clone().step_by(panels.max(1) * S::PANEL) {
-        let together = rows.end.min(first + panels * S::PANEL);
-        let runs: Runs = core::array::from_fn(|i| {
-            let first = first + i * S::PANEL;
-            (first < together).then(|| {
-                let rows = (together - first).min(S::PANEL);
-                let (start, end) = p.seen(first, rows);
-                let panel = Panel { p, kv_head, heads, lanes, first, rows, in_lanes, end };
-                Run { panel, x: x.panel(s, i), start, merged: false, chunk: 0, fresh: true }
-            })
-        });
-        take(runs, p.seen(first, together - first));
-    }
+    let together = rows.end.min(first + rows_together::<S>(p));
+    let runs = core::array::from_fn(|i| {
+        let first = first + i * S::PANEL;
+        (first < together).then(|| {
+            let rows = (together - first).min(S::PANEL);
+            let (start, end) = p.seen(first, rows);
+            let panel = Panel { p, kv_head, heads, lanes, first, rows, in_lanes, end };
+            Run { panel, x: x.panel(s, i), start, so_far: SoFar::default() }
+        })
+    });
+    (runs, p.seen(first, together - first))
 }
 
 /// Takes each block of the `keys` that the panels see to all of them before the next block.
@@ -121,13 +141,39 @@ pub unsafe fn each<'a, S: Simd>(
 /// # Safety
 /// - [`each`] gave the panels and the keys.
 pub unsafe fn run<S: Simd>(s: S, runs: &mut Runs, keys: (usize, usize)) {
-    let (first, end) = keys;
-    // SAFETY: the scratch has room for the panels; blocks lie inside K and V.
+    // SAFETY: as the caller promises.
     unsafe {
-        for run in runs.iter().flatten() {
-            run.open(s);
-        }
-        for start in (first - first % BLOCK..end).step_by(BLOCK) {
+        open(s, runs);
+        blocks(s, runs, first_block(keys)..keys.1);
+        close(s, runs);
+    }
+}
+
+/// Where the first block of some keys begins.
+pub fn first_block((first, _): (usize, usize)) -> usize {
+    first - first % BLOCK
+}
+
+/// Brings the panels' queries to the scratch.
+///
+/// # Safety
+/// - [`runs`] gave the panels.
+pub unsafe fn open<S: Simd>(s: S, runs: &Runs) {
+    for run in runs.iter().flatten() {
+        // SAFETY: the scratch has room for the panels.
+        unsafe { run.open(s) };
+    }
+}
+
+/// Takes the blocks that begin in `starts` to all panels.
+///
+/// # Safety
+/// - As [`open`], after it. Blocks come in order, each once.
+#[inline(always)]
+pub unsafe fn blocks<S: Simd>(s: S, runs: &mut Runs, starts: Range<usize>) {
+    for start in starts.step_by(BLOCK) {
+        // SAFETY: blocks lie inside K and V.
+        unsafe {
             let blocks = look(s, runs, start);
             for (run, block) in runs.iter_mut().zip(blocks) {
                 if let (Some(run), Some(block)) = (run, block) {
@@ -135,9 +181,17 @@ pub unsafe fn run<S: Simd>(s: S, runs: &mut Runs, keys: (usize, usize)) {
                 }
             }
         }
-        for run in runs.iter_mut().flatten() {
-            run.close(s);
-        }
+    }
+}
+
+/// Writes what the panels were asked for.
+///
+/// # Safety
+/// - As [`open`], after all blocks.
+pub unsafe fn close<S: Simd>(s: S, runs: &mut Runs) {
+    for run in runs.iter_mut().flatten() {
+        // SAFETY: as the caller promises.
+        unsafe { run.close(s) };
     }
 }
 
@@ -221,14 +275,28 @@ pub struct Run<'a> {
     pub x: Scratch,
     /// The first key that some row sees.
     start: usize,
+    pub so_far: SoFar,
+}
+
+/// How far the sums of a panel are.
+#[derive(Clone, Copy, Default)]
+pub struct SoFar {
     /// The total holds the chunks before.
     merged: bool,
-    /// The chunk that is under way, and whether it holds nothing yet.
+    /// The chunk that is under way, and whether it holds something.
     chunk: usize,
-    fresh: bool,
+    begun: bool,
 }
 
 impl Run<'_> {
+    /// Goes on from where an earlier run of the same panel, with the same scratch, was.
+    pub fn resume(&mut self, so_far: SoFar) {
+        if so_far.merged {
+            partial::begin_total(&mut self.x);
+        }
+        self.so_far = so_far;
+    }
+
     /// # Safety
     /// - The panel is one of a checked problem, with its scratch.
     pub unsafe fn open<S: Simd>(&self, s: S) {
@@ -260,16 +328,16 @@ impl Run<'_> {
     /// # Safety
     /// - As [`block`](Self::block).
     pub unsafe fn enter<S: Simd>(&mut self, s: S, block: Block) -> Block {
-        if block.start / CHUNK != self.chunk && !self.fresh {
+        if block.start / CHUNK != self.so_far.chunk && self.so_far.begun {
             // SAFETY: as the caller promises.
             unsafe {
                 self.close_chunk(s);
                 partial::start(&self.x, S::PANEL);
             }
-            self.fresh = true;
+            self.so_far.begun = false;
         }
-        self.chunk = block.start / CHUNK;
-        Block { first: core::mem::replace(&mut self.fresh, false), ..block }
+        self.so_far.chunk = block.start / CHUNK;
+        Block { first: !core::mem::replace(&mut self.so_far.begun, true), ..block }
     }
 
     /// The block's scores, as the softmax takes them where a row sees a key for its place.
@@ -311,7 +379,7 @@ impl Run<'_> {
     pub unsafe fn close<S: Simd>(&mut self, s: S) {
         // SAFETY: as the caller promises.
         unsafe {
-            if self.fresh {
+            if !self.so_far.begun {
                 // No row sees any key.
                 values::clear(&self.x, self.panel.all_lanes::<S>());
             }
@@ -323,12 +391,12 @@ impl Run<'_> {
     }
 
     unsafe fn close_chunk<S: Simd>(&mut self, s: S) {
-        if self.merged {
+        if self.so_far.merged {
             // SAFETY: both states hold the panel's rows.
             unsafe { partial::merge(s, &self.x, self.panel.all_lanes::<S>()) };
         } else {
             partial::begin_total(&mut self.x);
-            self.merged = true;
+            self.so_far.merged = true;
         }
     }
 

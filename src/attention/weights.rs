@@ -167,7 +167,7 @@ impl Wanted {
             if self.second_pass() {
                 panel::run(s, runs, seen);
             } else {
-                runs.iter().flatten().for_each(|run| run.open(s));
+                panel::open(s, runs);
             }
             for start in blocks.step_by(BLOCK) {
                 let blocks = panel::look(s, runs, start);

@@ -3,6 +3,8 @@
 use core::marker::PhantomData;
 
 use crate::elem::Elem;
+#[cfg(feature = "half")]
+use crate::elem::{f32_to_bf16, f32_to_f16};
 use crate::error::{Error, expect_dim};
 use crate::kernel::tile::PANEL_COLS;
 use crate::view::MatRef;
@@ -21,6 +23,24 @@ use crate::view::MatRef;
 /// let (a, mut c) = ([1.0_f32, 10.0], [0.0_f32; 3]);
 /// Matmul::new().run_packed(MatRef::new(&a, 1, 2)?, packed, MatMut::new(&mut c, 1, 3)?, &mut [])?;
 /// assert_eq!(c, [41.0, 52.0, 63.0]);
+/// # Ok::<(), qkv::Error>(())
+/// ```
+///
+/// Weights that are known at compile time are packed then, for flash: [`pack_const`](Self::pack_const), and
+/// `pack_const_f32` to 16 bits.
+///
+/// ```
+/// use qkv::{MatMut, MatRef, Matmul, PackedMat};
+/// # #[cfg(feature = "half")] {
+/// use qkv::bf16;
+/// const WEIGHTS: [[f32; 3]; 2] = [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]];
+/// static PACKED: [bf16; PackedMat::<bf16>::len(2, 3)] = PackedMat::<bf16>::pack_const_f32(&WEIGHTS);
+///
+/// let (a, mut c) = ([1.0_f32, 10.0], [0.0_f32; 3]);
+/// let weights = PackedMat::from_array::<2, 3, _>(&PACKED);
+/// Matmul::new().run_packed(MatRef::new(&a, 1, 2)?, weights, MatMut::new(&mut c, 1, 3)?, &mut [])?;
+/// assert_eq!(c, [41.0, 52.0, 63.0]);
+/// # }
 /// # Ok::<(), qkv::Error>(())
 /// ```
 #[derive(Clone, Copy)]
@@ -75,6 +95,46 @@ impl<'a, T: Elem> PackedMat<'a, T> {
         Ok(PackedMat { ptr: storage.as_ptr(), k, n, slice: PhantomData })
     }
 
+    /// The packed elements of `b`, also at compile time; `LEN` is [`len(K, N)`](Self::len), and anything else
+    /// does not compile.
+    ///
+    /// 1,024 x 512 elements compile as they are; for many more the compiler asks to
+    /// `#[allow(long_running_const_eval)]`.
+    ///
+    /// ```
+    /// use qkv::PackedMat;
+    /// static PACKED: [f32; PackedMat::<f32>::len(1, 2)] = PackedMat::pack_const(&[[1.0, 2.0]]);
+    /// assert_eq!(PACKED[..3], [1.0, 2.0, 0.0]);
+    /// ```
+    /// ```compile_fail,E0080
+    /// use qkv::PackedMat;
+    /// static PACKED: [f32; 17] = PackedMat::pack_const(&[[1.0, 2.0]]); // 16 are needed
+    /// ```
+    pub const fn pack_const<const K: usize, const N: usize, const LEN: usize>(b: &[[T; N]; K]) -> [T; LEN] {
+        const { assert!(LEN == Self::len(K, N), "LEN is not PackedMat::len(K, N)") };
+        let mut packed = [T::ZERO; LEN];
+        let mut at = 0;
+        while at < LEN {
+            let (t, column) = (at / PANEL_COLS % K, at / (PANEL_COLS * K) * PANEL_COLS + at % PANEL_COLS);
+            if column < N {
+                packed[at] = b[t][column];
+            }
+            at += 1;
+        }
+        packed
+    }
+
+    /// A matrix of `K` x `N` that was packed earlier; another length than [`len(K, N)`](Self::len) does not
+    /// compile.
+    ///
+    /// ```compile_fail,E0080
+    /// let packed = qkv::PackedMat::from_array::<1, 2, 15>(&[0.0_f32; 15]); // 16 are needed
+    /// ```
+    pub const fn from_array<const K: usize, const N: usize, const LEN: usize>(packed: &'a [T; LEN]) -> Self {
+        const { assert!(LEN == Self::len(K, N), "LEN is not PackedMat::len(K, N)") };
+        PackedMat { ptr: packed.as_ptr(), k: K, n: N, slice: PhantomData }
+    }
+
     /// Rows of the matrix.
     pub fn rows(&self) -> usize {
         self.k
@@ -85,3 +145,33 @@ impl<'a, T: Elem> PackedMat<'a, T> {
         self.n
     }
 }
+
+/// From `f32`, as weights are written in source code.
+#[cfg(feature = "half")]
+macro_rules! from_f32 {
+    ($t:ty, $narrow:ident) => {
+        impl PackedMat<'_, $t> {
+            /// [`pack_const`](Self::pack_const) of `f32`s, each rounded to nearest, ties to even, as
+            /// [`pack`](Self::pack) rounds them.
+            ///
+            /// 512 x 512 elements compile as they are; from 768 x 512 on the compiler asks to
+            /// `#[allow(long_running_const_eval)]`.
+            pub const fn pack_const_f32<const K: usize, const N: usize, const LEN: usize>(
+                b: &[[f32; N]; K],
+            ) -> [$t; LEN] {
+                let wide: [f32; LEN] = PackedMat::pack_const(b);
+                let mut packed = [<$t>::ZERO; LEN];
+                let mut at = 0;
+                while at < LEN {
+                    packed[at] = <$t>::from_bits($narrow(wide[at]));
+                    at += 1;
+                }
+                packed
+            }
+        }
+    };
+}
+#[cfg(feature = "half")]
+from_f32!(half::f16, f32_to_f16);
+#[cfg(feature = "half")]
+from_f32!(half::bf16, f32_to_bf16);

@@ -79,6 +79,11 @@ fn all<Q: Number, K: Number, V: Number, O: Number>() -> Check {
                 let view = HeadsMut::token_major(out, s.q_len, s.n_heads, s.v_head_dim)?;
                 attention.run(q_view, k_view, v_view, view, scratch)?;
                 ensure(at(out, 0) == first, "the same without log-sum-exps")?;
+                out.fill(O::of(f32::NAN));
+                let view = HeadsMut::token_major(out, s.q_len, s.n_heads, s.v_head_dim)?;
+                let mut steps = attention.steps(q_view, k_view, v_view, view, Some(lse), scratch)?;
+                while unknown(&mut steps).step(unknown(3)) {}
+                ensure(at(out, 0) == first, "the same in steps")?;
             }
         }
     }

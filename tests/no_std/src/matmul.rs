@@ -111,5 +111,12 @@ fn fixed() -> Check {
         &mut c,
         &mut [0.0; 0],
     );
-    ensure(c == [[13.0, 16.0]], "sizes in the types")
+    ensure(c == [[13.0, 16.0]], "sizes in the types")?;
+
+    let packed: [bf16; PackedMat::<bf16>::len(2, 20)] =
+        PackedMat::<bf16>::pack_const_f32(&unknown([[1.0; 20], [2.0; 20]]));
+    let mut c = [0.0_f32; 20];
+    let (a, b) = ([1.0_f32, 10.0], PackedMat::from_array::<2, 20, _>(unknown(&packed)));
+    Matmul::new().run_packed(MatRef::new(&a, 1, 2)?, b, MatMut::new(&mut c, 1, 20)?, &mut [])?;
+    ensure(c == [21.0; 20], "packed arrays")
 }

@@ -177,7 +177,7 @@ pub fn relative_table(rows: &[Relative]) -> String {
 
 fn empty_table() -> Table {
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING);
+    table.load_style(presets::ASCII_MARKDOWN);
     table
 }
 

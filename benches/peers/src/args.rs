@@ -49,7 +49,7 @@ impl Args {
             }
         }
         if args.quick {
-            args.plan = Plan { seconds: 0.3, rounds: 1 };
+            args.plan = Plan { seconds: 0.2, rounds: 1 };
         }
         if let Some(seconds) = seconds {
             if !(0.0..=86_400.0).contains(&seconds) {

@@ -190,7 +190,7 @@ fn measure_in<T: Number>(
             },
         }
     }
-    contenders.push(Contender::chains());
+    contenders.push(Contender::chains()?);
     if shape.q_len == 1 {
         let read = |work: &mut Work<T>| _ = black_box(sum_bits(&work.k) ^ sum_bits(&work.v));
         contenders.push(Contender::on("read", &heads, read));

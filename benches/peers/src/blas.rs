@@ -87,7 +87,7 @@ fn open(known: &Known) -> Result<(Peer, String), Failure> {
     let run = product(&library)?;
     // Code in use is never unloaded.
     std::mem::forget(library);
-    Ok((Peer { name: known.name, run }, format!("{} {version} {}", known.name, path.display())))
+    Ok((Peer { name: known.name, run }, format!("{}: {version}, {}", known.name, path.display())))
 }
 
 fn product(library: &Library) -> Result<Box<dyn FnMut(&mut Product)>, Failure> {

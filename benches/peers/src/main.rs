@@ -157,7 +157,7 @@ impl Session {
     fn matmuls(&mut self, shapes: Vec<Named<matmul::Shape>>) -> Result<(), Failure> {
         let (libraries, missing) = blas::peers();
         let in_rust = matmul_peers::peers().into_iter().map(|peer| {
-            let name = peer.name.into();
+            let name = peer.name.to_string();
             (peer, name)
         });
         let mut peers = self.peers(in_rust.chain(libraries), missing);

@@ -148,7 +148,7 @@ pub fn measure(
             }
         }
     }
-    contenders.push(Contender::chains());
+    contenders.push(Contender::chains()?);
     if shape.reads() {
         let read = |product: &mut Product| _ = black_box(sum_bits(&product.b));
         contenders.push(Contender::on("read", &product, read));

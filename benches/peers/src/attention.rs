@@ -242,3 +242,16 @@ fn compare(case: &Case, peer: &str, got: &[f32], want: &[f32]) -> Result<(), Fai
     Err(format!("{peer} is wrong at {name}: element {at} is {got}, of qkv {want}, tolerance {tolerance:e}")
         .into())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn swapped_twice_is_the_same() {
+        let x: Vec<usize> = (0..2 * 3 * 4).collect();
+        let tokens = swapped(&x, 2, 3, 4);
+        assert_eq!(tokens[4..8], [12, 13, 14, 15], "the first token of the second head");
+        assert_eq!(swapped(&tokens, 3, 2, 4), x);
+    }
+}

@@ -48,3 +48,22 @@ impl<T> DerefMut for Buffer<T> {
         &mut self.room[self.start..][..self.len]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Buffer;
+
+    #[test]
+    fn numbers_stay_the_same_where_they_move() {
+        let numbers: Vec<f32> = (0..100).map(|i| i as f32).collect();
+        let (mut buffer, mut places) = (Buffer::new(numbers.clone()), Vec::new());
+        for round in 0..30 {
+            buffer.place(round);
+            places.push(buffer.as_ptr() as usize % 64);
+            assert_eq!(*buffer, numbers, "round {round}");
+        }
+        places.sort_unstable();
+        places.dedup();
+        assert_eq!(places, [0, 16, 32, 48, 60]);
+    }
+}

@@ -180,3 +180,38 @@ fn compare(shape: &Shape, peer: &str, got: &[f32], want: &[f32]) -> Result<(), F
     Err(format!("{peer} is wrong at {name}: element {at} is {got}, of qkv {want}, tolerance {tolerance:e}")
         .into())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn compare_refuses_what_is_wrong() {
+        let shape = Shape { group: "", m: 1, n: 3, k: 100, transposed: false };
+        let want = [1.0, -2.0, 3.0];
+        assert!(compare(&shape, "peer", &want, &want).is_ok());
+        for wrong in [f32::NAN, f32::INFINITY, 3.01] {
+            assert!(compare(&shape, "peer", &[1.0, -2.0, wrong], &want).is_err(), "{wrong}");
+        }
+    }
+
+    /// Every shape that the peers of Rust are given, where it is small.
+    #[test]
+    fn peers_are_right() {
+        for shape in shapes(true).into_iter().filter(|shape| shape.flops() < 1e7) {
+            let mut peers = crate::matmul_peers::peers();
+            let row = measure(shape, &mut peers, Plan { seconds: 0.0, rounds: 1 }, |_| ()).unwrap();
+            assert!(row.wrong.is_empty(), "{:?}", row.wrong);
+            assert_eq!(row.entries.len(), 1 + peers.len());
+        }
+    }
+
+    #[test]
+    fn wrong_peer_is_named_and_not_counted() {
+        let shape = Shape { group: "", m: 8, n: 8, k: 8, transposed: false };
+        let mut peers = [Peer { name: "none", run: Box::new(|_| ()) }];
+        let row = measure(shape, &mut peers, Plan { seconds: 0.0, rounds: 1 }, |_| ()).unwrap();
+        assert!(row.wrong[0].contains("none is wrong at 8x8x8"), "{:?}", row.wrong);
+        assert_eq!(row.entries.len(), 1);
+    }
+}

@@ -134,11 +134,11 @@ pub struct Problem {
 pub trait Peer {
     fn name(&self) -> &'static str;
 
-    /// Its result `[heads][tokens][head_dim]`, for which it keeps operands of the type; `None` if it
-    /// does not do that.
-    fn prepare(&mut self, problem: &Problem) -> Result<Option<Vec<f32>>, Failure>;
+    /// The results `[heads][tokens][head_dim]` of all its ways to compute this, for which it keeps
+    /// operands of the type; none if it does not do that.
+    fn prepare(&mut self, problem: &Problem) -> Result<Vec<Vec<f32>>, Failure>;
 
-    /// Seconds of CPU time of this many calls of what was prepared.
+    /// Seconds of CPU time of this many calls of what was prepared, by the quickest way.
     fn time(&mut self, calls: usize) -> Result<f64, Failure>;
 }
 
@@ -177,17 +177,16 @@ fn measure_in<T: Number>(
     let problem = problem(case.kind, &heads.borrow());
     for peer in peers {
         let name = peer.name();
-        match peer.prepare(&problem)? {
-            None => continue,
-            Some(got) => match compare(&case, name, &got, &want) {
-                Err(why) => wrong.push(why.to_string()),
-                Ok(()) => {
-                    let mut contender = Contender::new(name, Box::new(|calls| peer.time(calls)));
-                    contender.first()?;
-                    contender.drop_if_slower(contenders[0].best);
-                    contenders.push(contender);
-                }
-            },
+        let results = peer.prepare(&problem)?;
+        match results.iter().try_for_each(|got| compare(&case, name, got, &want)) {
+            _ if results.is_empty() => continue,
+            Err(why) => wrong.push(why.to_string()),
+            Ok(()) => {
+                let mut contender = Contender::new(name, Box::new(|calls| peer.time(calls)));
+                contender.first()?;
+                contender.drop_if_slower(contenders[0].best);
+                contenders.push(contender);
+            }
         }
     }
     contenders.push(Contender::chains()?);
@@ -236,7 +235,7 @@ fn compare(case: &Case, peer: &str, got: &[f32], want: &[f32]) -> Result<(), Fai
     if got.len() != want.len() {
         return Err(format!("{peer} is wrong at {name}: {} numbers, not {}", got.len(), want.len()).into());
     }
-    let wrong = got.iter().zip(want).position(|(got, want)| !((got - want).abs() <= tolerance));
+    let wrong = got.iter().zip(want).position(|(got, want)| got.is_nan() || (got - want).abs() > tolerance);
     let Some(at) = wrong else { return Ok(()) };
     let (got, want) = (got[at], want[at]);
     Err(format!("{peer} is wrong at {name}: element {at} is {got}, of qkv {want}, tolerance {tolerance:e}")

@@ -11,23 +11,24 @@ use qkv::{bf16, f16};
 
 use crate::attention::{Peer, Problem};
 use crate::common::Shape;
-use crate::places;
+use crate::places::{self, Found};
 use crate::rounds::Failure;
 
 /// The peers that the driver knows, and how they are called here.
 const DRIVEN: [&str; 3] = ["onnxruntime", "torch", "openvino"];
 
-/// The peers that are there, each with a line on what it is; and a line for each that is not.
-pub fn peers() -> (Vec<(Box<dyn Peer>, String)>, Vec<String>) {
-    let mut found: Vec<(Box<dyn Peer>, String)> = vec![(Box::new(Candle { call: None }), "candle-nn".into())];
-    let mut missing = Vec::new();
+pub fn peers() -> Found<Box<dyn Peer>> {
+    let candle: Box<dyn Peer> = Box::new(Candle { call: None });
+    let mut found = Found { peers: vec![(candle, "candle-nn".into())], missing: Vec::new() };
     for name in DRIVEN {
         match Driven::start(name) {
-            Ok((peer, version)) => found.push((Box::new(peer), format!("{name} {version}"))),
-            Err(why) => missing.push(format!("{name}: {why}; install it with benches/peers/install.sh")),
+            Ok((peer, version)) => found.peers.push((Box::new(peer), format!("{name} {version}"))),
+            Err(why) => {
+                found.missing.push(format!("{name}: {why}; install it with benches/peers/install.sh"))
+            }
         }
     }
-    (found, missing)
+    found
 }
 
 /// candle's flash attention: tokens outermost.
@@ -40,7 +41,7 @@ impl Peer for Candle {
         "candle"
     }
 
-    fn prepare(&mut self, problem: &Problem) -> Result<Option<Vec<f32>>, Failure> {
+    fn prepare(&mut self, problem: &Problem) -> Result<Vec<Vec<f32>>, Failure> {
         let Problem { shape: Shape { q_len, kv_len, n_heads, n_kv_heads, head_dim, causal, .. }, .. } =
             *problem;
         let kind = match problem.kind {
@@ -63,7 +64,7 @@ impl Peer for Candle {
         };
         let out = call()?.to_dtype(DType::F32)?.contiguous()?.flatten_all()?.to_vec1()?;
         self.call = Some(call);
-        Ok(Some(out))
+        Ok(vec![out])
     }
 
     fn time(&mut self, calls: usize) -> Result<f64, Failure> {
@@ -124,7 +125,7 @@ impl Peer for Driven {
         self.name
     }
 
-    fn prepare(&mut self, problem: &Problem) -> Result<Option<Vec<f32>>, Failure> {
+    fn prepare(&mut self, problem: &Problem) -> Result<Vec<Vec<f32>>, Failure> {
         let Shape { q_len, kv_len, n_heads, n_kv_heads, head_dim, causal, .. } = problem.shape;
         let (kind, causal) = (problem.kind, u8::from(causal));
         self.say(&format!("prepare {kind} {q_len} {kv_len} {n_heads} {n_kv_heads} {head_dim} {causal}"))?;
@@ -133,13 +134,14 @@ impl Peer for Driven {
             to.write_all(&x.to_le_bytes())?;
         }
         to.flush()?;
-        let answer = self.answer().map_err(|why| format!("{}: {why}", self.name))?;
-        if answer == "unsupported" {
-            return Ok(None);
-        }
+        let ways: usize = self.answer().map_err(|why| format!("{}: {why}", self.name))?.parse()?;
         let mut bytes = vec![0; size_of_val(&problem.q[..])];
-        self.from.read_exact(&mut bytes)?;
-        Ok(Some(bytes.as_chunks().0.iter().map(|&x| f32::from_le_bytes(x)).collect()))
+        let mut results = Vec::new();
+        for _ in 0..ways {
+            self.from.read_exact(&mut bytes)?;
+            results.push(bytes.as_chunks().0.iter().map(|&x| f32::from_le_bytes(x)).collect());
+        }
+        Ok(results)
     }
 
     fn time(&mut self, calls: usize) -> Result<f64, Failure> {

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_LOCAL, RTLD_NOW};
 
-use crate::matmul::{Peer, Product};
-use crate::places;
+use crate::matmul::{Peer, Product, Run};
+use crate::places::{self, Found};
 use crate::rounds::Failure;
 
 /// What to look for.
@@ -56,16 +56,15 @@ type Dnnl = unsafe extern "C" fn(c_char, c_char, i64, i64, i64, f32,
     *const f32, i64, *const f32, i64, f32, *mut f32, i64) -> c_int;
 type Text = unsafe extern "C" fn() -> *const c_char;
 
-/// The libraries that are there, each with a line on what it is; and a line for each that is not.
-pub fn peers() -> (Vec<(Peer, String)>, Vec<String>) {
-    let (mut found, mut missing) = (Vec::new(), Vec::new());
+pub fn peers() -> Found<Peer> {
+    let mut found = Found { peers: Vec::new(), missing: Vec::new() };
     for known in &KNOWN {
         match open(known) {
-            Ok(peer) => found.push(peer),
-            Err(why) => missing.push(format!("{}: {why}; install {}", known.name, known.install)),
+            Ok(peer) => found.peers.push(peer),
+            Err(why) => found.missing.push(format!("{}: {why}; install {}", known.name, known.install)),
         }
     }
-    (found, missing)
+    found
 }
 
 fn open(known: &Known) -> Result<(Peer, String), Failure> {
@@ -90,7 +89,7 @@ fn open(known: &Known) -> Result<(Peer, String), Failure> {
     Ok((Peer { name: known.name, run }, format!("{}: {version}, {}", known.name, path.display())))
 }
 
-fn product(library: &Library) -> Result<Box<dyn FnMut(&mut Product)>, Failure> {
+fn product(library: &Library) -> Result<Run, Failure> {
     // SAFETY: these are the types of these functions where integers have 32 bits.
     let (cblas, dnnl) = unsafe {
         let cblas = library.get::<Cblas>(b"scipy_cblas_sgemm").or_else(|_| library.get(b"cblas_sgemm"));

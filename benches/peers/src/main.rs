@@ -22,6 +22,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use args::{Args, USAGE};
 use common::machine::{date, processor};
+use places::Found;
 use report::{Relative, Row};
 use rounds::Failure;
 
@@ -119,10 +120,10 @@ impl Session {
         self.bar.suspend(|| println!("{line}"));
     }
 
-    fn peers<P>(&self, found: impl Iterator<Item = (P, String)>, missing: Vec<String>) -> Vec<P> {
-        let (peers, lines): (Vec<_>, Vec<_>) = found.unzip();
-        lines.iter().for_each(|line| self.say(format!("peer: {line}")));
-        missing.iter().for_each(|line| self.say(format!("not measured: {line}")));
+    fn peers<P>(&self, found: Found<P>) -> Vec<P> {
+        let (peers, lines): (Vec<_>, Vec<_>) = found.peers.into_iter().unzip();
+        self.say(format!("peers: {}", lines.join("\n       ")));
+        found.missing.iter().for_each(|line| self.say(format!("not measured: {line}")));
         self.say("");
         peers
     }
@@ -155,12 +156,12 @@ impl Session {
     }
 
     fn matmuls(&mut self, shapes: Vec<Named<matmul::Shape>>) -> Result<(), Failure> {
-        let (libraries, missing) = blas::peers();
-        let in_rust = matmul_peers::peers().into_iter().map(|peer| {
-            let name = peer.name.to_string();
-            (peer, name)
-        });
-        let mut peers = self.peers(in_rust.chain(libraries), missing);
+        let mut peers = matmul_peers::peers();
+        self.say(format!(
+            "peers in Rust: {}",
+            peers.iter().map(|peer| peer.name).collect::<Vec<_>>().join(", ")
+        ));
+        peers.extend(self.peers(blas::peers()));
         let measure = |shape: &matmul::Shape, args: &Args, progress: &dyn Fn(f64)| {
             matmul::measure(*shape, &mut peers, args.plan, progress)
         };
@@ -171,8 +172,7 @@ impl Session {
     }
 
     fn attentions(&mut self, cases: Vec<Named<attention::Case>>) -> Result<(), Failure> {
-        let (found, missing) = attention_peers::peers();
-        let mut peers = self.peers(found.into_iter(), missing);
+        let mut peers = self.peers(attention_peers::peers());
         let measure = |case: &attention::Case, args: &Args, progress: &dyn Fn(f64)| {
             attention::measure(*case, &mut peers, args.plan, progress)
         };

@@ -117,8 +117,10 @@ impl<T: Number> Product<T> {
 /// Another library's product.
 pub struct Peer {
     pub name: &'static str,
-    pub run: Box<dyn FnMut(&mut Product)>,
+    pub run: Run,
 }
+
+pub type Run = Box<dyn FnMut(&mut Product)>;
 
 /// Measures one shape: the limits, ours and all peers.
 pub fn measure(
@@ -174,7 +176,7 @@ fn checked(product: &Product) -> Result<Vec<f32>, Failure> {
 /// Sums of k products of numbers of -1 to 1, in `f32` in any order.
 fn compare(shape: &Shape, peer: &str, got: &[f32], want: &[f32]) -> Result<(), Failure> {
     let tolerance = 8.0 * f32::EPSILON * shape.k as f32;
-    let wrong = got.iter().zip(want).position(|(got, want)| !((got - want).abs() <= tolerance));
+    let wrong = got.iter().zip(want).position(|(got, want)| got.is_nan() || (got - want).abs() > tolerance);
     let Some(at) = wrong else { return Ok(()) };
     let (got, want, name) = (got[at], want[at], shape.name());
     Err(format!("{peer} is wrong at {name}: element {at} is {got}, of qkv {want}, tolerance {tolerance:e}")

@@ -1,6 +1,6 @@
 //! Products of the Rust peers, each called as its documentation says.
 
-use crate::matmul::{Peer, Product, Shape};
+use crate::matmul::{Peer, Product, Run, Shape};
 
 pub fn peers() -> Vec<Peer> {
     vec![
@@ -45,16 +45,16 @@ fn matrixmultiply(product: &mut Product) {
 fn faer(product: &mut Product) {
     use faer::{Accum, MatMut, MatRef, Par, linalg::matmul::matmul};
     let Product { shape: Shape { m, n, k, transposed, .. }, a, b, c } = product;
-    let a = MatRef::from_row_major_slice(&**a, *m, *k);
+    let a = MatRef::from_row_major_slice(a, *m, *k);
     let b = match transposed {
-        true => MatRef::from_row_major_slice(&**b, *n, *k).transpose(),
-        false => MatRef::from_row_major_slice(&**b, *k, *n),
+        true => MatRef::from_row_major_slice(b, *n, *k).transpose(),
+        false => MatRef::from_row_major_slice(b, *k, *n),
     };
     matmul(MatMut::from_row_major_slice_mut(c, *m, *n), Accum::Replace, a, b, 1.0_f32, Par::Seq);
 }
 
 /// Its kernels are for columns, C^T = B^T A^T, and it is used with a plan for the sizes.
-fn nano_gemm() -> Box<dyn FnMut(&mut Product)> {
+fn nano_gemm() -> Run {
     use nano_gemm::Plan;
     let mut planned: Option<(Shape, Plan<f32>)> = None;
     Box::new(move |product| {
@@ -80,7 +80,7 @@ fn nano_gemm() -> Box<dyn FnMut(&mut Product)> {
     })
 }
 
-fn rten_gemm() -> Box<dyn FnMut(&mut Product)> {
+fn rten_gemm() -> Run {
     use rten_gemm::{GemmExecutor, GemmInputA, GemmInputB, GemmOptions};
     use rten_tensor::NdTensorView;
     let executor = GemmExecutor::<f32>::new();
@@ -119,7 +119,7 @@ fn nalgebra(product: &mut Product) {
     }
 }
 
-fn microgemm() -> Box<dyn FnMut(&mut Product)> {
+fn microgemm() -> Run {
     use microgemm::{Kernel as _, MatMut, MatRef, PackSizes, kernels::GenericKernel8x8};
     let mut packing = Vec::new();
     Box::new(move |product| {

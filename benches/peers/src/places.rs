@@ -1,6 +1,12 @@
-//! Where peers that are not in Rust are installed.
+//! Where peers that are not in Rust are installed, and what was found.
 
 use std::path::PathBuf;
+
+/// Peers that are there, each with a line on what it is; and a line for each that is not.
+pub struct Found<P> {
+    pub peers: Vec<(P, String)>,
+    pub missing: Vec<String>,
+}
 
 /// The environment of the Python peers: `$QKV_PEERS_VENV`, or `venv` beside this crate's manifest.
 pub fn venv() -> PathBuf {

@@ -87,6 +87,6 @@ impl Bars {
             return if j == 0 { BLACK.mix(1.0) } else { BLACK.mix(0.5) };
         }
         let hue = j as f64 / self.names.len() as f64;
-        HSLColor(hue, 0.7, if j % 2 == 0 { 0.4 } else { 0.65 }).to_rgba()
+        HSLColor(hue, 0.7, [0.4, 0.65][j % 2]).to_rgba()
     }
 }

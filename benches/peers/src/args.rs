@@ -8,7 +8,7 @@ pub const USAGE: &str = "\
 Measures qkv and its peers in turn: cargo run --release [-- OPTIONS] [FILTER...]
 
 FILTER         only shapes with one of these in their name, as `--list` prints it
---quick        about a minute, for a first look; leaves out what takes long
+--quick        0.2 seconds a shape, for a first look; leaves out what takes long
 --seconds N    how long each shape is measured (default 6)
 --out DIR      where CSV and plots go (default target/peers)
 --list         print the names of all shapes

@@ -11,8 +11,10 @@ use std::hint::black_box;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use common::exact::{attention_error, product_error};
+use common::limits::{chains, sum_bits};
 use common::machine::{date, processor};
-use common::measure::{Args, best_of, sum_bits};
+use common::measure::{Args, best_of};
 use common::{Number, Shape, numbers};
 use qkv::{Attention, HeadsMut, HeadsRef, MatMut, MatRef, Matmul, Tier, bf16, f16};
 use qkv::{attention_scratch_len, matmul_scratch_len};
@@ -81,13 +83,9 @@ fn product<T: Number>(name: String, tier: Tier, n: usize) -> Row {
         Matmul::new().tier(tier).run(a, b, MatMut::new(c, n, n).unwrap(), &mut scratch).unwrap();
     };
     run(&a, &b, &mut c);
-    let exact = |i: usize, j: usize| (0..n).map(|t| a[i * n + t].to() * b[t * n + j].to()).sum::<f64>();
-    let mut error = Error::default();
-    for i in [0, n / 3, n / 2, n - 1] {
-        (0..n).for_each(|j| error.add(c[i * n + j].to(), exact(i, j)));
-    }
+    let error = product_error([n, n, n], &a, &b, [n, 1], &c);
     let call = Box::new(move || run(&a, &b, black_box(&mut c)));
-    Row { name, flops: 2.0 * (n as f64).powi(3), call, best: f64::MAX, read: None, error: error.relative() }
+    Row { name, flops: 2.0 * (n as f64).powi(3), call, best: f64::MAX, read: None, error }
 }
 
 /// Queries and outputs in `f32`, K and V in `T`.
@@ -108,22 +106,7 @@ fn attention<T: Number>(name: String, tier: Tier, shape: Shape) -> Row {
         options.run(q, k, v, out, &mut scratch).unwrap();
     };
     run(&q, &k, &v, &mut out);
-    let mut error = Error::default();
-    for (h, i) in [0, n_heads - 1].into_iter().flat_map(|h| [0, q_len / 2, q_len - 1].map(|i| (h, i))) {
-        let (queries, keys) = (shape.strides(q_len, n_heads), shape.strides(kv_len, n_kv_heads));
-        let at = |t: usize| t * keys.0 + h / (n_heads / n_kv_heads) * keys.1;
-        let row = i * queries.0 + h * queries.1;
-        let q = &q[row..][..d];
-        let dot = |t: usize| q.iter().zip(&k[at(t)..]).map(|(q, k)| f64::from(*q) * k.to()).sum::<f64>();
-        let seen = if causal { i + 1 } else { kv_len };
-        // Scores of numbers of -1 to 1 are small: no maximum is needed.
-        let weights: Vec<f64> = (0..seen).map(|t| (dot(t) / (d as f64).sqrt()).exp()).collect();
-        let sum: f64 = weights.iter().sum();
-        for e in 0..d {
-            let blend = weights.iter().enumerate().map(|(t, w)| w * v[at(t) + e].to()).sum::<f64>();
-            error.add(out[row + e].into(), blend / sum);
-        }
-    }
+    let error = attention_error(&shape, &q, &k, &v, &out);
     let bytes = (2 * shape.kv_elements() * size_of::<T>()) as f64;
     let read = {
         let (k, v) = (k.clone(), v.clone());
@@ -131,26 +114,7 @@ fn attention<T: Number>(name: String, tier: Tier, shape: Shape) -> Row {
     };
     let read = (q_len == 1).then(|| Read { bytes, call: Box::new(read), best: f64::MAX });
     let call = Box::new(move || run(&q, &k, &v, black_box(&mut out)));
-    Row { name, flops: shape.flops(), call, best: f64::MAX, read, error: error.relative() }
-}
-
-#[derive(Default)]
-struct Error {
-    largest: f64,
-    scale: f64,
-}
-
-impl Error {
-    fn add(&mut self, got: f64, want: f64) {
-        // In the total order NaN is the largest of all.
-        let error = (got - want).abs();
-        self.largest = if error.total_cmp(&self.largest).is_gt() { error } else { self.largest };
-        self.scale = self.scale.max(want.abs());
-    }
-
-    fn relative(&self) -> f64 {
-        self.largest / self.scale
-    }
+    Row { name, flops: shape.flops(), call, best: f64::MAX, read, error }
 }
 
 /// All limits and rows in turn until `time` is over, at least once; the peak in FLOP/s.
@@ -203,36 +167,4 @@ fn print(peak: Option<f64>, rows: &[Row], tier: Tier) {
             println!("{:>42} {read} reading these {mb:.1} MB, {fma} at the FMA peak", "limits:");
         }
     }
-}
-
-/// FLOPs of one run of fused multiply-adds in chains that do not wait for each other: two a cycle with
-/// a latency of four or five cycles need ten, and 12 with their operands fit 16 registers.
-fn chains() -> Option<f64> {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use core::arch::x86_64::*;
-        const STEPS: usize = 10_000;
-        macro_rules! chains {
-            ($features:literal, $lanes:literal, $splat:ident, $fma:ident) => {{
-                #[target_feature(enable = $features)]
-                fn run() -> f64 {
-                    let (a, b) = ($splat(black_box(0.5)), $splat(black_box(1.0)));
-                    let mut sums = [b; 12];
-                    for _ in 0..STEPS {
-                        sums = sums.map(|sum| $fma(a, sum, b));
-                    }
-                    black_box(sums);
-                    (STEPS * 12 * $lanes * 2) as f64
-                }
-                // SAFETY: only called where the features have been found.
-                Some(unsafe { run() })
-            }};
-        }
-        if std::arch::is_x86_feature_detected!("avx512f") {
-            return chains!("avx512f", 16, _mm512_set1_ps, _mm512_fmadd_ps);
-        } else if std::arch::is_x86_feature_detected!("fma") {
-            return chains!("avx,fma", 8, _mm256_set1_ps, _mm256_fmadd_ps);
-        }
-    }
-    None
 }

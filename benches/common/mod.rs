@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each bench is a crate of its own and uses a part")]
 
+pub mod exact;
+pub mod limits;
 pub mod machine;
 pub mod measure;
 

@@ -15,7 +15,7 @@
 use core::mem::MaybeUninit;
 
 use super::store::Store;
-use super::{Product, Rhs};
+use super::{Product, Rhs, few};
 use crate::elem::{Elem, Kind, by_kind};
 use crate::kernel::pack::{Grid, pack};
 use crate::kernel::tile::{PANEL_COLS, Panels, Rows, tile, with_rows, with_vectors, zero};
@@ -189,6 +189,15 @@ unsafe fn blocked<S: Simd>(s: S, p: &Product, scratch: *mut f32) {
     let b_packed = scratch.wrapping_add(scratch.align_offset(64).min(ALIGN));
     let a_packed = scratch.wrapping_add(plan.a_at);
     let partial = scratch.wrapping_add(plan.partial_at);
+    if let Rhs::Strided(b) = p.b
+        && const { S::LANES > 1 }
+        && m <= few::FEW
+        && k >= few::FEW
+    {
+        let room = few::Room { b: b_packed, a: a_packed, a_stride: plan.kc + SKEW, partial, cols: plan.nc };
+        // SAFETY: the plan has room for `kc` floats of each column, in whole panels, and for the rows of A.
+        return unsafe { few::run(s, p, b, &room) };
+    }
     // No size is 0 here, which `max` tells the compiler: a step of 0 would panic.
     for jc in (0..n).step_by(plan.nc.max(1)) {
         let nc = (n - jc).min(plan.nc);

@@ -1,6 +1,7 @@
 //! Matrix products: `C = alpha A B + beta C + bias`, of `f32`, `f16` and `bf16` in any mix.
 
 mod blocked;
+mod few;
 mod packed;
 mod store;
 

@@ -9,9 +9,6 @@ use crate::kernel::tile::Acc;
 use crate::simd::{MAX_LANES, Simd};
 use crate::view::RawMat;
 
-/// Most columns of any tier's tile.
-const MAX_COLS: usize = 3 * MAX_LANES;
-
 /// Where the sums of one block of `k` come from and go to.
 ///
 /// With more than one block of `k`, the sums between blocks lie in C itself where it is `f32`, and
@@ -68,10 +65,10 @@ impl Store {
             }
             return;
         }
-        let mut sums = MaybeUninit::<[f32; MAX_COLS]>::uninit();
+        let mut sums = MaybeUninit::<[[f32; MAX_LANES]; NV]>::uninit();
         for (r, row) in acc.iter().enumerate() {
             for (v, &vector) in row.iter().enumerate() {
-                // SAFETY: `NV * LANES <= MAX_COLS`.
+                // SAFETY: `LANES <= MAX_LANES`.
                 unsafe { s.store(sums.as_mut_ptr().cast::<f32>().add(v * S::LANES), vector) };
             }
             // SAFETY: as the caller promises; the `NV` vectors with the `cols` columns are written.
@@ -110,20 +107,20 @@ impl Store {
     unsafe fn put_row_in_region<S: Simd>(&self, s: S, sums: *mut f32, i: usize, j: usize, cols: usize) {
         let partial = self.partial.wrapping_add(i * self.partial_stride + j);
         let c = self.c.block(i, j, 1, cols);
-        let mut old = [0.0_f32; MAX_COLS];
-        if self.first && self.beta != 0.0 {
-            by_kind!(c.kind, E => for (x, old) in old.iter_mut().enumerate().take(cols) {
-                // SAFETY: columns `j..j + cols` of row `i` are inside C.
-                *old = unsafe { *c.at::<E>(0, x) }.widen();
-            });
-        }
-        let from = if self.first { old.as_ptr() } else { partial.cast_const() };
         let mut x = 0;
         while x < cols {
             let n = cols - x;
+            let mut old = [0.0_f32; MAX_LANES];
+            if self.first && self.beta != 0.0 {
+                by_kind!(c.kind, E => for (x, old) in (x..cols).zip(&mut old) {
+                    // SAFETY: columns `j..j + cols` of row `i` are inside C.
+                    *old = unsafe { *c.at::<E>(0, x) }.widen();
+                });
+            }
+            let from = if self.first { old.as_ptr() } else { partial.wrapping_add(x).cast_const() };
             // SAFETY: the arrays hold whole vectors; `n` columns are inside `partial` and the bias.
             unsafe {
-                let base = self.base(s, from.add(x), j + x, n);
+                let base = self.base(s, from, j + x, n);
                 let sum = s.fma(s.splat(self.alpha), s.load(sums.add(x)), base);
                 if self.last {
                     s.store(sums.add(x), sum);

@@ -1,0 +1,212 @@
+//! Few rows, as in a decode step: each element of B is used a few times, and packing it would cost more than
+//! the product. B is read where it lies, a few rows at a time.
+//!
+//! ```text
+//! for jc in 0..n step cols       columns whose chains fit the L1
+//!   for pc in 0..k step KC
+//!     for kk in 0..KC step STEPS a few rows of B, in the order of memory
+//!       for jr, for i            load the chains, STEPS steps of the tile, keep or store them
+//! ```
+//! What is not row-major is packed, a strip of columns at a time, and then takes one such step.
+
+use super::Product;
+use super::blocked::KC;
+use super::store::Store;
+use crate::elem::{Elem, Kind, by_kind};
+use crate::kernel::pack::{Grid, pack};
+use crate::kernel::tile::{Acc, PANEL_COLS, Panels, Rows, tile, with_rows, with_vectors, zero};
+use crate::simd::Simd;
+use crate::view::RawMat;
+
+/// Up to this many rows.
+pub const FEW: usize = 8;
+/// Rows of B at a time: eight rows that lie a power of two apart fill a set of the L1.
+const STEPS: usize = 8;
+/// Chains of all rows: 8 KiB.
+const CHAINS: usize = 2048;
+/// Columns of a packed strip.
+const STRIP: usize = 4 * PANEL_COLS;
+
+/// Where the parts of the scratch are: they are those of the blocked product, and no larger.
+pub struct Room {
+    /// Chains, or a strip of B: `FEW <= k`, and `kc` floats for each column in whole panels.
+    pub b: *mut f32,
+    /// Rows of A.
+    pub a: *mut f32,
+    pub a_stride: usize,
+    pub partial: *mut f32,
+    /// Most columns at a time.
+    pub cols: usize,
+}
+
+/// Computes the product with the strided B.
+///
+/// # Safety
+/// - As `blocked::run`; `m <= FEW <= k`, and the room is there.
+pub unsafe fn run<S: Simd>(s: S, p: &Product, b: RawMat, room: &Room) {
+    let (m, n) = (p.c.rows, p.c.cols);
+    let in_place = if b.col_stride == 1 { n - n % S::LANES } else { 0 };
+    let cols = (CHAINS / m.max(1)).min(room.cols);
+    let places = (0..in_place).step_by(cols.max(1)).map(|j| (j, cols.min(in_place - j), true));
+    let strips = (in_place..n).step_by(STRIP).map(|j| (j, STRIP.min(n - j), false));
+    for (jc, nc, in_place) in places.chain(strips) {
+        for pc in (0..p.a.cols).step_by(KC) {
+            let kc = (p.a.cols - pc).min(KC);
+            let store = Store {
+                c: p.c.block(0, jc, m, nc),
+                bias: if p.bias.is_null() { p.bias } else { p.bias.wrapping_add(jc) },
+                partial: room.partial,
+                partial_stride: room.cols,
+                first: pc == 0,
+                last: pc + kc == p.a.cols,
+                ..Store::whole(p)
+            };
+            // SAFETY: blocks of the operands; the room is as the caller promises.
+            unsafe {
+                let a = rows(s, p.a.block(0, pc, m, kc), room);
+                let b = b.block(pc, jc, kc, nc);
+                if in_place {
+                    by_kind!(b.kind, E => {
+                        let ptr = b.at::<E>(0, 0).cast_const();
+                        let b = Panels { ptr, row_stride: b.row_stride, panel_stride: PANEL_COLS };
+                        block::<S, E>(s, (m, kc, nc), a, b, Chains { steps: STEPS, ptr: room.b }, &store);
+                    });
+                } else {
+                    let width = nc.next_multiple_of(PANEL_COLS);
+                    pack(s, b, Grid { dst: room.b, stride: width, width });
+                    let b = Panels { ptr: room.b.cast_const(), row_stride: width, panel_stride: PANEL_COLS };
+                    let none = Chains { steps: kc, ptr: core::ptr::null_mut() };
+                    block::<S, f32>(s, (m, kc, nc), a, b, none, &store);
+                }
+            }
+        }
+    }
+}
+
+/// Rows of A as floats.
+unsafe fn rows<S: Simd>(s: S, a: RawMat, room: &Room) -> Rows {
+    if a.kind == Kind::F32 {
+        return Rows { ptr: a.at::<f32>(0, 0), row_stride: a.row_stride, col_stride: a.col_stride };
+    }
+    // SAFETY: as the caller promises.
+    unsafe { pack(s, a, Grid { dst: room.a, stride: room.a_stride, width: a.cols }) };
+    Rows { ptr: room.a, row_stride: room.a_stride, col_stride: 1 }
+}
+
+/// How many steps of all chains are taken before the next steps, and where they are kept meanwhile.
+#[derive(Clone, Copy)]
+struct Chains {
+    steps: usize,
+    ptr: *mut f32,
+}
+
+/// One block of `k`: `sizes` = (rows, k, columns).
+#[inline(never)]
+unsafe fn block<S: Simd, E: Elem>(
+    s: S,
+    (m, k, n): (usize, usize, usize),
+    a: Rows,
+    b: Panels<E>,
+    chains: Chains,
+    store: &Store,
+) {
+    s.vectorize(
+        #[inline(always)]
+        || {
+            for from in (0..k).step_by(chains.steps.max(1)) {
+                let to = k.min(from + chains.steps);
+                let mut i = 0;
+                while i < m {
+                    let strip = Strip { a, b, chains, store, i, n, k, from, to };
+                    let rows = (m - i).min(S::MR);
+                    // SAFETY: as the caller promises.
+                    unsafe { strip.tiles(s, rows) };
+                    i += rows;
+                }
+            }
+        },
+    );
+}
+
+/// Steps `from..to` of rows from `i` on.
+struct Strip<'a, E> {
+    a: Rows,
+    b: Panels<E>,
+    chains: Chains,
+    store: &'a Store,
+    i: usize,
+    n: usize,
+    k: usize,
+    from: usize,
+    to: usize,
+}
+
+impl<E: Elem> Strip<'_, E> {
+    /// All columns. Few rows have too few chains for the multipliers' latency: they take more columns.
+    #[inline(always)]
+    unsafe fn tiles<S: Simd>(&self, s: S, rows: usize) {
+        // SAFETY: as the caller promises.
+        unsafe {
+            let mut j = 0;
+            if rows == 1 {
+                j = self.wide::<S, 1, 8>(s);
+            } else if rows == 2 {
+                j = self.wide::<S, 2, 4>(s);
+            } else if rows <= 4 && const { S::MR * S::NV >= 24 } {
+                if rows == 3 {
+                    j = self.wide::<S, 3, 4>(s);
+                } else {
+                    j = self.wide::<S, 4, 4>(s);
+                }
+            }
+            with_rows!(S, rows, MR => {
+                while j < self.n {
+                    let cols = (self.n - j).min(S::NV * S::LANES);
+                    with_vectors!(S, cols.div_ceil(S::LANES), NV => self.tile::<S, MR, NV>(s, j));
+                    j += cols;
+                }
+            });
+        }
+    }
+
+    /// As many tiles of `NV` vectors as fit; returns the first column that is left.
+    #[inline(always)]
+    unsafe fn wide<S: Simd, const MR: usize, const NV: usize>(&self, s: S) -> usize {
+        let mut j = 0;
+        while j + NV * S::LANES <= self.n {
+            // SAFETY: as the caller promises.
+            unsafe { self.tile::<S, MR, NV>(s, j) };
+            j += NV * S::LANES;
+        }
+        j
+    }
+
+    #[inline(always)]
+    unsafe fn tile<S: Simd, const MR: usize, const NV: usize>(&self, s: S, j: usize) {
+        let kept = self.chains.ptr.wrapping_add(self.i * self.n + j * MR);
+        let kept = |r: usize, v: usize| kept.wrapping_add((r * NV + v) * S::LANES);
+        let mut acc: Acc<S::V, MR, NV> = zero::<S, MR, NV>(s);
+        // SAFETY: the tile is inside the block; chains of whole vectors are kept in the order of use.
+        unsafe {
+            if self.from > 0 {
+                for (r, row) in acc.iter_mut().enumerate() {
+                    for (v, chain) in row.iter_mut().enumerate() {
+                        *chain = s.load(kept(r, v));
+                    }
+                }
+            }
+            let steps = self.to - self.from;
+            acc = tile::<S, E, MR, NV>(s, steps, self.a.at(self.i, self.from), self.b.at(self.from, j), acc);
+            if self.to == self.k {
+                let cols = (self.n - j).min(NV * S::LANES);
+                self.store.put(s, acc, self.i, j, cols);
+                return;
+            }
+            for (r, row) in acc.iter().enumerate() {
+                for (v, &chain) in row.iter().enumerate() {
+                    s.store(kept(r, v), chain);
+                }
+            }
+        }
+    }
+}

@@ -19,11 +19,11 @@ use crate::simd::Simd;
 use crate::view::RawMat;
 
 /// Up to this many rows.
-pub const FEW: usize = 8;
+pub const FEW: usize = 16;
 /// Rows of B at a time: eight rows that lie a power of two apart fill a set of the L1.
 const STEPS: usize = 8;
-/// Chains of all rows: 8 KiB.
-const CHAINS: usize = 2048;
+/// Chains of all rows: 32 KiB, for the L2.
+const CHAINS: usize = 8192;
 /// Columns of a packed strip.
 const STRIP: usize = 4 * PANEL_COLS;
 
@@ -46,7 +46,7 @@ pub struct Room {
 pub unsafe fn run<S: Simd>(s: S, p: &Product, b: RawMat, room: &Room) {
     let (m, n) = (p.c.rows, p.c.cols);
     let in_place = if b.col_stride == 1 { n - n % S::LANES } else { 0 };
-    let cols = (CHAINS / m.max(1)).min(room.cols);
+    let cols = (CHAINS / m.max(1)).next_multiple_of(STRIP).min(room.cols);
     let places = (0..in_place).step_by(cols.max(1)).map(|j| (j, cols.min(in_place - j), true));
     let strips = (in_place..n).step_by(STRIP).map(|j| (j, STRIP.min(n - j), false));
     for (jc, nc, in_place) in places.chain(strips) {

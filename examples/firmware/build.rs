@@ -9,7 +9,8 @@ fn main() {
     let board = env::var("QKV_BOARD").expect("QKV_BOARD names a file of memory/; run.sh sets it");
     let from = Path::new("memory").join(board).with_extension("x");
     let out = env::var("OUT_DIR").expect("cargo sets OUT_DIR");
-    fs::copy(&from, Path::new(&out).join("memory.x")).unwrap_or_else(|error| panic!("{}: {error}", from.display()));
+    fs::copy(&from, Path::new(&out).join("memory.x"))
+        .unwrap_or_else(|error| panic!("{}: {error}", from.display()));
     println!("cargo::rustc-link-search={out}");
     // The linker scripts of cortex-m-rt and riscv-rt have the same name.
     println!("cargo::rustc-link-arg-bins=-Tlink.x");

@@ -20,7 +20,8 @@ use semihosting::process::ExitCode;
 use semihosting::{print, println};
 
 /// Sentences that training never saw, which differ in the last word only.
-const SENTENCES: [Sentence; 2] = [Sentence { adjective: "excited", noun: "dog" }, Sentence { adjective: "deflated", noun: "ball" }];
+const SENTENCES: [Sentence; 2] =
+    [Sentence { adjective: "excited", noun: "dog" }, Sentence { adjective: "deflated", noun: "ball" }];
 const START: [&str; 8] = ["the", "dog", "chased", "the", "ball", "because", "it", "was"];
 const LEN: usize = START.len() + 1;
 const IT: usize = 6;
@@ -46,7 +47,10 @@ impl From<qkv::Error> for Failure {
 #[cfg_attr(target_arch = "arm", cortex_m_rt::entry)]
 #[cfg_attr(target_arch = "riscv32", riscv_rt::entry)]
 fn main() -> ! {
-    println!("{N_LAYERS} layers of {N_HEADS} heads, {N_PARAMS} parameters in bf16, tier {}.", qkv::Tier::detect());
+    println!(
+        "{N_LAYERS} layers of {N_HEADS} heads, {N_PARAMS} parameters in bf16, tier {}.",
+        qkv::Tier::detect()
+    );
     let code = match SENTENCES.iter().try_for_each(show) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {

@@ -62,4 +62,6 @@ if ! has_rustup_target "$target"; then
     esac
 fi
 echo "== cargo test ${*:-, all of it}, $target under $qemu"
-cargo test --release --locked "${std[@]}" --target "$target" --target-dir "$target_dir/user" "$@"
+# What the library inlines is compiled with it, fully; the rest, mostly for benches, only has to build soon.
+cargo test --release --locked --config 'profile.release.package."*".opt-level=1' "${std[@]}" \
+    --target "$target" --target-dir "$target_dir/user" "$@"

@@ -1,9 +1,13 @@
 //! The `lookup` example does what it says: "it" looks at the right noun, K routes and V carries.
 
+#[path = "../examples/lookup/file.rs"]
+mod file;
 #[path = "../examples/lookup/held_out.rs"]
 mod held_out;
 #[path = "../examples/lookup/model.rs"]
 mod model;
+#[path = "../examples/lookup/read.rs"]
+mod read;
 #[path = "../examples/lookup/rng.rs"]
 mod rng;
 #[path = "../examples/lookup/roles.rs"]
@@ -12,15 +16,19 @@ mod roles;
 mod sentences;
 #[path = "../examples/lookup/vocabulary.rs"]
 mod vocabulary;
+#[path = "../examples/lookup/weights.rs"]
+mod weights;
 #[path = "../examples/lookup/words.rs"]
 mod words;
 
+use file::{MAX_LEN, N_HEADS, N_LAYERS, VOCAB};
 use held_out::score;
-use model::{INNER, Lookup, MAX_LEN, N_HEADS, N_LAYERS, VOCAB, forward, forward_with};
+use model::{INNER, Lookup, forward, forward_with};
+use read::{BadSentence, read};
 use rng::Rng;
 use roles::Roles;
 use sentences::{Sentence, Shape, is_held_out, sentence};
-use vocabulary::{BadSentence, number, read, word};
+use vocabulary::{number, word};
 
 /// Positions in "the dog chased the ball because it was ...".
 const DOG: usize = 1;

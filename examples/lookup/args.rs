@@ -5,7 +5,7 @@ use std::ops::Range;
 use lexopt::Arg::{Long, Short, Value};
 use lexopt::ValueExt;
 
-use crate::model::{N_HEADS, N_LAYERS};
+use crate::file::{N_HEADS, N_LAYERS};
 use crate::words::{
     ANIMAL_ADJECTIVES, ANIMAL_VERBS, ANIMALS, DEGREES, OBJECT_ADJECTIVES, OBJECT_VERBS, OBJECTS, OPENINGS,
 };

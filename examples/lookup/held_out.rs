@@ -2,7 +2,8 @@
 
 use qkv::Error;
 
-use crate::model::{N_HEADS, N_LAYERS, forward};
+use crate::file::{N_HEADS, N_LAYERS};
+use crate::model::forward;
 use crate::rng::Rng;
 use crate::sentences::{Sentence, Shape, sentence};
 use crate::vocabulary::number;

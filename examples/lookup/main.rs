@@ -4,14 +4,17 @@
 //! can be watched: in the last layer, "it" looks the noun up.
 
 mod args;
+mod file;
 mod held_out;
 mod model;
 mod picture;
+mod read;
 mod rng;
 mod roles;
 mod sentences;
 mod terminal;
 mod vocabulary;
+mod weights;
 mod words;
 
 use std::error::Error;
@@ -19,8 +22,9 @@ use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
 use args::Args;
+use file::{N_HEADS, N_LAYERS, N_PARAMS};
 use held_out::{Score, score};
-use model::{N_HEADS, N_LAYERS, N_PARAMS, Trace, forward};
+use model::{Trace, forward};
 use picture::Panel;
 use roles::Roles;
 use words::{ANIMALS, OBJECTS};
@@ -54,7 +58,7 @@ struct Input {
 
 fn read_input() -> Result<Input, Box<dyn Error>> {
     let args = args::parse(lexopt::Parser::from_env())?;
-    let words = if args.help { Vec::new() } else { vocabulary::read(&args.sentence)? };
+    let words = if args.help { Vec::new() } else { read::read(&args.sentence)? };
     Ok(Input { args, words })
 }
 

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Nothing here allocates: sizes and weights are known at compile time, so that this file runs as it is
-//! on a microcontroller. `examples/train` writes `model.bin` and describes its layout.
+//! on a microcontroller, in `examples/firmware`, where the weights are of another type.
 
 use core::ops::Range;
 
@@ -17,50 +17,19 @@ use qkv::{
     matmul_scratch_len, softmax_in_place,
 };
 
-const FILE: &[u8] = include_bytes!("model.bin");
-const HEADER_LEN: usize = 6;
-
-/// Words the model knows.
-pub const VOCAB: usize = file_u32(0) as usize;
-/// Words of the longest sentence.
-pub const MAX_LEN: usize = file_u32(1) as usize;
-/// Features of a token.
-pub const D_MODEL: usize = file_u32(2) as usize;
-pub const N_LAYERS: usize = file_u32(3) as usize;
-pub const N_HEADS: usize = file_u32(4) as usize;
-/// Features of a query, a key or a value.
-pub const HEAD_DIM: usize = file_u32(5) as usize;
+use crate::file::{
+    D_MODEL, EMBEDDING_LEN, HEAD_DIM, LAYER_LEN, MATRIX_LEN, MAX_LEN, N_HEADS, N_LAYERS, POSITION_LEN, VOCAB,
+};
+use crate::weights::{PARAMS, Weight, widen};
 
 /// Features of all heads of a token.
 pub const INNER: usize = N_HEADS * HEAD_DIM;
-const EMBEDDING_LEN: usize = VOCAB * D_MODEL;
-const POSITION_LEN: usize = MAX_LEN * D_MODEL;
-const MATRIX_LEN: usize = D_MODEL * INNER;
-const LAYER_LEN: usize = 4 * MATRIX_LEN;
-/// Numbers the training chose.
-pub const N_PARAMS: usize = EMBEDDING_LEN + POSITION_LEN + N_LAYERS * LAYER_LEN;
 
 const SCRATCH_LEN: usize = {
     let attention = attention_scratch_len(MAX_LEN, MAX_LEN, HEAD_DIM, HEAD_DIM);
     let scores = matmul_scratch_len(1, D_MODEL, VOCAB);
     if attention > scores { attention } else { scores }
 };
-
-static PARAMS: [f32; N_PARAMS] = {
-    assert!(FILE.len() == 4 * (HEADER_LEN + N_PARAMS));
-    let mut params = [0.0; N_PARAMS];
-    let mut i = 0;
-    while i < N_PARAMS {
-        params[i] = f32::from_bits(file_u32(HEADER_LEN + i));
-        i += 1;
-    }
-    params
-};
-
-/// The `i`-th four bytes of the file.
-const fn file_u32(i: usize) -> u32 {
-    u32::from_le_bytes([FILE[4 * i], FILE[4 * i + 1], FILE[4 * i + 2], FILE[4 * i + 3]])
-}
 
 /// 1 / √head_dim: how much scores are scaled down, so that their spread does not grow with head_dim.
 const SCALE: f32 = 0.353_553_4;
@@ -216,18 +185,18 @@ fn embed(words: &[usize]) -> Result<[f32; MAX_LEN * D_MODEL], Error> {
             return Err(Error::DimMismatch { dim: "word", expected: VOCAB, got: word });
         };
         for (x, (e, p)) in x.iter_mut().zip(embedding.iter().zip(position)) {
-            *x = e + p;
+            *x = widen(*e) + widen(*p);
         }
     }
     Ok(x)
 }
 
-fn embedding() -> Result<MatRef<'static, f32>, Error> {
+fn embedding() -> Result<MatRef<'static, Weight>, Error> {
     MatRef::new(&PARAMS, VOCAB, D_MODEL)
 }
 
 /// W_Q, W_K, W_V and W_O of a layer.
-fn layer_weights(layer: usize) -> Result<[MatRef<'static, f32>; 4], Error> {
+fn layer_weights(layer: usize) -> Result<[MatRef<'static, Weight>; 4], Error> {
     let weights = &PARAMS[EMBEDDING_LEN + POSITION_LEN + layer * LAYER_LEN..][..LAYER_LEN];
     let (w_qkv, w_o) = weights.split_at(3 * MATRIX_LEN);
     Ok([

@@ -2,7 +2,8 @@
 
 use qkv::Error;
 
-use crate::model::{INNER, MAX_LEN, N_HEADS, N_LAYERS, Trace, forward, forward_with, swap_tokens};
+use crate::file::{MAX_LEN, N_HEADS, N_LAYERS};
+use crate::model::{INNER, Trace, forward, forward_with, swap_tokens};
 
 const LAST: usize = N_LAYERS - 1;
 

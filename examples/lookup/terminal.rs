@@ -2,7 +2,8 @@
 
 use std::io::{self, Write};
 
-use crate::model::{N_LAYERS, Weights};
+use crate::file::N_LAYERS;
+use crate::model::Weights;
 use crate::roles::{Outcome, Roles};
 use crate::vocabulary::word;
 

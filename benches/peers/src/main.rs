@@ -62,15 +62,15 @@ fn run() -> Result<bool, Failure> {
 
     println!("{}, {} tier, 1 thread, {}", processor(), qkv::Tier::detect(), date());
     println!("% of the limit: the FMA peak, or reading the weights, or K and V, where that takes longer\n");
-    let mut session = Session { bar: bar(count as u64), rows: Vec::new(), relatives: Vec::new(), args };
+    let mut bench = Bench { bar: bar(count as u64), rows: Vec::new(), relatives: Vec::new(), args };
     if !matmuls.is_empty() {
-        session.matmuls(matmuls)?;
+        bench.matmuls(matmuls)?;
     }
     if !attentions.is_empty() {
-        session.attentions(attentions)?;
+        bench.attentions(attentions)?;
     }
-    session.ours(ours)?;
-    session.finish()
+    bench.ours(ours)?;
+    bench.finish()
 }
 
 /// What is measured, with its name.
@@ -108,14 +108,14 @@ fn bar(count: u64) -> ProgressBar {
     }
 }
 
-struct Session {
+struct Bench {
     args: Args,
     bar: ProgressBar,
     rows: Vec<Row>,
     relatives: Vec<Relative>,
 }
 
-impl Session {
+impl Bench {
     fn say(&self, line: impl Display) {
         self.bar.suspend(|| println!("{line}"));
     }

@@ -1,0 +1,14 @@
+#!/bin/bash
+# Compares the hashes on standard input with those of a group of tiers: compare.sh fused|separate.
+set -euo pipefail
+. "$(dirname "$0")/env.sh"
+expected="$root/tests/data/hashes/$1.txt"
+[ -s "$expected" ] || fail "there is no $expected: QKV_WRITE_HASHES=1 cargo test --test hashes"
+got="$(mktemp)"
+trap 'rm -f "$got"' EXIT
+cat >"$got"
+if ! diff --unified=0 "$expected" "$got"; then
+    echo "hashes: FAILED: other results than a PC's"
+    exit 1
+fi
+echo "hashes: all $(wc -l <"$got") cases have the bits of a PC"

@@ -7,6 +7,7 @@ use common::buffer::Kind;
 use common::mat::{Layout, Mat};
 use common::product::{Product, Shape};
 use common::{Rng, expect, nan_scratch, same_bits, tiers};
+use core::ops::Range;
 use qkv::{MatMut, MatRef, Matmul, Tier, matmul, matmul_add, matmul_fixed, matmul_scratch_len};
 use quickcheck::{Arbitrary, Gen, QuickCheck};
 
@@ -171,7 +172,7 @@ fn prop_a_row_depends_on_its_own_row_of_a_only() {
         for tier in tiers() {
             let whole = product.run(tier);
             for i in [0, product.c.rows / 2, product.c.rows - 1] {
-                let alone = row_alone(&product, i, tier);
+                let alone = alone(&product, i..i + 1).run(tier).bits();
                 let row = &whole.bits()[i * whole.cols..(i + 1) * whole.cols];
                 same_bits(whole.kind(), row, &alone).map_err(|m| format!("{tier}, row {i}: {m}"))?;
             }
@@ -181,13 +182,37 @@ fn prop_a_row_depends_on_its_own_row_of_a_only() {
 }
 
 /// Row `i` of C, computed by a product of one row.
-fn row_alone(product: &Product, i: usize, tier: Tier) -> Vec<u32> {
+/// The product of some rows of A and C alone.
+fn alone(product: &Product, rows: Range<usize>) -> Product {
     let take = |from: &Mat| {
-        let mut row = Mat::new(from.kind(), 1, from.cols, Layout::ROWS);
-        (0..from.cols).for_each(|j| row.set(0, j, from.get(i, j)));
-        row
+        let mut part = Mat::new(from.kind(), rows.len(), from.cols, Layout::ROWS);
+        for (i, j) in rows.clone().flat_map(|i| (0..from.cols).map(move |j| (i, j))) {
+            part.set(i - rows.start, j, from.get(i, j));
+        }
+        part
     };
-    Product { a: take(&product.a), c: take(&product.c), ..product.clone() }.run(tier).bits()
+    Product { a: take(&product.a), c: take(&product.c), ..product.clone() }
+}
+
+#[test]
+fn few_rows_have_the_bits_they_have_among_many() {
+    // Rows that read B where it lies, at the ends of its blocks of `k`, of columns and of vectors.
+    let mut rng = Rng::new(17);
+    for k in [15, 16, 64, 512, 513, 1029] {
+        for n in [1, 31, 65, 2049] {
+            let many = Shape::random((19, k, n), rng.word());
+            let product = many.product();
+            for tier in tiers() {
+                let whole = product.run(tier).bits();
+                for m in [1, 2, 3, 4, 5, 8, 15, 16] {
+                    let few = alone(&product, 0..m);
+                    let c = few.run(tier);
+                    expect(c.check_guards(&few.c), (tier, m, &many));
+                    expect(same_bits(c.kind(), &c.bits(), &whole[..m * n]), (tier, m, &many));
+                }
+            }
+        }
+    }
 }
 
 #[test]
@@ -198,7 +223,7 @@ fn one_row_has_the_bits_it_has_among_a_hundred() {
             for tier in tiers() {
                 let whole = product.run(tier).bits();
                 for i in [0, 50, 99] {
-                    let row = row_alone(&product, i, tier);
+                    let row = alone(&product, i..i + 1).run(tier).bits();
                     expect(same_bits(kinds[2], &row, &whole[i * 70..(i + 1) * 70]), (tier, k, kinds, i));
                 }
             }

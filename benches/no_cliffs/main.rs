@@ -15,8 +15,9 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use common::Shape;
+use common::limits::sum_bits;
 use common::machine::{date, processor};
-use common::measure::{Args, best_of, sum_bits};
+use common::measure::{Args, best_of};
 use options::{Call, Setting};
 use qkv::Tier;
 

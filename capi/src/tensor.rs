@@ -10,8 +10,10 @@ use crate::memory::Memory;
 /// 32-bit floats.
 pub const F32: u32 = 0;
 /// IEEE binary16.
+#[cfg_attr(not(feature = "half"), expect(dead_code, reason = "the header has it"))]
 pub const F16: u32 = 1;
 /// bfloat16: the upper half of a 32-bit float.
+#[cfg_attr(not(feature = "half"), expect(dead_code, reason = "the header has it"))]
 pub const BF16: u32 = 2;
 /// Of a mask: C's `bool`, bytes of 0 and 1.
 pub const BOOL: u32 = 3;

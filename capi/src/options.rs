@@ -4,7 +4,7 @@ use qkv::Attention;
 
 use crate::error::{ERROR_DTYPE, ERROR_OPTION, Refusal};
 use crate::memory::{Memory, optional};
-use crate::tensor::{self, BITS, BOOL, F32, Table};
+use crate::tensor::{BITS, BOOL, F32, Table};
 use crate::tier::tier;
 
 /// Keys and values lie in rows: `k` and `v` hold them in order.
@@ -143,9 +143,9 @@ impl AttentionOptions {
                 attention = match bias.dtype {
                     F32 => attention.bias(bias.view::<f32>("bias", memory)?),
                     #[cfg(feature = "half")]
-                    tensor::F16 => attention.bias(bias.view::<qkv::f16>("bias", memory)?),
+                    crate::tensor::F16 => attention.bias(bias.view::<qkv::f16>("bias", memory)?),
                     #[cfg(feature = "half")]
-                    tensor::BF16 => attention.bias(bias.view::<qkv::bf16>("bias", memory)?),
+                    crate::tensor::BF16 => attention.bias(bias.view::<qkv::bf16>("bias", memory)?),
                     other => return Err(Refusal::new(ERROR_DTYPE, "bias", 0, other as usize)),
                 };
             }

@@ -114,7 +114,10 @@ pub unsafe fn run<S: Simd>(s: S, p: &Product, scratch: *mut f32) {
 unsafe fn blocks<S: Simd>(s: S, p: &Product, scratch: *mut f32) {
     // SAFETY: as the caller promises.
     unsafe {
-        if is_small(p.c.rows, p.a.cols, p.c.cols) {
+        // Half of each vector would be empty.
+        if const { <S::Few as Simd>::LANES < S::LANES } && p.c.cols <= <S::Few as Simd>::LANES {
+            blocks(s.few(), p, scratch);
+        } else if is_small(p.c.rows, p.a.cols, p.c.cols) {
             small(s, p);
         } else {
             blocked(s, p, scratch);
@@ -220,14 +223,12 @@ unsafe fn blocked<S: Simd>(s: S, p: &Product, scratch: *mut f32) {
                 }
                 for ic in (0..ms).step_by(plan.mc.max(1)) {
                     let mc = (ms - ic).min(plan.mc);
-                    let rows = Rows { ptr: a_packed, row_stride: kc + SKEW, col_stride: 1 };
                     // SAFETY: the plan has room for `mc` rows of `kc + SKEW`; blocks are inside.
                     unsafe {
-                        pack(
-                            s,
-                            p.a.block(is + ic, pc, mc, kc),
-                            Grid { dst: a_packed, stride: kc + SKEW, width: kc },
-                        );
+                        let a = p.a.block(is + ic, pc, mc, kc);
+                        // A single tile of columns reads each element once.
+                        let once = n <= S::NV * S::LANES && a.col_stride == 1;
+                        let rows = rows_of(s, a, once, a_packed, kc + SKEW);
                         let sizes = (mc, kc, nc);
                         match p.b {
                             Rhs::Packed { ptr, kind, .. } => by_kind!(kind, E => {
@@ -243,6 +244,19 @@ unsafe fn blocked<S: Simd>(s: S, p: &Product, scratch: *mut f32) {
             }
         }
     }
+}
+
+/// Rows of A: as they lie, if they are read but `once` and are floats, or side by side at `to`.
+///
+/// # Safety
+/// - `to` is valid for writing `a.rows` rows, `stride` apart.
+pub unsafe fn rows_of<S: Simd>(s: S, a: RawMat, once: bool, to: *mut f32, stride: usize) -> Rows {
+    if once && a.kind == Kind::F32 {
+        return Rows { ptr: a.at::<f32>(0, 0), row_stride: a.row_stride, col_stride: a.col_stride };
+    }
+    // SAFETY: as the caller promises.
+    unsafe { pack(s, a, Grid { dst: to, stride, width: a.cols }) };
+    Rows { ptr: to, row_stride: stride, col_stride: 1 }
 }
 
 /// Packed panels of `k` rows.

@@ -10,9 +10,9 @@
 //! What is not row-major is packed, a strip of columns at a time, and then takes one such step.
 
 use super::Product;
-use super::blocked::KC;
+use super::blocked::{KC, rows_of};
 use super::store::Store;
-use crate::elem::{Elem, Kind, by_kind};
+use crate::elem::{Elem, by_kind};
 use crate::kernel::pack::{Grid, pack};
 use crate::kernel::tile::{Acc, PANEL_COLS, Panels, Rows, tile, with_rows, with_vectors, zero};
 use crate::simd::Simd;
@@ -63,7 +63,7 @@ pub unsafe fn run<S: Simd>(s: S, p: &Product, b: RawMat, room: &Room) {
             };
             // SAFETY: blocks of the operands; the room is as the caller promises.
             unsafe {
-                let a = rows(s, p.a.block(0, pc, m, kc), room);
+                let a = rows_of(s, p.a.block(0, pc, m, kc), true, room.a, room.a_stride);
                 let b = b.block(pc, jc, kc, nc);
                 if in_place {
                     by_kind!(b.kind, E => {
@@ -81,16 +81,6 @@ pub unsafe fn run<S: Simd>(s: S, p: &Product, b: RawMat, room: &Room) {
             }
         }
     }
-}
-
-/// Rows of A as floats.
-unsafe fn rows<S: Simd>(s: S, a: RawMat, room: &Room) -> Rows {
-    if a.kind == Kind::F32 {
-        return Rows { ptr: a.at::<f32>(0, 0), row_stride: a.row_stride, col_stride: a.col_stride };
-    }
-    // SAFETY: as the caller promises.
-    unsafe { pack(s, a, Grid { dst: room.a, stride: room.a_stride, width: a.cols }) };
-    Rows { ptr: room.a, row_stride: room.a_stride, col_stride: 1 }
 }
 
 /// How many steps of all chains are taken before the next steps, and where they are kept meanwhile.

@@ -170,13 +170,15 @@ unsafe fn strips<S: Simd, E: Elem>(s: S, part: Part, v: Values) {
             let mut from = block.from;
             while from < block.to {
                 let to = block.to.min(from + part.at_a_time);
+                let (first, more) = strips.between(from, to);
                 for h in 0..part.heads {
                     let later = match part.ahead {
                         Ahead::Nothing => None,
                         Ahead::Values(ahead) => v.v.later(v.head + h, v.start + from + ahead, to - from, 1),
                         Ahead::Keys => part.panel.p.k.later(v.head + h, v.start + BLOCK, BLOCK, 8),
                     };
-                    let mut head = Head { keys: (from, to), shift: h * v.v.head_stride(), later };
+                    let shift = h * v.v.head_stride();
+                    let mut head = Head { keys: (from, to), first, more, shift, later };
                     // SAFETY: as the caller promises.
                     unsafe { rows(s, &strips, &mut head, part.row + h * part.panel.lanes, part.panel.rows) };
                 }
@@ -198,15 +200,33 @@ struct Strips<'a, E> {
     cols: usize,
 }
 
+impl<'a, E: Elem> Strips<'a, E> {
+    /// Of the runs one that ends behind key `from` and those after it that begin before key `to`, if there are.
+    #[inline(always)]
+    fn between(&self, from: usize, to: usize) -> (Run<E>, &'a [Run<E>]) {
+        let (mut first, mut more) = (self.first, self.more);
+        while first.end <= from
+            && let Some((&next, rest)) = more.split_first()
+        {
+            (first, more) = (next, rest);
+        }
+        let n = more.iter().take_while(|run| run.t < to).count();
+        (first, more.get(..n).unwrap_or_default())
+    }
+}
+
 /// Some keys of one head.
-struct Head {
+struct Head<'a, E> {
     keys: (usize, usize),
+    /// The runs that hold them.
+    first: Run<E>,
+    more: &'a [Run<E>],
     /// What is added to the runs' addresses.
     shift: usize,
     later: Option<Later>,
 }
 
-impl Head {
+impl<E> Head<'_, E> {
     /// The block's first keys: chains start. Else they go on.
     fn open(&self, block: Block) -> bool {
         self.keys.0 == block.from
@@ -220,7 +240,7 @@ impl Head {
 
 /// All rows of a head, which is row `first` and those after it.
 #[inline(always)]
-unsafe fn rows<S: Simd, E: Elem>(s: S, strips: &Strips<E>, head: &mut Head, first: usize, rows: usize) {
+unsafe fn rows<S: Simd, E: Elem>(s: S, strips: &Strips<E>, head: &mut Head<E>, first: usize, rows: usize) {
     let (block, mut r) = (strips.block, 0);
     while r < rows {
         let left = rows - r;
@@ -244,7 +264,7 @@ unsafe fn rows<S: Simd, E: Elem>(s: S, strips: &Strips<E>, head: &mut Head, firs
 unsafe fn strip<S: Simd, E: Elem>(
     s: S,
     strips: &Strips<E>,
-    head: &mut Head,
+    head: &mut Head<E>,
     (r, n): (usize, usize),
     keys: (usize, usize),
 ) {
@@ -274,7 +294,7 @@ unsafe fn strip<S: Simd, E: Elem>(
 unsafe fn wide<S: Simd, E: Elem, const MR: usize, const NV: usize>(
     s: S,
     strips: &Strips<E>,
-    head: &mut Head,
+    head: &mut Head<E>,
     r: usize,
     keys: (usize, usize),
 ) -> usize {
@@ -292,7 +312,7 @@ unsafe fn wide<S: Simd, E: Elem, const MR: usize, const NV: usize>(
 unsafe fn columns<S: Simd, E: Elem, const MR: usize, const NV: usize>(
     s: S,
     strips: &Strips<E>,
-    head: &mut Head,
+    head: &mut Head<E>,
     r: usize,
     (from, to): (usize, usize),
     c: usize,
@@ -312,7 +332,7 @@ unsafe fn columns<S: Simd, E: Elem, const MR: usize, const NV: usize>(
                 }
             }
         }
-        let (mut run, mut more) = (strips.first, strips.more.iter());
+        let (mut run, mut more) = (head.first, head.more.iter());
         loop {
             let t = run.t.max(from);
             let ptr = run.first.wrapping_add((t - run.t) * strips.row_stride + head.shift + c);

@@ -366,11 +366,7 @@ impl Run<'_> {
         // SAFETY: as the caller promises.
         unsafe {
             partial::weights(s, x, block, panel.all_lanes::<S>());
-            let dim = panel.p.v.dim();
-            // Last columns that fill no vector cost more than narrower vectors.
-            if !panel.in_lanes && dim % S::LANES > 0 && dim % <S::Few as Simd>::LANES == 0 {
-                values::apply(s.few(), panel, x, block);
-            } else if dim > 0 {
+            if panel.p.v.dim() > 0 {
                 values::apply(s, panel, x, block);
             }
         }

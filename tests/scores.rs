@@ -64,12 +64,12 @@ impl Wanted {
             let placed = (layout != Layout::Plain).then(|| Placed::new(&lookup.k, layout));
             match (layout, &placed) {
                 (Layout::Ring(_, first), Some(k)) => {
-                    options.scores(q, k.ring::<K>(first), self.which, heads, queries, out, scratch)
+                    options.scores(q, k.ring::<K>(first), self.which, (heads, queries), out, scratch)
                 }
                 (Layout::Pages(size, _), Some(k)) => {
-                    options.scores(q, k.pages::<K>(size), self.which, heads, queries, out, scratch)
+                    options.scores(q, k.pages::<K>(size), self.which, (heads, queries), out, scratch)
                 }
-                _ => options.scores(q, lookup.k.view::<K>(), self.which, heads, queries, out, scratch),
+                _ => options.scores(q, lookup.k.view::<K>(), self.which, (heads, queries), out, scratch),
             }
         })))
         .map_err(|error| error.to_string())?;
@@ -212,7 +212,7 @@ fn sequences_of_a_batch_have_the_scores_that_each_has_alone() {
         let keys = HeadsRef::batch_token_major(&k, 3, kv_len, n_kv_heads, head_dim).expect("sizes");
         options
             .kv_lens(&lens)
-            .scores(queries, keys, which, 0..n_heads, 0..q_len, out, &mut scratch)
+            .scores(queries, keys, which, (0..n_heads, 0..q_len), out, &mut scratch)
             .expect("sizes agree");
         for (b, len) in lens.into_iter().enumerate() {
             let mut alone = nan_scratch(n_heads * q_len * kv_len);
@@ -222,7 +222,7 @@ fn sequences_of_a_batch_have_the_scores_that_each_has_alone() {
             let keys = HeadsRef::token_major(k, kv_len, n_kv_heads, head_dim).expect("sizes");
             options
                 .kv_lens(&[len])
-                .scores(queries, keys, which, 0..n_heads, 0..q_len, out, &mut scratch)
+                .scores(queries, keys, which, (0..n_heads, 0..q_len), out, &mut scratch)
                 .expect("sizes agree");
             let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
             let part = &all[b * alone.len()..][..alone.len()];

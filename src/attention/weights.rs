@@ -65,25 +65,23 @@ impl Attention<'_> {
         out: TensorMut<'_, O>,
         scratch: &mut [f32],
     ) -> Result<(), Error> {
-        let (heads, queries) = (0..q.n_heads(), 0..q.len());
-        self.scores(q, k, Scores::Weights, heads, queries, out, scratch)
+        let all = (0..q.n_heads(), 0..q.len());
+        self.scores(q, k, Scores::Weights, all, out, scratch)
     }
 
-    /// Scores of some query heads and queries: `[batch, heads, queries, kv_len]`. Where a sequence has fewer
+    /// Scores of some query heads and some queries: `[batch, heads, queries, kv_len]`. Where a sequence has fewer
     /// keys ([`kv_lens`](Self::kv_lens)), what is behind them is as if it were not seen, and 0 for
     /// [`Raw`](Scores::Raw) and [`Capped`](Scores::Capped). Sequences may not be packed.
     ///
     /// # Errors
     /// As [`weights`](Self::weights); [`Error::DimMismatch`] also for heads or queries that do not exist and
     /// for packed sequences.
-    #[expect(clippy::too_many_arguments, reason = "inputs, which of them, output, scratch")]
     pub fn scores<Q: Elem, O: Elem>(
         self,
         q: HeadsRef<'_, Q>,
         k: impl Keys,
         which: Scores,
-        heads: Range<usize>,
-        queries: Range<usize>,
+        (heads, queries): (Range<usize>, Range<usize>),
         out: TensorMut<'_, O>,
         scratch: &mut [f32],
     ) -> Result<(), Error> {

@@ -264,12 +264,12 @@ impl Lookup {
             let (options, q, scratch) = (self.options(tier), self.q.view::<Q>(), &mut scratch);
             match (self.options.layout, &placed) {
                 (Layout::Ring(_, first), Some(k)) => {
-                    options.scores(q, k.ring::<K>(first), which, 0..heads, 0..queries, out, scratch)
+                    options.scores(q, k.ring::<K>(first), which, (0..heads, 0..queries), out, scratch)
                 }
                 (Layout::Pages(size, _), Some(k)) => {
-                    options.scores(q, k.pages::<K>(size), which, 0..heads, 0..queries, out, scratch)
+                    options.scores(q, k.pages::<K>(size), which, (0..heads, 0..queries), out, scratch)
                 }
-                _ => options.scores(q, self.k.view::<K>(), which, 0..heads, 0..queries, out, scratch),
+                _ => options.scores(q, self.k.view::<K>(), which, (0..heads, 0..queries), out, scratch),
             }
         }))
         .expect("sizes agree");

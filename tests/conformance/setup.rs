@@ -231,7 +231,7 @@ impl Setup {
         let (options, scratch) = (self.options(tier)?, &mut self.scratch());
         with_type!(self.q.buffer.kind(), Q => with_type!(self.k.buffer.kind(), K => with_type!(kind, O => {
             let out = TensorMut::new(O::slice_mut(&mut out), sizes)?;
-            options.scores(self.q.heads::<Q>()?, self.k.heads::<K>()?, which, 0..n_heads, 0..len, out, scratch)?;
+            options.scores(self.q.heads::<Q>()?, self.k.heads::<K>()?, which, (0..n_heads, 0..len), out, scratch)?;
         })));
         Ok(out)
     }

@@ -17,7 +17,7 @@ pub fn run() -> Check {
     let x = HeadsRef::token_major(unknown(x.as_slice()), 4, 4, unknown(4))?;
     let out = TensorMut::new(&mut [] as &mut [f32], [1, 5, 0, 4])?;
     let (heads, queries) = (0..unknown(5), 0..unknown(0));
-    let error = Attention::new().scores(x, x, unknown(Scores::Raw), heads, queries, out, &mut []);
+    let error = Attention::new().scores(x, x, unknown(Scores::Raw), (heads, queries), out, &mut []);
     ensure(matches!(error, Err(Error::DimMismatch { .. })), "a head that does not exist is an error")
 }
 
@@ -38,8 +38,7 @@ fn all<Q: Number, K: Number, O: Number>() -> Check {
                 HeadsRef::token_major(q, q_len, 2 * n_kv_heads, head_dim)?,
                 HeadsRef::token_major(k, kv_len, n_kv_heads, head_dim)?,
                 which,
-                heads.clone(),
-                queries.clone(),
+                (heads.clone(), queries.clone()),
                 TensorMut::new(out, sizes)?,
                 unknown(scratch.as_mut_slice()),
             )?;

@@ -43,17 +43,19 @@ pub const fn lanes<S: Simd>(rows: usize) -> usize {
 /// # Safety
 /// - `x` has room for the panel; the panel's rows are inside Q.
 pub unsafe fn load_q<S: Simd>(s: S, panel: &Panel, x: &Scratch) {
-    let (p, d) = (panel.p, panel.p.q.head_dim);
+    let (p, d, scale) = (panel.p, panel.p.q.head_dim, panel.p.scale);
     let (width, row) = (d.next_multiple_of(CHAINS), x.keys);
     // SAFETY: as the caller promises. The room for keys holds a row of `head_dim`, in whole twos.
     unsafe {
         core::slice::from_raw_parts_mut(x.q, width * panel.lanes).fill(0.0);
         for (r, (query, head)) in p.rows(panel.kv_head, panel.first).enumerate().take(panel.rows) {
             pack(s, p.q.head(head).block(query, 0, 1, d), Grid { dst: row, stride: width, width });
-            let mut to = x.q.wrapping_add(r * CHAINS).cast::<[f32; CHAINS]>();
+            let mut to = x.q.wrapping_add(r * CHAINS);
             for two in core::slice::from_raw_parts(row, width).as_chunks::<CHAINS>().0 {
-                *to = two.map(|feature| feature * p.scale);
-                to = to.wrapping_add(panel.lanes);
+                for (i, feature) in two.iter().enumerate() {
+                    *to.add(i) = feature * scale;
+                }
+                to = to.wrapping_add(panel.lanes * CHAINS);
             }
         }
     }

@@ -150,10 +150,18 @@ pub fn zero<S: Simd, const MR: usize, const NV: usize>(s: S) -> Acc<S::V, MR, NV
     [[s.splat(0.0); NV]; MR]
 }
 
-/// Runs `$body` with the constant `$MR` equal to `$n`, which is at most the tier's `MR`.
+/// Rows of the tallest tile of `nv` vectors: a single vector leaves registers for more than the tier's `MR`.
+pub const fn max_rows<S: Simd>(nv: usize) -> usize {
+    if nv == 1 && S::LANES > 1 { 8 } else { S::MR }
+}
+
+/// Runs `$body` with the constant `$MR` equal to `$n`, which is at most the tier's `MR`, or at most `$max`.
 macro_rules! with_rows {
     ($S:ident, $n:expr, $MR:ident => $body:expr) => {
-        $crate::kernel::tile::with_const!($n, $MR => $body; [1 2 3 4 5 6 7 8] <$S as $crate::simd::Simd>::MR)
+        $crate::kernel::tile::with_rows!(<$S as $crate::simd::Simd>::MR, $n, $MR => $body)
+    };
+    ($max:expr, $n:expr, $MR:ident => $body:expr) => {
+        $crate::kernel::tile::with_const!($n, $MR => $body; [1 2 3 4 5 6 7 8] $max)
     };
 }
 pub(crate) use with_rows;

@@ -18,7 +18,7 @@ use super::store::Store;
 use super::{Product, Rhs, few};
 use crate::elem::{Elem, Kind, by_kind};
 use crate::kernel::pack::{Grid, pack};
-use crate::kernel::tile::{PANEL_COLS, Panels, Rows, tile, with_rows, with_vectors, zero};
+use crate::kernel::tile::{PANEL_COLS, Panels, Rows, max_rows, tile, with_rows, with_vectors, zero};
 use crate::simd::Simd;
 use crate::view::RawMat;
 
@@ -133,14 +133,14 @@ unsafe fn small<S: Simd>(s: S, p: &Product) {
     match p.b {
         Rhs::Packed { ptr, kind, .. } => by_kind!(kind, E => {
             // SAFETY: packed B has `k` rows and at least `n` columns.
-            unsafe { strips::<S, E>(s, p.a, packed::<E>(ptr.cast(), k), 0, n, &store) };
+            unsafe { strips::<S, E>(s, &p.a, packed::<E>(ptr.cast(), k), 0, n, &store) };
         }),
         Rhs::Strided(b) => {
             let direct = if b.col_stride == 1 { n - n % S::LANES } else { 0 };
             by_kind!(b.kind, E => {
                 let panels = Panels { ptr: b.at::<E>(0, 0).cast_const(), row_stride: b.row_stride, panel_stride: PANEL_COLS };
                 // SAFETY: the first `direct` columns fill whole vectors of the caller's rows.
-                unsafe { strips::<S, E>(s, p.a, panels, 0, direct, &store) };
+                unsafe { strips::<S, E>(s, &p.a, panels, 0, direct, &store) };
             });
             let mut panel = MaybeUninit::<[f32; SMALL * PANEL_COLS]>::uninit();
             let panel = panel.as_mut_ptr().cast::<f32>();
@@ -155,7 +155,7 @@ unsafe fn small<S: Simd>(s: S, p: &Product) {
                         b.block(0, j, k, cols),
                         Grid { dst: panel, stride: PANEL_COLS, width: PANEL_COLS },
                     );
-                    strips::<S, f32>(s, p.a, panels, j, cols, &store);
+                    strips::<S, f32>(s, &p.a, panels, j, cols, &store);
                 }
                 j += cols;
             }
@@ -164,7 +164,7 @@ unsafe fn small<S: Simd>(s: S, p: &Product) {
 }
 
 /// All rows of a small A against `cols` columns of B that belong at column `j` of C.
-unsafe fn strips<S: Simd, E: Elem>(s: S, a: RawMat, b: Panels<E>, j: usize, cols: usize, store: &Store) {
+unsafe fn strips<S: Simd, E: Elem>(s: S, a: &RawMat, b: Panels<E>, j: usize, cols: usize, store: &Store) {
     if a.kind == Kind::F32 {
         let rows = Rows { ptr: a.at::<f32>(0, 0), row_stride: a.row_stride, col_stride: a.col_stride };
         // SAFETY: A has `a.rows` rows of `a.cols`; the rest is as the caller promises.
@@ -188,7 +188,7 @@ unsafe fn strips<S: Simd, E: Elem>(s: S, a: RawMat, b: Panels<E>, j: usize, cols
 /// The five loops round [`tiles`].
 unsafe fn blocked<S: Simd>(s: S, p: &Product, scratch: *mut f32) {
     let (m, k, n) = (p.c.rows, p.a.cols, p.c.cols);
-    let plan = Plan::new(m, k, n, k > KC && !Store::is_direct(p.c));
+    let plan = Plan::new(m, k, n, k > KC && !Store::is_direct(&p.c));
     let b_packed = scratch.wrapping_add(scratch.align_offset(64).min(ALIGN));
     let a_packed = scratch.wrapping_add(plan.a_at);
     let partial = scratch.wrapping_add(plan.partial_at);
@@ -209,8 +209,7 @@ unsafe fn blocked<S: Simd>(s: S, p: &Product, scratch: *mut f32) {
             for pc in (0..k).step_by(plan.kc.max(1)) {
                 let kc = (k - pc).min(plan.kc);
                 let store = Store {
-                    c: p.c.block(is, jc, ms, nc),
-                    bias: if p.bias.is_null() { p.bias } else { p.bias.wrapping_add(jc) },
+                    at: (is, jc),
                     partial,
                     partial_stride: plan.nc,
                     first: pc == 0,
@@ -316,8 +315,10 @@ unsafe fn tiles_in_region<S: Simd, E: Elem>(
         with_vectors!(S, cols.div_ceil(S::LANES), NV => {
             let mut ir = 0;
             while ir < m {
-                let rows = (m - ir).min(S::MR);
-                with_rows!(S, rows, MR => {
+                let (left, most) = (m - ir, max_rows::<S>(NV));
+                // No tile of few rows, which has too few chains, if two tiles can share.
+                let rows = if left > most && left < 2 * most { left.div_ceil(2) } else { left.min(most) };
+                with_rows!(max_rows::<S>(NV), rows, MR => {
                     // SAFETY: the tile is inside the block; columns beyond `n` are padding of the panel.
                     unsafe {
                         let acc = tile::<S, E, MR, NV>(s, k, a.at(ir, 0), b.at(0, jr), zero(s));

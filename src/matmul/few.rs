@@ -53,8 +53,7 @@ pub unsafe fn run<S: Simd>(s: S, p: &Product, b: RawMat, room: &Room) {
         for pc in (0..p.a.cols).step_by(KC) {
             let kc = (p.a.cols - pc).min(KC);
             let store = Store {
-                c: p.c.block(0, jc, m, nc),
-                bias: if p.bias.is_null() { p.bias } else { p.bias.wrapping_add(jc) },
+                at: (0, jc),
                 partial: room.partial,
                 partial_stride: room.cols,
                 first: pc == 0,
@@ -123,7 +122,7 @@ struct Strip<'a, E> {
     a: Rows,
     b: Panels<E>,
     chains: Chains,
-    store: &'a Store,
+    store: &'a Store<'a>,
     i: usize,
     n: usize,
     k: usize,

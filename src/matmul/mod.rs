@@ -11,7 +11,6 @@ use crate::elem::{Elem, Kind};
 use crate::error::{Error, expect_dim, expect_scratch};
 use crate::tier::{Tier, dispatch};
 use crate::view::{MatMut, MatRef, RawMat};
-use store::Store;
 
 /// `C = A B`; A is m x k, B is k x n, C is m x n. Accumulates in `f32` and rounds once.
 ///
@@ -27,6 +26,7 @@ use store::Store;
 /// assert_eq!(c, [13.0, 16.0]);
 /// # Ok::<(), qkv::Error>(())
 /// ```
+#[inline]
 pub fn matmul<A: Elem, B: Elem, C: Elem>(
     a: MatRef<'_, A>,
     b: MatRef<'_, B>,
@@ -40,6 +40,7 @@ pub fn matmul<A: Elem, B: Elem, C: Elem>(
 ///
 /// # Errors
 /// As [`matmul`].
+#[inline]
 pub fn matmul_add<A: Elem, B: Elem, C: Elem>(
     a: MatRef<'_, A>,
     b: MatRef<'_, B>,
@@ -156,6 +157,7 @@ impl<'a> Matmul<'a> {
     /// # Errors
     /// [`Error::DimMismatch`], or [`Error::ScratchTooShort`] with less than [`matmul_scratch_len`]
     /// `f32`s. C is untouched then.
+    #[inline]
     pub fn run<A: Elem, B: Elem, C: Elem>(
         self,
         a: MatRef<'_, A>,
@@ -170,6 +172,7 @@ impl<'a> Matmul<'a> {
     ///
     /// # Errors
     /// As [`run`](Self::run).
+    #[inline]
     pub fn run_packed<A: Elem, B: Elem, C: Elem>(
         self,
         a: MatRef<'_, A>,
@@ -180,6 +183,7 @@ impl<'a> Matmul<'a> {
         self.check(a.raw, Rhs::Packed { ptr: b.ptr.cast(), kind: B::KIND, k: b.k, n: b.n }, c.raw, scratch)
     }
 
+    #[inline]
     fn check(self, mut a: RawMat, mut b: Rhs, c: RawMat, scratch: &mut [f32]) -> Result<(), Error> {
         let (m, k, n) = (a.rows, a.cols, c.cols);
         expect_dim("k (rows of B)", k, b.k())?;
@@ -241,15 +245,7 @@ impl Rhs {
     }
 }
 
-impl Store {
-    /// All of C in one block of `k`.
-    fn whole(p: &Product) -> Store {
-        let (alpha, beta, bias) = (p.alpha, p.beta, p.bias);
-        let partial = core::ptr::null_mut();
-        Store { c: p.c, alpha, beta, bias, partial, partial_stride: 0, first: true, last: true }
-    }
-}
-
+#[inline(never)]
 fn compute(tier: Tier, product: &Product, scratch: &mut [f32]) {
     let scratch = scratch.as_mut_ptr();
     // SAFETY: `check` has compared all sizes; views are valid by construction; C is an exclusive

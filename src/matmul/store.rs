@@ -2,6 +2,7 @@
 
 use core::mem::MaybeUninit;
 
+use super::Product;
 use crate::elem::sealed::Lanes;
 use crate::elem::{Kind, by_kind, load_up_to, store_up_to};
 use crate::kernel::pack::unpack_row;
@@ -14,12 +15,10 @@ use crate::view::RawMat;
 /// With more than one block of `k`, the sums between blocks lie in C itself where it is `f32`, and
 /// else in `partial`, so that C is rounded once, at the last block.
 #[derive(Clone, Copy)]
-pub struct Store {
-    pub c: RawMat,
-    pub alpha: f32,
-    pub beta: f32,
-    /// One number a column, or null.
-    pub bias: *const f32,
+pub struct Store<'a> {
+    pub p: &'a Product,
+    /// Row and column of C where the block begins.
+    pub at: (usize, usize),
     /// Sums between blocks: element `(i, j)` of C at `partial + i * partial_stride + j`.
     pub partial: *mut f32,
     pub partial_stride: usize,
@@ -29,9 +28,14 @@ pub struct Store {
     pub last: bool,
 }
 
-impl Store {
+impl Store<'_> {
+    /// All of C in one block of `k`.
+    pub fn whole(p: &Product) -> Store<'_> {
+        Store { p, at: (0, 0), partial: core::ptr::null_mut(), partial_stride: 0, first: true, last: true }
+    }
+
     /// Whether C takes vectors of `f32` as they are.
-    pub fn is_direct(c: RawMat) -> bool {
+    pub fn is_direct(c: &RawMat) -> bool {
         c.kind == Kind::F32 && c.col_stride == 1
     }
 
@@ -49,13 +53,25 @@ impl Store {
         j: usize,
         cols: usize,
     ) {
-        if Self::is_direct(self.c) {
-            let alpha = s.splat(self.alpha);
-            let plain = self.first && self.beta == 0.0 && self.bias.is_null();
+        if Self::is_direct(&self.p.c) {
+            let alpha = s.splat(self.p.alpha);
+            let plain = self.first && self.p.beta == 0.0 && self.p.bias.is_null();
+            if plain && cols == NV * S::LANES {
+                // Nothing to decide for each vector.
+                let zero = s.splat(0.0);
+                for (r, row) in acc.iter().enumerate() {
+                    let p = self.c_at(i + r, j);
+                    for (v, &chain) in row.iter().enumerate() {
+                        // SAFETY: the columns exist.
+                        unsafe { s.store(p.wrapping_add(v * S::LANES), s.fma(alpha, chain, zero)) };
+                    }
+                }
+                return;
+            }
             for (r, row) in acc.iter().enumerate() {
                 for (v, &chain) in row.iter().enumerate() {
                     let (column, n) = (j + v * S::LANES, cols.saturating_sub(v * S::LANES));
-                    let p = self.c.at::<f32>(i + r, column);
+                    let p = self.c_at(i + r, column);
                     // SAFETY: `n` columns from there on exist.
                     unsafe {
                         let base = if plain { s.splat(0.0) } else { self.base(s, p, column, n) };
@@ -76,6 +92,12 @@ impl Store {
         }
     }
 
+    /// Where element `(i, j)` of the block lies in C, which is `f32`.
+    #[inline(always)]
+    fn c_at(&self, i: usize, j: usize) -> *mut f32 {
+        self.p.c.at(self.at.0 + i, self.at.1 + j)
+    }
+
     /// What a chain is added to: the sums so far, or `beta C + bias`. `old` holds either, and is read
     /// only if it counts.
     #[inline(always)]
@@ -86,10 +108,10 @@ impl Store {
                 return load_up_to(s, old, n);
             }
             let zero = s.splat(0.0);
-            let bias = self.bias.wrapping_add(column);
-            let bias = if self.bias.is_null() { zero } else { load_up_to(s, bias, n) };
-            let old = if self.beta == 0.0 { zero } else { load_up_to(s, old, n) };
-            s.fma(s.splat(self.beta), old, bias)
+            let bias = self.p.bias.wrapping_add(self.at.1 + column);
+            let bias = if self.p.bias.is_null() { zero } else { load_up_to(s, bias, n) };
+            let old = if self.p.beta == 0.0 { zero } else { load_up_to(s, old, n) };
+            s.fma(s.splat(self.p.beta), old, bias)
         }
     }
 
@@ -106,12 +128,12 @@ impl Store {
     #[inline(always)]
     unsafe fn put_row_in_region<S: Simd>(&self, s: S, sums: *mut f32, i: usize, j: usize, cols: usize) {
         let partial = self.partial.wrapping_add(i * self.partial_stride + j);
-        let c = self.c.block(i, j, 1, cols);
+        let c = self.p.c.block(self.at.0 + i, self.at.1 + j, 1, cols);
         let mut x = 0;
         while x < cols {
             let n = cols - x;
             let mut old = [0.0_f32; MAX_LANES];
-            if self.first && self.beta != 0.0 {
+            if self.first && self.p.beta != 0.0 {
                 by_kind!(c.kind, E => for (x, old) in (x..cols).zip(&mut old) {
                     // SAFETY: columns `j..j + cols` of row `i` are inside C.
                     *old = unsafe { *c.at::<E>(0, x) }.widen();
@@ -121,7 +143,7 @@ impl Store {
             // SAFETY: the arrays hold whole vectors; `n` columns are inside `partial` and the bias.
             unsafe {
                 let base = self.base(s, from, j + x, n);
-                let sum = s.fma(s.splat(self.alpha), s.load(sums.add(x)), base);
+                let sum = s.fma(s.splat(self.p.alpha), s.load(sums.add(x)), base);
                 if self.last {
                     s.store(sums.add(x), sum);
                 } else {

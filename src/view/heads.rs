@@ -153,7 +153,7 @@ macro_rules! heads {
                 let [batch_stride, token_stride, head_stride] = strides;
                 let dims = [(n_heads, head_stride), (len, token_stride), (batch, batch_stride)];
                 let [heads, tokens, sequences] = dims;
-                check_len(&[sequences, tokens, heads, (head_dim, 1)], data.len())?;
+                check_len([sequences, tokens, heads, (head_dim, 1)], data.len())?;
                 if $check_disjoint {
                     check_disjoint(dims, head_dim)?;
                 }

@@ -55,6 +55,7 @@ impl<'a, T: Elem> MatRef<'a, T> {
     ///
     /// # Errors
     /// [`Error::SliceTooShort`] or [`Error::ShapeOverflow`].
+    #[inline]
     pub fn new(data: &'a [T], rows: usize, cols: usize) -> Result<Self, Error> {
         Self::with_strides(data, rows, cols, cols, 1)
     }
@@ -64,6 +65,7 @@ impl<'a, T: Elem> MatRef<'a, T> {
     ///
     /// # Errors
     /// [`Error::SliceTooShort`] or [`Error::ShapeOverflow`].
+    #[inline]
     pub fn with_strides(
         data: &'a [T],
         rows: usize,
@@ -71,7 +73,7 @@ impl<'a, T: Elem> MatRef<'a, T> {
         row_stride: usize,
         col_stride: usize,
     ) -> Result<Self, Error> {
-        check_len(&[(rows, row_stride), (cols, col_stride)], data.len())?;
+        check_len([(rows, row_stride), (cols, col_stride)], data.len())?;
         let raw = raw_mat(data.as_ptr().cast_mut(), rows, cols, (row_stride, col_stride));
         Ok(MatRef { raw, slice: PhantomData })
     }
@@ -87,6 +89,7 @@ impl<'a, T: Elem> MatMut<'a, T> {
     ///
     /// # Errors
     /// [`Error::SliceTooShort`] or [`Error::ShapeOverflow`].
+    #[inline]
     pub fn new(data: &'a mut [T], rows: usize, cols: usize) -> Result<Self, Error> {
         Self::with_strides(data, rows, cols, cols, 1)
     }
@@ -96,6 +99,7 @@ impl<'a, T: Elem> MatMut<'a, T> {
     ///
     /// # Errors
     /// [`Error::SliceTooShort`], [`Error::ShapeOverflow`] or [`Error::OverlappingStrides`].
+    #[inline]
     pub fn with_strides(
         data: &'a mut [T],
         rows: usize,
@@ -103,7 +107,7 @@ impl<'a, T: Elem> MatMut<'a, T> {
         row_stride: usize,
         col_stride: usize,
     ) -> Result<Self, Error> {
-        check_len(&[(rows, row_stride), (cols, col_stride)], data.len())?;
+        check_len([(rows, row_stride), (cols, col_stride)], data.len())?;
         check_disjoint([(cols, col_stride), (rows, row_stride)], 1)?;
         let raw = raw_mat(data.as_mut_ptr(), rows, cols, (row_stride, col_stride));
         Ok(MatMut { raw, slice: PhantomData })

@@ -156,19 +156,21 @@ impl RawHeads {
 }
 
 /// `1 + Σ (size - 1) * stride`: the elements from the first to the last one of a view; 0 if a size is.
-fn extent(dims: &[(usize, usize)]) -> Result<usize, Error> {
+#[inline]
+fn extent<const N: usize>(dims: [(usize, usize); N]) -> Result<usize, Error> {
     let mut last = 0_usize;
     if dims.iter().any(|&(size, _)| size == 0) {
         return Ok(0);
     }
-    for &(size, stride) in dims {
+    for (size, stride) in dims {
         let step = (size - 1).checked_mul(stride).ok_or(Error::ShapeOverflow)?;
         last = last.checked_add(step).ok_or(Error::ShapeOverflow)?;
     }
     last.checked_add(1).ok_or(Error::ShapeOverflow)
 }
 
-fn check_len(dims: &[(usize, usize)], len: usize) -> Result<(), Error> {
+#[inline]
+fn check_len<const N: usize>(dims: [(usize, usize); N], len: usize) -> Result<(), Error> {
     let needed = extent(dims)?;
     if needed <= len { Ok(()) } else { Err(Error::SliceTooShort { needed, got: len }) }
 }

@@ -113,7 +113,7 @@ macro_rules! tensor {
                 let [batch, heads, queries, keys] = sizes;
                 let dims = [(queries, strides[2]), (heads, strides[1]), (batch, strides[0])];
                 let [inner, middle, outer] = dims;
-                check_len(&[outer, middle, inner, (keys, 1)], data.len())?;
+                check_len([outer, middle, inner, (keys, 1)], data.len())?;
                 if $check_disjoint {
                     check_disjoint(dims, keys)?;
                 }

@@ -216,6 +216,28 @@ fn few_rows_have_the_bits_they_have_among_many() {
 }
 
 #[test]
+fn few_rows_against_large_columns_have_the_bits_they_have_among_more() {
+    // Columns that together are larger than a cache: 16 MiB of `f32`. Blocks of `k`, vectors of columns and
+    // cache lines of a column all end with a rest.
+    for (kind, seed) in Kind::ALL.into_iter().zip(23..) {
+        let layouts =
+            [Layout::ROWS, Layout { outer_gap: seed as usize % 3, ..Layout::COLUMNS }, Layout::ROWS];
+        let kinds = [Kind::F32, kind, kind];
+        let more = Shape { layouts, kinds, beta: 1.0, ..Shape::plain(5, 2051, 2053, seed) };
+        let product = more.product();
+        for tier in tiers() {
+            let whole = product.run(tier).bits();
+            for m in 1..5 {
+                let few = alone(&product, 0..m);
+                let c = few.run(tier);
+                expect(c.check_guards(&few.c), (tier, m, &more));
+                expect(same_bits(c.kind(), &c.bits(), &whole[..m * more.n]), (tier, m, &more));
+            }
+        }
+    }
+}
+
+#[test]
 fn one_row_has_the_bits_it_has_among_a_hundred() {
     for k in [64, 300, 1027] {
         for kinds in [[Kind::F32; 3], [Kind::F32, Kind::F16, Kind::F16]] {

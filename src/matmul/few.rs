@@ -12,6 +12,7 @@
 use super::Product;
 use super::blocked::{KC, rows_of};
 use super::store::Store;
+use super::turned;
 use crate::elem::{Elem, by_kind};
 use crate::kernel::pack::{Grid, pack};
 use crate::kernel::tile::{Acc, PANEL_COLS, Panels, Rows, tile, with_rows, with_vectors, zero};
@@ -46,9 +47,11 @@ pub struct Room {
 pub unsafe fn run<S: Simd>(s: S, p: &Product, b: RawMat, room: &Room) {
     let (m, n) = (p.c.rows, p.c.cols);
     let in_place = if b.col_stride == 1 { n - n % S::LANES } else { 0 };
+    // SAFETY: as the caller promises.
+    let turned = if turned::takes(m, &b) { unsafe { turned::run(s.few(), p, b, room) } } else { 0 };
     let cols = (CHAINS / m.max(1)).next_multiple_of(STRIP).min(room.cols);
     let places = (0..in_place).step_by(cols.max(1)).map(|j| (j, cols.min(in_place - j), true));
-    let strips = (in_place..n).step_by(STRIP).map(|j| (j, STRIP.min(n - j), false));
+    let strips = (in_place.max(turned)..n).step_by(STRIP).map(|j| (j, STRIP.min(n - j), false));
     for (jc, nc, in_place) in places.chain(strips) {
         for pc in (0..p.a.cols).step_by(KC) {
             let kc = (p.a.cols - pc).min(KC);

@@ -15,7 +15,7 @@ use super::store::Store;
 use super::turned;
 use crate::elem::{Elem, by_kind};
 use crate::kernel::pack::{Grid, pack};
-use crate::kernel::tile::{Acc, PANEL_COLS, Panels, Rows, tile, with_rows, with_vectors, zero};
+use crate::kernel::tile::{Acc, PANEL_COLS, Panels, Rows, tile, tile_while, with_rows, with_vectors, zero};
 use crate::simd::Simd;
 use crate::view::RawMat;
 
@@ -25,6 +25,8 @@ pub const FEW: usize = 16;
 const STEPS: usize = 8;
 /// Chains of all rows: 32 KiB, for the L2.
 const CHAINS: usize = 8192;
+/// A B of so many bytes waits for memory: what the next steps read is asked for.
+const FAR: usize = 16 << 20;
 /// Columns of a packed strip.
 const STRIP: usize = 4 * PANEL_COLS;
 
@@ -52,6 +54,7 @@ pub unsafe fn run<S: Simd>(s: S, p: &Product, b: RawMat, room: &Room) {
     let cols = (CHAINS / m.max(1)).next_multiple_of(STRIP).min(room.cols);
     let places = (0..in_place).step_by(cols.max(1)).map(|j| (j, cols.min(in_place - j), true));
     let strips = (in_place.max(turned)..n).step_by(STRIP).map(|j| (j, STRIP.min(n - j), false));
+    let is_far = b.rows * b.cols * b.kind.size() >= FAR;
     for (jc, nc, in_place) in places.chain(strips) {
         for pc in (0..p.a.cols).step_by(KC) {
             let kc = (p.a.cols - pc).min(KC);
@@ -71,13 +74,13 @@ pub unsafe fn run<S: Simd>(s: S, p: &Product, b: RawMat, room: &Room) {
                     by_kind!(b.kind, E => {
                         let ptr = b.at::<E>(0, 0).cast_const();
                         let b = Panels { ptr, row_stride: b.row_stride, panel_stride: PANEL_COLS };
-                        block::<S, E>(s, (m, kc, nc), a, b, Chains { steps: STEPS, ptr: room.b }, &store);
+                        block::<S, E>(s, (m, kc, nc), a, b, Chains { steps: STEPS, ptr: room.b, far: is_far }, &store);
                     });
                 } else {
                     let width = nc.next_multiple_of(PANEL_COLS);
                     pack(s, b, Grid { dst: room.b, stride: width, width });
                     let b = Panels { ptr: room.b.cast_const(), row_stride: width, panel_stride: PANEL_COLS };
-                    let none = Chains { steps: kc, ptr: core::ptr::null_mut() };
+                    let none = Chains { steps: kc, ptr: core::ptr::null_mut(), far: false };
                     block::<S, f32>(s, (m, kc, nc), a, b, none, &store);
                 }
             }
@@ -90,6 +93,8 @@ pub unsafe fn run<S: Simd>(s: S, p: &Product, b: RawMat, room: &Room) {
 struct Chains {
     steps: usize,
     ptr: *mut f32,
+    /// B waits for memory.
+    far: bool,
 }
 
 /// One block of `k`: `sizes` = (rows, k, columns).
@@ -111,8 +116,14 @@ unsafe fn block<S: Simd, E: Elem>(
                 while i < m {
                     let strip = Strip { a, b, chains, store, i, n, k, from, to };
                     let rows = (m - i).min(S::MR);
-                    // SAFETY: as the caller promises.
-                    unsafe { strip.tiles(s, rows) };
+                    // SAFETY: as the caller promises. The first rows ask.
+                    unsafe {
+                        if i == 0 && chains.far {
+                            strip.tiles::<S, true>(s, rows)
+                        } else {
+                            strip.tiles::<S, false>(s, rows)
+                        }
+                    }
                     i += rows;
                 }
             }
@@ -134,27 +145,28 @@ struct Strip<'a, E> {
 }
 
 impl<E: Elem> Strip<'_, E> {
-    /// All columns. Few rows have too few chains for the multipliers' latency: they take more columns.
+    /// All columns; with `ASK`, what the next steps read is asked for. Few rows have too few chains for the
+    /// multipliers' latency: they take more columns.
     #[inline(always)]
-    unsafe fn tiles<S: Simd>(&self, s: S, rows: usize) {
+    unsafe fn tiles<S: Simd, const ASK: bool>(&self, s: S, rows: usize) {
         // SAFETY: as the caller promises.
         unsafe {
             let mut j = 0;
             if rows == 1 {
-                j = self.wide::<S, 1, 8>(s);
+                j = self.wide::<S, ASK, 1, 8>(s);
             } else if rows == 2 {
-                j = self.wide::<S, 2, 4>(s);
+                j = self.wide::<S, ASK, 2, 4>(s);
             } else if rows <= 4 && const { S::MR * S::NV >= 24 } {
                 if rows == 3 {
-                    j = self.wide::<S, 3, 4>(s);
+                    j = self.wide::<S, ASK, 3, 4>(s);
                 } else {
-                    j = self.wide::<S, 4, 4>(s);
+                    j = self.wide::<S, ASK, 4, 4>(s);
                 }
             }
             with_rows!(S, rows, MR => {
                 while j < self.n {
                     let cols = (self.n - j).min(S::NV * S::LANES);
-                    with_vectors!(S, cols.div_ceil(S::LANES), NV => self.tile::<S, MR, NV>(s, j));
+                    with_vectors!(S, cols.div_ceil(S::LANES), NV => self.tile::<S, ASK, MR, NV>(s, j));
                     j += cols;
                 }
             });
@@ -163,18 +175,18 @@ impl<E: Elem> Strip<'_, E> {
 
     /// As many tiles of `NV` vectors as fit; returns the first column that is left.
     #[inline(always)]
-    unsafe fn wide<S: Simd, const MR: usize, const NV: usize>(&self, s: S) -> usize {
+    unsafe fn wide<S: Simd, const ASK: bool, const MR: usize, const NV: usize>(&self, s: S) -> usize {
         let mut j = 0;
         while j + NV * S::LANES <= self.n {
             // SAFETY: as the caller promises.
-            unsafe { self.tile::<S, MR, NV>(s, j) };
+            unsafe { self.tile::<S, ASK, MR, NV>(s, j) };
             j += NV * S::LANES;
         }
         j
     }
 
     #[inline(always)]
-    unsafe fn tile<S: Simd, const MR: usize, const NV: usize>(&self, s: S, j: usize) {
+    unsafe fn tile<S: Simd, const ASK: bool, const MR: usize, const NV: usize>(&self, s: S, j: usize) {
         let kept = self.chains.ptr.wrapping_add(self.i * self.n + j * MR);
         let kept = |r: usize, v: usize| kept.wrapping_add((r * NV + v) * S::LANES);
         let mut acc: Acc<S::V, MR, NV> = zero::<S, MR, NV>(s);
@@ -188,7 +200,19 @@ impl<E: Elem> Strip<'_, E> {
                 }
             }
             let steps = self.to - self.from;
-            acc = tile::<S, E, MR, NV>(s, steps, self.a.at(self.i, self.from), self.b.at(self.from, j), acc);
+            let (a, b) = (self.a.at(self.i, self.from), self.b.at(self.from, j));
+            acc = if ASK {
+                let mut next = b.at(self.chains.steps, 0).ptr;
+                let ask = || {
+                    for line in (0..NV * S::LANES).step_by(64 / size_of::<E>()) {
+                        s.prefetch(next.wrapping_add(line));
+                    }
+                    next = next.wrapping_add(b.row_stride);
+                };
+                tile_while::<S, E, MR, NV>(s, steps, a, b, ask, acc)
+            } else {
+                tile::<S, E, MR, NV>(s, steps, a, b, acc)
+            };
             if self.to == self.k {
                 let cols = (self.n - j).min(NV * S::LANES);
                 self.store.put(s, acc, self.i, j, cols);

@@ -30,6 +30,11 @@ const FAR: usize = 16 << 20;
 /// Columns of a packed strip.
 const STRIP: usize = 4 * PANEL_COLS;
 
+/// Of all elements of B.
+pub fn bytes(b: &RawMat) -> usize {
+    b.rows.saturating_mul(b.cols).saturating_mul(b.kind.size())
+}
+
 /// Where the parts of the scratch are: they are those of the blocked product, and no larger.
 pub struct Room {
     /// Chains, or a strip of B: `FEW <= k`, and `kc` floats for each column in whole panels.
@@ -54,7 +59,7 @@ pub unsafe fn run<S: Simd>(s: S, p: &Product, b: RawMat, room: &Room) {
     let cols = (CHAINS / m.max(1)).next_multiple_of(STRIP).min(room.cols);
     let places = (0..in_place).step_by(cols.max(1)).map(|j| (j, cols.min(in_place - j), true));
     let strips = (in_place.max(turned)..n).step_by(STRIP).map(|j| (j, STRIP.min(n - j), false));
-    let is_far = b.rows * b.cols * b.kind.size() >= FAR;
+    let is_far = bytes(&b) >= FAR;
     for (jc, nc, in_place) in places.chain(strips) {
         for pc in (0..p.a.cols).step_by(KC) {
             let kc = (p.a.cols - pc).min(KC);

@@ -10,7 +10,7 @@
 
 use super::Product;
 use super::blocked::{KC, rows_of};
-use super::few::Room;
+use super::few::{Room, bytes};
 use super::store::Store;
 use crate::elem::{Elem, by_kind, load_some_columns};
 use crate::kernel::tile::{Acc, Rows, zero};
@@ -28,7 +28,7 @@ const AHEAD: usize = 256;
 
 /// Whether a product of `m` rows with `b` is for [`run`].
 pub fn takes(m: usize, b: &RawMat) -> bool {
-    b.row_stride == 1 && b.col_stride != 1 && m <= MAX && b.rows * b.cols * b.kind.size() >= m * FAR
+    b.row_stride == 1 && b.col_stride != 1 && m <= MAX && bytes(b) >= m * FAR
 }
 
 /// The product's columns that fill vectors; returns how many these are.

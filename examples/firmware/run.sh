@@ -86,7 +86,7 @@ for binary in $binaries; do
         lookup) run "$executable" ;;
         hashes) run "$executable" | "$root/tests/targets/compare.sh" separate ;;
         # 128 ns of virtual time an instruction.
-        counts) run "$executable" -icount shift=7 ;;
+        counts) run "$executable" -icount shift=${QKV_SHIFT:-7} ;;
         calls)
             nothing_else_linked "$executable"
             run "$executable"

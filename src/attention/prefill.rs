@@ -11,7 +11,8 @@ use super::seen;
 use crate::elem::{Kind, by_kind};
 use crate::kernel::pack::{Columns, Grid, pack, turn};
 use crate::kernel::score::rows_in_lanes;
-use crate::kernel::tile::{PANEL_COLS, Panels, Rows, with_score_rows, with_vectors};
+use crate::kernel::tile::{PANEL_COLS, Panels, Rows, take, with_score_rows, with_vectors};
+use crate::kernel::unrolled::unrolled;
 use crate::simd::Simd;
 use crate::view::RawMat;
 
@@ -61,13 +62,15 @@ pub unsafe fn scores<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
         #[inline(always)]
         || {
             // A tile's lanes of Q stay in the L1 while the keys go by, and then the keys for the next lanes.
-            for lane in (0..lanes).step_by(S::NV * S::LANES) {
-                let vectors = (lanes - lane).min(S::NV * S::LANES) / S::LANES;
+            let mut lane = 0;
+            while lane < lanes {
+                let vectors = take::<S>((lanes - lane) / S::LANES, S::NV);
                 let strip = Strip { panel, x, block, in_place, copied };
                 // Keys that all of the vectors want together, the others for each vector that wants them.
                 let (mut first, mut end) = (block.from, block.to);
                 let mut wanted = [(first, end); MAX_PANEL];
-                if block.partial || block.holes {
+                // One lane: a few scores that no row wants cost less than the code.
+                if S::LANES > 1 && (block.partial || block.holes) {
                     for (v, keys) in wanted.iter_mut().enumerate().take(vectors) {
                         // SAFETY: lanes of the panel.
                         *keys = unsafe { seen::keys_of(x, block, lane + v * S::LANES, S::LANES) };
@@ -87,6 +90,7 @@ pub unsafe fn scores<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
                 }
                 // SAFETY: as the caller promises.
                 with_vectors!(S, vectors, NV => unsafe { strip.tiles::<S, NV>(s, lane, (first, end)) });
+                lane += vectors * S::LANES;
             }
         },
     );
@@ -108,18 +112,21 @@ impl Strip<'_> {
     #[inline(always)]
     unsafe fn tiles<S: Simd, const NV: usize>(&self, s: S, lane: usize, (mut t, end): (usize, usize)) {
         let (x, block, d) = (self.x, self.block, self.panel.p.k.dim());
-        let q = Panels {
-            ptr: x.q.wrapping_add(lane).cast_const(),
-            row_stride: S::PANEL,
-            panel_stride: PANEL_COLS,
-        };
+        // A single row has few chains: more keys.
+        while const { S::LANES == 1 && NV == 1 } && !self.copied && end - t >= 8 {
+            // SAFETY: keys of the block, lanes of the panel.
+            unsafe { self.tile::<S, 8, NV>(s, lane, t, self.keys_in_place(t)) };
+            t += 8;
+        }
         while t < end {
             let (left, most) = (end - t, S::MR / 2);
             // No tile of a single key, which has too few chains, if two tiles can share.
-            let n = if left == most + 1 && most > 2 { most - 1 } else { left.min(most) };
+            let n = match left == most + 1 && most > 2 && S::LANES > 1 {
+                true => most - 1,
+                false => take::<S>(left, most),
+            };
             let keys = if !self.copied {
-                let ptr = self.in_place.at(t - block.from, 0);
-                Rows { ptr, row_stride: self.in_place.row_stride, col_stride: 1 }
+                self.keys_in_place(t)
             } else {
                 let mut at = t;
                 if S::LANES == 1 {
@@ -129,17 +136,36 @@ impl Strip<'_> {
                 }
                 Rows { ptr: x.keys.wrapping_add(at * d), row_stride: d, col_stride: 1 }
             };
-            let to = x.scores.wrapping_add(t * S::PANEL + lane);
             // SAFETY: keys `t..t + n` of the block, lanes of the panel.
-            with_score_rows!(S, n, MR => unsafe {
-                let scores = rows_in_lanes::<S, MR, NV>(s, d, keys, q);
-                for (i, row) in scores.iter().enumerate() {
-                    for (v, &score) in row.iter().enumerate() {
-                        s.store(to.add(i * S::PANEL + v * S::LANES), score);
-                    }
-                }
-            });
+            with_score_rows!(S, n, MR => unsafe { self.tile::<S, MR, NV>(s, lane, t, keys) });
             t += n;
+        }
+    }
+
+    /// The keys from `t` on where they lie.
+    #[inline(always)]
+    fn keys_in_place(&self, t: usize) -> Rows {
+        let ptr = self.in_place.at(t - self.block.from, 0);
+        Rows { ptr, row_stride: self.in_place.row_stride, col_stride: 1 }
+    }
+
+    /// Scores of `MR` keys, which are the block's from `t` on.
+    #[inline(always)]
+    unsafe fn tile<S: Simd, const MR: usize, const NV: usize>(&self, s: S, lane: usize, t: usize, keys: Rows) {
+        let q = Panels {
+            ptr: self.x.q.wrapping_add(lane).cast_const(),
+            row_stride: S::PANEL,
+            panel_stride: PANEL_COLS,
+        };
+        let to = self.x.scores.wrapping_add(t * S::PANEL + lane);
+        // SAFETY: as the caller promises.
+        unsafe {
+            let scores = rows_in_lanes::<S, MR, NV>(s, self.panel.p.k.dim(), keys, q);
+            unrolled!(I < MR => {
+                unrolled!(V < NV => {
+                    s.store(to.add(I * S::PANEL + V * S::LANES), scores[I][V]);
+                });
+            });
         }
     }
 }

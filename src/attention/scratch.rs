@@ -118,7 +118,7 @@ impl Scratch {
     pub unsafe fn cut<S: Simd>(_: S, scratch: *mut f32, p: &Problem) -> Scratch {
         const { assert!(S::PANEL <= MAX_PANEL && S::LANES <= WIDTH) };
         const { assert!(S::PANEL == <S::Few as Simd>::PANEL) };
-        const { assert!(COPIED_KEYS == BLOCK || S::MR <= COPIED_KEYS) };
+        const { assert!(COPIED_KEYS == BLOCK || S::MR / 2 <= COPIED_KEYS) };
         const { assert!(COPIED == 0 || COPIED >= S::PANEL) };
         let (q_stride, width) = (round_up(p.q.head_dim, Q_WIDTH), width(p.v.dim()));
         let rows = S::PANEL * panels(p.q.len);

@@ -8,8 +8,9 @@ use super::seen;
 use crate::elem::{Elem, Kind, by_kind};
 use crate::kernel::pack::{Grid, pack};
 use crate::kernel::softmax::BLOCK;
-use crate::kernel::tile::{Acc, PANEL_COLS, Panels, Rows, tile, tile_while, with_rows, with_vectors, zero};
-use crate::simd::{MAX_LANES, Simd};
+use crate::kernel::tile::{Acc, PANEL_COLS, Panels, Rows, panel_rows, share, take, tile, tile_while, with_rows, with_vectors, zero};
+use crate::kernel::unrolled::unrolled;
+use crate::simd::Simd;
 
 /// Keys that are taken for all heads before the next keys: eight rows that lie a power of two apart fill a set of
 /// the L1, and from memory more of them are slower.
@@ -244,8 +245,7 @@ unsafe fn rows<S: Simd, E: Elem>(s: S, strips: &Strips<E>, head: &mut Head<E>, f
     let (block, mut r) = (strips.block, 0);
     while r < rows {
         let left = rows - r;
-        // No tile of few rows, which has too few chains, if two tiles can share.
-        let n = if left > S::MR && left < 2 * S::MR { left.div_ceil(2) } else { left.min(S::MR) };
+        let n = share::<S>(left, panel_rows::<S>());
         // SAFETY: as the caller promises; rows of the panel.
         unsafe {
             let seen = seen::keys_of(strips.x, block, first + r, n);
@@ -274,16 +274,16 @@ unsafe fn strip<S: Simd, E: Elem>(
         let (cols, mut c) = (strips.cols, 0);
         if n == 1 {
             c = wide::<S, E, 1, 8>(s, strips, head, r, keys);
-        } else if n == 2 {
+        } else if n == 2 && const { S::LANES > 1 } {
             c = wide::<S, E, 2, 4>(s, strips, head, r, keys);
-        } else if n == 4 && const { S::MR * S::NV >= 24 } {
+        } else if n == 4 && const { S::LANES > 1 && S::MR * S::NV >= 24 } {
             c = wide::<S, E, 4, 4>(s, strips, head, r, keys);
         }
-        with_rows!(S, n, MR => {
+        with_rows!(S, panel_rows::<S>(), n, MR => {
             while c < cols {
-                let n = (cols - c).min(S::NV * S::LANES);
-                with_vectors!(S, n / S::LANES, NV => columns::<S, E, MR, NV>(s, strips, head, r, keys, c));
-                c += n;
+                let vectors = take::<S>((cols - c) / S::LANES, S::NV);
+                with_vectors!(S, vectors, NV => columns::<S, E, MR, NV>(s, strips, head, r, keys, c));
+                c += vectors * S::LANES;
             }
         });
     }
@@ -326,11 +326,11 @@ unsafe fn columns<S: Simd, E: Elem, const MR: usize, const NV: usize>(
     // SAFETY: as the caller promises.
     unsafe {
         if !begins {
-            for (i, row) in chains.iter_mut().enumerate() {
-                for (n, chain) in row.iter_mut().enumerate() {
-                    *chain = s.load(open(i, n));
-                }
-            }
+            unrolled!(I < MR => {
+                unrolled!(N < NV => {
+                    chains[I][N] = s.load(open(I, N));
+                });
+            });
         }
         let (mut run, mut more) = (head.first, head.more.iter());
         loop {
@@ -353,31 +353,28 @@ unsafe fn columns<S: Simd, E: Elem, const MR: usize, const NV: usize>(
         }
         // A key that a row does not see weighs 0, but 0 x NaN is not 0.
         if ends && (block.partial || block.holes) && !all_finite(s, &chains) {
-            for (i, row) in chains.iter_mut().enumerate() {
-                for (n, chain) in row.iter_mut().enumerate() {
-                    let mut lanes = [0.0; MAX_LANES];
-                    seen_only(s, strips, head.shift, r + i, c + n * S::LANES, lanes.as_mut_ptr());
-                    *chain = s.load(lanes.as_ptr());
-                }
-            }
+            // A copy, so that the chains themselves need no address.
+            let mut seen = chains;
+            seen_only(s, strips, head.shift, (r, MR), (c, NV), seen.as_mut_ptr().cast());
+            chains = seen;
         }
         if !ends {
-            for (i, row) in chains.iter().enumerate() {
-                for (n, &chain) in row.iter().enumerate() {
-                    s.store(open(i, n), chain);
-                }
-            }
+            unrolled!(I < MR => {
+                unrolled!(N < NV => {
+                    s.store(open(I, N), chains[I][N]);
+                });
+            });
             return;
         }
-        for (i, row) in chains.iter().enumerate() {
-            let acc = acc.wrapping_add((r + i) * width + strips.col + c);
-            let factor = s.splat(*factor.add(r + i));
-            for (n, &chain) in row.iter().enumerate() {
-                let acc = acc.wrapping_add(n * S::LANES);
+        unrolled!(I < MR => {
+            let acc = acc.wrapping_add((r + I) * width + strips.col + c);
+            let factor = s.splat(*factor.add(r + I));
+            unrolled!(N < NV => {
+                let (acc, chain) = (acc.wrapping_add(N * S::LANES), chains[I][N]);
                 let old = if block.first { None } else { Some(s.load(acc)) };
                 s.store(acc, old.map_or(chain, |old| s.fma(old, factor, chain)));
-            }
-        }
+            });
+        });
     }
 }
 
@@ -387,43 +384,48 @@ fn all_finite<S: Simd, const MR: usize, const NV: usize>(s: S, chains: &Acc<S::V
     // 0 x chain is 0 or, for what is not finite, NaN, which stays in the sum.
     let (zero, one) = (s.splat(0.0), s.splat(1.0));
     let mut sum = zero;
-    for &chain in chains.as_flattened() {
-        sum = s.fma(chain, zero, sum);
-    }
+    unrolled!(I < MR => {
+        unrolled!(N < NV => {
+            sum = s.fma(chains[I][N], zero, sum);
+        });
+    });
     s.gt_bits(s.select_gt(one, sum, zero, one), zero) == 0
 }
 
-/// One vector of columns of row `r`, from the keys alone that the row sees, to `out`.
+/// Rows from `r` on and vectors of columns from `c` on, from the keys alone that each row sees, to `out`.
 #[cold]
 #[inline(never)]
 unsafe fn seen_only<S: Simd, E: Elem>(
     s: S,
     strips: &Strips<E>,
     shift: usize,
-    r: usize,
-    c: usize,
-    out: *mut f32,
+    (r, rows): (usize, usize),
+    (c, vectors): (usize, usize),
+    mut out: *mut f32,
 ) {
     let Strips { x, block, .. } = strips;
     s.vectorize(
         #[inline(always)]
         || {
-            // SAFETY: keys that the row sees; `out` holds a vector.
-            unsafe {
-                let (from, to) = seen::keys_of(x, *block, r, 1);
-                let mut keys = block.keys & bits(from, to);
-                if block.holes {
-                    keys &= seen::of_row(x, r);
-                }
-                let mut chain = zero::<S, 1, 1>(s);
-                for run in core::iter::once(&strips.first).chain(strips.more) {
-                    for t in (run.t..run.end).filter(|t| keys >> t & 1 == 1) {
-                        let ptr = run.first.wrapping_add((t - run.t) * strips.row_stride + shift + c);
-                        let v = Panels { ptr, row_stride: 0, panel_stride: 0 };
-                        chain = tile::<S, E, 1, 1>(s, 1, strips.weights.at(r, t), v, chain);
+            for (r, c) in (r..r + rows).flat_map(|r| (0..vectors).map(move |v| (r, c + v * S::LANES))) {
+                // SAFETY: keys that the row sees; `out` holds a vector of each.
+                unsafe {
+                    let (from, to) = seen::keys_of(x, *block, r, 1);
+                    let mut keys = block.keys & bits(from, to);
+                    if block.holes {
+                        keys &= seen::of_row(x, r);
                     }
+                    let mut chain = zero::<S, 1, 1>(s);
+                    for run in core::iter::once(&strips.first).chain(strips.more) {
+                        for t in (run.t..run.end).filter(|t| keys >> t & 1 == 1) {
+                            let ptr = run.first.wrapping_add((t - run.t) * strips.row_stride + shift + c);
+                            let v = Panels { ptr, row_stride: 0, panel_stride: 0 };
+                            chain = tile::<S, E, 1, 1>(s, 1, strips.weights.at(r, t), v, chain);
+                        }
+                    }
+                    s.store(out, chain[0][0]);
+                    out = out.wrapping_add(S::LANES);
                 }
-                s.store(out, chain[0][0]);
             }
         },
     );

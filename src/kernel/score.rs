@@ -9,6 +9,7 @@
 //! ```
 
 use super::tile::{Acc, Panels, Rows, step, zero};
+use super::unrolled::unrolled;
 use crate::simd::Simd;
 
 /// Chains of a score; part of the contract.
@@ -31,18 +32,22 @@ pub unsafe fn rows_in_lanes<S: Simd, const MR: usize, const NV: usize>(
     // SAFETY: features below `d` of keys and queries, as the caller promises.
     unsafe {
         for _ in 0..d / CHAINS {
-            step(s, rows, (row, stride), &mut even);
-            step(s, rows.map(|p| p.wrapping_add(1)), (row.wrapping_add(next), stride), &mut odd);
-            rows = rows.map(|p| p.wrapping_add(CHAINS));
+            step(s, (&rows, 0), (row, stride), &mut even);
+            step(s, (&rows, 1), (row.wrapping_add(next), stride), &mut odd);
+            unrolled!(I < MR => {
+                rows[I] = rows[I].wrapping_add(CHAINS);
+            });
             row = row.wrapping_add(CHAINS * next);
         }
         if d % CHAINS == 1 {
-            step(s, rows, (row, stride), &mut even);
+            step(s, (&rows, 0), (row, stride), &mut even);
         }
     }
-    for (even, odd) in even.as_flattened_mut().iter_mut().zip(odd.as_flattened()) {
-        *even = s.add(*even, *odd);
-    }
+    unrolled!(I < MR => {
+        unrolled!(V < NV => {
+            even[I][V] = s.add(even[I][V], odd[I][V]);
+        });
+    });
     even
 }
 

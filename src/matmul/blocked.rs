@@ -18,7 +18,9 @@ use super::store::Store;
 use super::{Product, Rhs, few};
 use crate::elem::{Elem, Kind, by_kind};
 use crate::kernel::pack::{Grid, pack};
-use crate::kernel::tile::{PANEL_COLS, Panels, Rows, max_rows, tile, with_rows, with_vectors, zero};
+use crate::kernel::tile::{
+    PANEL_COLS, Panels, Rows, max_rows, share, take, tile, with_rows, with_vectors, zero,
+};
 use crate::simd::Simd;
 use crate::view::RawMat;
 
@@ -311,14 +313,13 @@ unsafe fn tiles_in_region<S: Simd, E: Elem>(
     let (m, k, n) = sizes;
     let mut jr = 0;
     while jr < n {
-        let cols = (n - jr).min(S::NV * S::LANES);
-        with_vectors!(S, cols.div_ceil(S::LANES), NV => {
+        let vectors = take::<S>((n - jr).div_ceil(S::LANES), S::NV);
+        let cols = (n - jr).min(vectors * S::LANES);
+        with_vectors!(S, vectors, NV => {
             let mut ir = 0;
             while ir < m {
-                let (left, most) = (m - ir, max_rows::<S>(NV));
-                // No tile of few rows, which has too few chains, if two tiles can share.
-                let rows = if left > most && left < 2 * most { left.div_ceil(2) } else { left.min(most) };
-                with_rows!(max_rows::<S>(NV), rows, MR => {
+                let rows = share::<S>(m - ir, max_rows::<S>(NV));
+                with_rows!(S, max_rows::<S>(NV), rows, MR => {
                     // SAFETY: the tile is inside the block; columns beyond `n` are padding of the panel.
                     unsafe {
                         let acc = tile::<S, E, MR, NV>(s, k, a.at(ir, 0), b.at(0, jr), zero(s));

@@ -7,6 +7,7 @@ use crate::elem::sealed::Lanes;
 use crate::elem::{Kind, by_kind, load_up_to, store_up_to};
 use crate::kernel::pack::unpack_row;
 use crate::kernel::tile::Acc;
+use crate::kernel::unrolled::unrolled;
 use crate::simd::{MAX_LANES, Simd};
 use crate::view::RawMat;
 
@@ -53,9 +54,23 @@ impl Store<'_> {
         j: usize,
         cols: usize,
     ) {
-        if Self::is_direct(&self.p.c) {
+        let plain = self.first && self.p.beta == 0.0 && self.p.bias.is_null();
+        if const { S::LANES == 1 } {
+            // A chain of two roundings is never -0, so that adding 0 changes nothing. What is not as plain takes
+            // the way through memory, which costs less flash.
+            const { assert!(S::LANES > 1 || !S::FUSED) };
+            if plain && self.p.alpha == 1.0 && Self::is_direct(&self.p.c) {
+                unrolled!(R < MR => {
+                    let row = self.c_at(i, j).wrapping_add(R * self.p.c.row_stride);
+                    unrolled!(V < NV => {
+                        // SAFETY: the columns exist.
+                        unsafe { s.store(row.wrapping_add(V), acc[R][V]) };
+                    });
+                });
+                return;
+            }
+        } else if Self::is_direct(&self.p.c) {
             let alpha = s.splat(self.p.alpha);
-            let plain = self.first && self.p.beta == 0.0 && self.p.bias.is_null();
             if plain && cols == NV * S::LANES {
                 // Nothing to decide for each vector.
                 let zero = s.splat(0.0);
@@ -81,14 +96,17 @@ impl Store<'_> {
             }
             return;
         }
-        let mut sums = MaybeUninit::<[[f32; MAX_LANES]; NV]>::uninit();
-        for (r, row) in acc.iter().enumerate() {
-            for (v, &vector) in row.iter().enumerate() {
-                // SAFETY: `LANES <= MAX_LANES`.
-                unsafe { s.store(sums.as_mut_ptr().cast::<f32>().add(v * S::LANES), vector) };
-            }
+        let mut sums = MaybeUninit::<[[S::V; NV]; MR]>::uninit();
+        let mut row = |r: usize| sums.as_mut_ptr().cast::<f32>().wrapping_add(r * NV * S::LANES);
+        unrolled!(R < MR => {
+            unrolled!(V < NV => {
+                // SAFETY: a vector of the array.
+                unsafe { s.store(row(R).add(V * S::LANES), acc[R][V]) };
+            });
+        });
+        for r in 0..MR {
             // SAFETY: as the caller promises; the `NV` vectors with the `cols` columns are written.
-            unsafe { self.put_row(s, sums.as_mut_ptr().cast(), i + r, j, cols) };
+            unsafe { self.put_row(s, row(r), i + r, j, cols) };
         }
     }
 

@@ -151,7 +151,13 @@ impl Strip<'_> {
 
     /// Scores of `MR` keys, which are the block's from `t` on.
     #[inline(always)]
-    unsafe fn tile<S: Simd, const MR: usize, const NV: usize>(&self, s: S, lane: usize, t: usize, keys: Rows) {
+    unsafe fn tile<S: Simd, const MR: usize, const NV: usize>(
+        &self,
+        s: S,
+        lane: usize,
+        t: usize,
+        keys: Rows,
+    ) {
         let q = Panels {
             ptr: self.x.q.wrapping_add(lane).cast_const(),
             row_stride: S::PANEL,

@@ -8,7 +8,9 @@ use super::seen;
 use crate::elem::{Elem, Kind, by_kind};
 use crate::kernel::pack::{Grid, pack};
 use crate::kernel::softmax::BLOCK;
-use crate::kernel::tile::{Acc, PANEL_COLS, Panels, Rows, panel_rows, share, take, tile, tile_while, with_rows, with_vectors, zero};
+use crate::kernel::tile::{
+    Acc, PANEL_COLS, Panels, Rows, panel_rows, share, take, tile, tile_while, with_rows, with_vectors, zero,
+};
 use crate::kernel::unrolled::unrolled;
 use crate::simd::Simd;
 

@@ -133,7 +133,8 @@ impl Store<'_> {
         }
     }
 
-    /// One row of a tile when C is strided or not `f32`; `sums` holds its chains in whole vectors.
+    /// One row of a tile when C is strided or not `f32`, or not plain with one lane; `sums` holds its chains in
+    /// whole vectors.
     #[inline(never)]
     unsafe fn put_row<S: Simd>(&self, s: S, sums: *mut f32, i: usize, j: usize, cols: usize) {
         // SAFETY: as the caller promises.
@@ -145,6 +146,17 @@ impl Store<'_> {
 
     #[inline(always)]
     unsafe fn put_row_in_region<S: Simd>(&self, s: S, sums: *mut f32, i: usize, j: usize, cols: usize) {
+        if S::LANES == 1 && Self::is_direct(&self.p.c) {
+            for x in 0..cols {
+                let p = self.c_at(i, j + x);
+                // SAFETY: the columns exist.
+                unsafe {
+                    let base = self.base(s, p, j + x, 1);
+                    s.store(p, s.fma(s.splat(self.p.alpha), s.load(sums.add(x)), base));
+                }
+            }
+            return;
+        }
         let partial = self.partial.wrapping_add(i * self.partial_stride + j);
         let c = self.p.c.block(self.at.0 + i, self.at.1 + j, 1, cols);
         let mut x = 0;

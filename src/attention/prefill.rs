@@ -162,6 +162,7 @@ impl Strip<'_> {
             ptr: self.x.q.wrapping_add(lane).cast_const(),
             row_stride: S::PANEL,
             panel_stride: PANEL_COLS,
+            col_stride: 1,
         };
         let to = self.x.scores.wrapping_add(t * S::PANEL + lane);
         // SAFETY: as the caller promises.

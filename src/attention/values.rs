@@ -338,7 +338,7 @@ unsafe fn columns<S: Simd, E: Elem, const MR: usize, const NV: usize>(
         loop {
             let t = run.t.max(from);
             let ptr = run.first.wrapping_add((t - run.t) * strips.row_stride + head.shift + c);
-            let v = Panels { ptr, row_stride: strips.row_stride, panel_stride: PANEL_COLS };
+            let v = Panels { ptr, row_stride: strips.row_stride, panel_stride: PANEL_COLS, col_stride: 1 };
             let n = run.end.min(to).saturating_sub(t);
             let weights = strips.weights.at(r, t);
             chains = match &mut head.later {
@@ -421,7 +421,7 @@ unsafe fn seen_only<S: Simd, E: Elem>(
                     for run in core::iter::once(&strips.first).chain(strips.more) {
                         for t in (run.t..run.end).filter(|t| keys >> t & 1 == 1) {
                             let ptr = run.first.wrapping_add((t - run.t) * strips.row_stride + shift + c);
-                            let v = Panels { ptr, row_stride: 0, panel_stride: 0 };
+                            let v = Panels { ptr, row_stride: 0, panel_stride: 0, col_stride: 1 };
                             chain = tile::<S, E, 1, 1>(s, 1, strips.weights.at(r, t), v, chain);
                         }
                     }

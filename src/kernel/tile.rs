@@ -53,13 +53,23 @@ pub struct Panels<E> {
     pub ptr: *const E,
     pub row_stride: usize,
     pub panel_stride: usize,
+    /// From one column of a panel to the next. Vectors want 1; a single lane takes any.
+    pub col_stride: usize,
 }
 
 impl<E: Elem> Panels<E> {
     /// From row `k` of column `j` on; `j` is a multiple of the lanes.
     #[inline(always)]
     pub fn at(self, k: usize, j: usize) -> Panels<E> {
+        debug_assert!(self.col_stride == 1 || j == 0);
         let offset = k * self.row_stride + j / PANEL_COLS * self.panel_stride + j % PANEL_COLS;
+        Panels { ptr: self.ptr.wrapping_add(offset), ..self }
+    }
+
+    /// From column `j` on, with one lane.
+    #[inline(always)]
+    pub fn lane(self, j: usize) -> Panels<E> {
+        let offset = j / PANEL_COLS * self.panel_stride + j % PANEL_COLS * self.col_stride;
         Panels { ptr: self.ptr.wrapping_add(offset), ..self }
     }
 
@@ -110,8 +120,8 @@ pub unsafe fn tile_while<S: Simd, E: Elem, const MR: usize, const NV: usize>(
         // SAFETY: as the caller promises.
         return unsafe {
             // The compiler then knows where the next column is.
-            match a.col_stride {
-                1 => by_twos(s, k, Rows { col_stride: 1, ..a }, b, acc),
+            match (a.col_stride, b.col_stride) {
+                (1, 1) => by_twos(s, k, Rows { col_stride: 1, ..a }, Panels { col_stride: 1, ..b }, acc),
                 _ => by_twos(s, k, a, b, acc),
             }
         };
@@ -143,7 +153,7 @@ unsafe fn by_twos<S: Simd, E: Elem, const MR: usize, const NV: usize>(
     b: Panels<E>,
     mut acc: Acc<S::V, MR, NV>,
 ) -> Acc<S::V, MR, NV> {
-    let vector_stride = b.vector_stride::<S>();
+    let vector_stride = b.col_stride;
     let (mut rows, mut b_row) = (a.each::<MR>(), b.ptr);
     // SAFETY: columns of the rows and rows of `b` below `k`, as the caller promises.
     unsafe {

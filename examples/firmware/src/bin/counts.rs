@@ -11,7 +11,9 @@ use core::hint::black_box;
 
 use cortex_m::Peripherals;
 use gauge::Gauge;
-use qkv::{Attention, Error, HeadsMut, HeadsRef, MatMut, MatRef, attention_scratch_len, matmul, matmul_scratch_len};
+use qkv::{
+    Attention, Error, HeadsMut, HeadsRef, MatMut, MatRef, attention_scratch_len, matmul, matmul_scratch_len,
+};
 use semihosting::println;
 use semihosting::process::ExitCode;
 
@@ -54,14 +56,9 @@ struct Operands {
 }
 
 impl Call {
-    /// Not inlined, so that its stack is that of a caller.
-    #[inline(never)]
     fn run(self, x: &mut Operands) -> Result<(), Error> {
         match self {
-            Call::Matmul(n) => {
-                let (a, b) = (MatRef::new(&x.a, n, n)?, MatRef::new(&x.b, n, n)?);
-                matmul(a, b, MatMut::new(&mut x.out, n, n)?, &mut x.scratch)
-            }
+            Call::Matmul(n) => product(x, n),
             Call::Attention(t, s, d) => attend(Attention::new(), x, (t, s, d)),
             Call::Causal(t, s, d) => attend(Attention::new().causal().window(WINDOW, 0), x, (t, s, d)),
         }
@@ -88,7 +85,15 @@ impl Call {
     }
 }
 
-#[inline(always)]
+/// Not inlined, so that its stack is that of a caller.
+#[inline(never)]
+fn product(x: &mut Operands, n: usize) -> Result<(), Error> {
+    let (a, b) = (MatRef::new(&x.a, n, n)?, MatRef::new(&x.b, n, n)?);
+    matmul(a, b, MatMut::new(&mut x.out, n, n)?, &mut x.scratch)
+}
+
+/// As [`product`].
+#[inline(never)]
 fn attend(attention: Attention, x: &mut Operands, (t, s, d): (usize, usize, usize)) -> Result<(), Error> {
     let q = HeadsRef::token_major(&x.a, t, 1, d)?;
     let (k, v) = (HeadsRef::token_major(&x.b, s, 1, d)?, HeadsRef::token_major(&x.c, s, 1, d)?);
@@ -129,7 +134,9 @@ fn count(gauge: &mut Gauge, x: &mut Operands) -> Result<bool, Error> {
             }
             let first = *first.get_or_insert(instructions);
             if instructions != first {
-                println!("FAILED: {name} takes {first} instructions, and {instructions} where operands are {values}");
+                println!(
+                    "FAILED: {name} takes {first} instructions, and {instructions} where operands are {values}"
+                );
                 fixed = false;
             }
         }

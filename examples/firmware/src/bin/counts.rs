@@ -56,6 +56,7 @@ struct Operands {
 }
 
 impl Call {
+    #[inline(always)]
     fn run(self, x: &mut Operands) -> Result<(), Error> {
         match self {
             Call::Matmul(n) => product(x, n),

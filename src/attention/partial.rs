@@ -16,6 +16,7 @@ use super::seen;
 use crate::elem::{Elem, by_kind};
 use crate::kernel::exp::exp_weight;
 use crate::kernel::softmax::{BLOCK, CHAINS, NO_MAX, columns};
+use crate::kernel::unrolled::unrolled;
 use crate::simd::Simd;
 
 /// Keys whose weights are summed before they are merged with what came before; part of the contract.
@@ -95,7 +96,14 @@ unsafe fn lane_weights<S: Simd>(s: S, x: &Scratch, block: Block, lane: usize) {
         if block.holes {
             top = seen::hide(s, x, lane, all, top);
         } else {
-            for t in all.0..all.1 {
+            let mut t = all.0;
+            while S::LANES == 1 && t + 4 <= all.1 {
+                unrolled!(I < 4 => {
+                    top = s.max(s.load(at(t + I)), top);
+                });
+                t += 4;
+            }
+            for t in t..all.1 {
                 top = s.max(s.load(at(t)), top);
             }
         }

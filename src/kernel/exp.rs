@@ -28,8 +28,7 @@ const POLYNOMIAL: [f32; 5] = [1.381_45e-3, 8.368_78e-3, 4.166_839e-2, 1.666_652e
 /// step, `n ln 2` may be taken off at once: that errs by `n 1.9e-9`.
 #[inline(always)]
 fn reduce<S: Simd, const N: usize>(s: S, x: [S::V; N], one_step: bool) -> ([S::V; N], [S::V; N]) {
-    let (mut biased, mut n, mut r) = (x, x, x);
-    let mut p = [s.splat(POLYNOMIAL[0]); N];
+    let (mut biased, mut n, mut r, mut p) = (x, x, x, x);
     unrolled!(I < N => {
         biased[I] = s.fma(x[I], s.splat(LOG2_E), s.splat(ROUND_BIASED));
     });
@@ -48,6 +47,9 @@ fn reduce<S: Simd, const N: usize>(s: S, x: [S::V; N], one_step: bool) -> ([S::V
             r[I] = s.fma(n[I], s.splat(-LN2_LOW), r[I]);
         });
     }
+    unrolled!(I < N => {
+        p[I] = s.splat(POLYNOMIAL[0]);
+    });
     unrolled!(C < POLYNOMIAL.len() - 1 => {
         unrolled!(I < N => {
             p[I] = s.fma(p[I], r[I], s.splat(POLYNOMIAL[C + 1]));

@@ -26,6 +26,10 @@ pub unsafe fn rows_in_lanes<S: Simd, const MR: usize, const NV: usize>(
     k: Rows,
     q: Panels<f32>,
 ) -> Acc<S::V, MR, NV> {
+    if const { S::LANES == 1 } {
+        // SAFETY: as the caller promises.
+        return unsafe { rows_in_one_lane(s, d, k, q) };
+    }
     let (mut even, mut odd) = (zero::<S, MR, NV>(s), zero::<S, MR, NV>(s));
     let (stride, next) = (q.vector_stride::<S>(), q.row_stride);
     let (mut rows, mut row) = (k.each::<MR>(), q.ptr);
@@ -43,12 +47,56 @@ pub unsafe fn rows_in_lanes<S: Simd, const MR: usize, const NV: usize>(
             step(s, (&rows, 0), (row, stride), &mut even);
         }
     }
+    added(s, even, odd)
+}
+
+/// The sums of both chains.
+#[inline(always)]
+fn added<S: Simd, const MR: usize, const NV: usize>(
+    s: S,
+    mut even: Acc<S::V, MR, NV>,
+    odd: Acc<S::V, MR, NV>,
+) -> Acc<S::V, MR, NV> {
     unrolled!(I < MR => {
         unrolled!(V < NV => {
             even[I][V] = s.add(even[I][V], odd[I][V]);
         });
     });
     even
+}
+
+/// [`rows_in_lanes`] for one lane, where pointers move every four features.
+#[inline(always)]
+unsafe fn rows_in_one_lane<S: Simd, const MR: usize, const NV: usize>(
+    s: S,
+    d: usize,
+    mut k: Rows,
+    q: Panels<f32>,
+) -> Acc<S::V, MR, NV> {
+    let (mut even, mut odd) = (zero::<S, MR, NV>(s), zero::<S, MR, NV>(s));
+    let mut q = q.ptr;
+    // SAFETY: features below `d` of keys and queries, as the caller promises.
+    unsafe {
+        for _ in 0..d / 4 {
+            let rows = k.each();
+            step(s, (&rows, 0), (q, 1), &mut even);
+            step(s, (&rows, 1), (q.wrapping_add(S::PANEL), 1), &mut odd);
+            step(s, (&rows, 2), (q.wrapping_add(2 * S::PANEL), 1), &mut even);
+            step(s, (&rows, 3), (q.wrapping_add(3 * S::PANEL), 1), &mut odd);
+            k.ptr = k.ptr.wrapping_add(4);
+            q = q.wrapping_add(4 * S::PANEL);
+        }
+        if d % 4 >= 2 {
+            let rows = k.each();
+            step(s, (&rows, 0), (q, 1), &mut even);
+            step(s, (&rows, 1), (q.wrapping_add(S::PANEL), 1), &mut odd);
+        }
+        if d % 2 == 1 {
+            let last = d % 4 - 1;
+            step(s, (&k.each(), last), (q.wrapping_add(last * S::PANEL), 1), &mut even);
+        }
+    }
+    added(s, even, odd)
 }
 
 /// The chains of `P` keys for `NQ` vectors of queries, [`CHAINS`] features of a row in neighbouring lanes.

@@ -35,7 +35,7 @@ pub unsafe fn columns<S: Simd>(s: S, scores: *mut f32, stride: usize, keys: usiz
     debug_assert!(keys.is_multiple_of(CHAINS));
     let mut p = scores;
     for _ in 0..keys / CHAINS {
-        let mut x = [m; CHAINS];
+        let mut x = [s.splat(0.0); CHAINS];
         unrolled!(C < CHAINS => {
             // SAFETY: one of the `keys` rows.
             x[C] = s.sub(unsafe { s.load(p.wrapping_add(C * stride)) }, m);

@@ -121,8 +121,8 @@ pub unsafe fn tile_while<S: Simd, E: Elem, const MR: usize, const NV: usize>(
         return unsafe {
             // The compiler then knows where the next column is.
             match (a.col_stride, b.col_stride) {
-                (1, 1) => by_twos(s, k, Rows { col_stride: 1, ..a }, Panels { col_stride: 1, ..b }, acc),
-                _ => by_twos(s, k, a, b, acc),
+                (1, 1) => by_some(s, k, Rows { col_stride: 1, ..a }, Panels { col_stride: 1, ..b }, acc),
+                _ => by_some(s, k, a, b, acc),
             }
         };
     }
@@ -141,38 +141,39 @@ pub unsafe fn tile_while<S: Simd, E: Elem, const MR: usize, const NV: usize>(
     acc
 }
 
-/// [`tile`] for one lane: a small processor counts every instruction, so pointers move every two steps.
+/// Steps of one lane between two moves of the pointers, for a tile of this size.
+const fn steps_at_once(size: usize) -> usize {
+    if size >= 16 { 4 } else { 2 }
+}
+
+/// [`tile`] for one lane: a small processor counts every instruction, so pointers move every few steps.
 ///
 /// # Safety
 /// - As [`tile`].
 #[inline(always)]
-unsafe fn by_twos<S: Simd, E: Elem, const MR: usize, const NV: usize>(
+unsafe fn by_some<S: Simd, E: Elem, const MR: usize, const NV: usize>(
     s: S,
     k: usize,
-    a: Rows,
-    b: Panels<E>,
+    mut a: Rows,
+    mut b: Panels<E>,
     mut acc: Acc<S::V, MR, NV>,
 ) -> Acc<S::V, MR, NV> {
-    let vector_stride = b.col_stride;
-    let (mut rows, mut b_row) = (a.each::<MR>(), b.ptr);
+    let at_once = const { steps_at_once(MR * NV) };
     // SAFETY: columns of the rows and rows of `b` below `k`, as the caller promises.
     unsafe {
-        // The odd step first: behind the loop it would want the pointers once more, and the accumulators twice.
-        if k % 2 == 1 {
-            step(s, (&rows, 0), (b_row, vector_stride), &mut acc);
-            b_row = b_row.wrapping_add(b.row_stride);
-            unrolled!(I < MR => {
-                rows[I] = rows[I].wrapping_add(a.col_stride);
-            });
+        // The odd steps first: behind the loop they would want the pointers and the accumulators twice.
+        for _ in 0..k % at_once {
+            step(s, (&a.each(), 0), (b.ptr, b.col_stride), &mut acc);
+            b.ptr = b.ptr.wrapping_add(b.row_stride);
+            a.ptr = a.ptr.wrapping_add(a.col_stride);
         }
-        for _ in 0..k / 2 {
-            step(s, (&rows, 0), (b_row, vector_stride), &mut acc);
-            b_row = b_row.wrapping_add(b.row_stride);
-            step(s, (&rows, a.col_stride), (b_row, vector_stride), &mut acc);
-            b_row = b_row.wrapping_add(b.row_stride);
-            unrolled!(I < MR => {
-                rows[I] = rows[I].wrapping_add(2 * a.col_stride);
+        for _ in 0..k / at_once {
+            let rows = a.each();
+            unrolled!(K < steps_at_once(MR * NV) => {
+                step(s, (&rows, K * a.col_stride), (b.ptr, b.col_stride), &mut acc);
+                b.ptr = b.ptr.wrapping_add(b.row_stride);
             });
+            a.ptr = a.ptr.wrapping_add(at_once * a.col_stride);
         }
     }
     acc
@@ -207,6 +208,11 @@ pub unsafe fn step<S: Simd, E: Elem, const MR: usize, const NV: usize>(
 /// Zeroed accumulators.
 #[inline(always)]
 pub fn zero<S: Simd, const MR: usize, const NV: usize>(s: S) -> Acc<S::V, MR, NV> {
+    if const { S::LANES == 1 } {
+        // A repeat expression of arrays is a loop, which at opt-level "s" is not unrolled.
+        // SAFETY: vectors are of floats, and all bits 0 are the number 0.
+        return unsafe { core::mem::zeroed() };
+    }
     [[s.splat(0.0); NV]; MR]
 }
 

@@ -8,7 +8,7 @@ use super::mask::bits;
 use super::panel::{Block, Panel};
 use super::scratch::{MAX_PANEL, Scratch};
 use super::seen;
-use crate::elem::{Kind, by_kind};
+use crate::elem::{Elem, Kind, by_kind};
 use crate::kernel::pack::{Columns, Grid, pack, turn};
 use crate::kernel::score::rows_in_lanes;
 use crate::kernel::tile::{PANEL_COLS, Panels, Rows, take, with_score_rows, with_vectors};
@@ -33,6 +33,13 @@ pub unsafe fn load_q<S: Simd>(s: S, panel: &Panel, x: &Scratch) {
                     .map(|(query, head)| p.q.head(head).at::<E>(query, 0).cast_const());
                 let apart = (p.group.get() == 1).then_some(p.q.token_stride);
                 let scale = s.splat(p.scale);
+                if const { S::LANES == 1 } {
+                    for (r, column) in columns.enumerate().take(panel.rows) {
+                        // SAFETY: as the caller promises.
+                        unsafe { scaled_column::<S, E>(s, column, d, scale, x.q.wrapping_add(r)) };
+                    }
+                    return;
+                }
                 let size = Columns { len: d, count: panel.rows, apart };
                 let to = Grid { dst: x.q, stride: S::PANEL, width };
                 // SAFETY: as the caller promises.
@@ -40,6 +47,16 @@ pub unsafe fn load_q<S: Simd>(s: S, panel: &Panel, x: &Scratch) {
             });
         },
     );
+}
+
+/// A query times the scale, with one lane.
+#[inline(always)]
+unsafe fn scaled_column<S: Simd, E: Elem>(s: S, mut q: *const E, d: usize, scale: S::V, mut to: *mut f32) {
+    for _ in 0..d {
+        // SAFETY: as the caller promises.
+        unsafe { s.store(to, s.mul(E::load(s, q), scale)) };
+        (q, to) = (q.wrapping_add(1), to.wrapping_add(S::PANEL));
+    }
 }
 
 /// Scores of the block's keys. Those of tiles that no row sees are not written.
@@ -111,33 +128,49 @@ impl Strip<'_> {
     /// Scores of the keys `t..end` for the `NV` vectors of rows from `lane` on.
     #[inline(always)]
     unsafe fn tiles<S: Simd, const NV: usize>(&self, s: S, lane: usize, (mut t, end): (usize, usize)) {
-        let (x, block, d) = (self.x, self.block, self.panel.p.k.dim());
-        // A single row has few chains: more keys.
-        while const { S::LANES == 1 && NV == 1 } && !self.copied && end - t >= 8 {
-            // SAFETY: keys of the block, lanes of the panel.
-            unsafe { self.tile::<S, 8, NV>(s, lane, t, self.keys_in_place(t)) };
-            t += 8;
+        if const { S::LANES == 1 } {
+            // SAFETY: as the caller promises.
+            return unsafe { self.lone_tiles::<S, NV>(s, lane, (t, end)) };
         }
+        let d = self.panel.p.k.dim();
         while t < end {
             let (left, most) = (end - t, S::MR / 2);
             // No tile of a single key, which has too few chains, if two tiles can share.
-            let n = match left == most + 1 && most > 2 && S::LANES > 1 {
-                true => most - 1,
-                false => take::<S>(left, most),
-            };
-            let keys = if !self.copied {
-                self.keys_in_place(t)
-            } else {
-                let mut at = t;
-                if S::LANES == 1 {
-                    // SAFETY: the scratch has room for a tile's keys.
-                    unsafe { bring(s, self.panel, x, block.start, block.keys & bits(t, t + n), t) };
-                    at = 0;
-                }
-                Rows { ptr: x.keys.wrapping_add(at * d), row_stride: d, col_stride: 1 }
+            let n = if left == most + 1 && most > 2 { most - 1 } else { left.min(most) };
+            let keys = match self.copied {
+                false => self.keys_in_place(t),
+                true => Rows { ptr: self.x.keys.wrapping_add(t * d), row_stride: d, col_stride: 1 },
             };
             // SAFETY: keys `t..t + n` of the block, lanes of the panel.
             with_score_rows!(S, n, MR => unsafe { self.tile::<S, MR, NV>(s, lane, t, keys) });
+            t += n;
+        }
+    }
+
+    /// The same for one lane.
+    #[inline(always)]
+    unsafe fn lone_tiles<S: Simd, const NV: usize>(&self, s: S, lane: usize, (mut t, end): (usize, usize)) {
+        let (most, d) = (S::MR / 2, self.panel.p.k.dim());
+        let mut keys = self.keys_in_place(t);
+        while t < end {
+            let left = end - t;
+            // A single row has few chains: more keys.
+            let many = NV == 1 && left >= 8 && !self.copied;
+            let n = if many { 8 } else { take::<S>(left, most) };
+            // SAFETY: keys of the block, lanes of the panel; the scratch has room for a tile's keys.
+            unsafe {
+                if self.copied {
+                    let seen = self.block.keys & bits(t, t + n);
+                    bring(s, self.panel, self.x, self.block.start, seen, t);
+                    keys = Rows { ptr: self.x.keys.cast_const(), row_stride: d, col_stride: 1 };
+                }
+                if NV == 1 && many {
+                    self.tile::<S, 8, NV>(s, lane, t, keys);
+                } else {
+                    with_score_rows!(S, n, MR => self.tile::<S, MR, NV>(s, lane, t, keys));
+                }
+            }
+            keys = keys.at(n, 0);
             t += n;
         }
     }

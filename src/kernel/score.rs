@@ -73,30 +73,29 @@ unsafe fn rows_in_one_lane<S: Simd, const MR: usize, const NV: usize>(
     mut k: Rows,
     q: Panels<f32>,
 ) -> Acc<S::V, MR, NV> {
-    let (mut even, mut odd) = (zero::<S, MR, NV>(s), zero::<S, MR, NV>(s));
+    let (mut this, mut other) = (zero::<S, MR, NV>(s), zero::<S, MR, NV>(s));
     let mut q = q.ptr;
     // SAFETY: features below `d` of keys and queries, as the caller promises.
     unsafe {
+        // What is no four comes first: behind the loop it would want the chains twice. Which chain is which does
+        // not matter for their sum.
+        for _ in 0..d % 4 {
+            step(s, (&k.each(), 0), (q, 1), &mut this);
+            (this, other) = (other, this);
+            k.ptr = k.ptr.wrapping_add(1);
+            q = q.wrapping_add(S::PANEL);
+        }
         for _ in 0..d / 4 {
             let rows = k.each();
-            step(s, (&rows, 0), (q, 1), &mut even);
-            step(s, (&rows, 1), (q.wrapping_add(S::PANEL), 1), &mut odd);
-            step(s, (&rows, 2), (q.wrapping_add(2 * S::PANEL), 1), &mut even);
-            step(s, (&rows, 3), (q.wrapping_add(3 * S::PANEL), 1), &mut odd);
+            step(s, (&rows, 0), (q, 1), &mut this);
+            step(s, (&rows, 1), (q.wrapping_add(S::PANEL), 1), &mut other);
+            step(s, (&rows, 2), (q.wrapping_add(2 * S::PANEL), 1), &mut this);
+            step(s, (&rows, 3), (q.wrapping_add(3 * S::PANEL), 1), &mut other);
             k.ptr = k.ptr.wrapping_add(4);
             q = q.wrapping_add(4 * S::PANEL);
         }
-        if d % 4 >= 2 {
-            let rows = k.each();
-            step(s, (&rows, 0), (q, 1), &mut even);
-            step(s, (&rows, 1), (q.wrapping_add(S::PANEL), 1), &mut odd);
-        }
-        if d % 2 == 1 {
-            let last = d % 4 - 1;
-            step(s, (&k.each(), last), (q.wrapping_add(last * S::PANEL), 1), &mut even);
-        }
     }
-    added(s, even, odd)
+    added(s, this, other)
 }
 
 /// The chains of `P` keys for `NQ` vectors of queries, [`CHAINS`] features of a row in neighbouring lanes.

@@ -13,6 +13,7 @@ use crate::kernel::tile::{
 };
 use crate::kernel::unrolled::unrolled;
 use crate::simd::Simd;
+use crate::view::RawMat;
 
 /// Keys that are taken for all heads before the next keys: eight rows that lie a power of two apart fill a set of
 /// the L1, and from memory more of them are slower.
@@ -142,34 +143,28 @@ struct Run<E> {
 #[inline(never)]
 unsafe fn strips<S: Simd, E: Elem>(s: S, part: Part, v: Values) {
     let block = part.block;
-    let mut list;
     let mut found = v.v.runs(v.head, v.start, block.keys);
     let (t, run) = found.next().unwrap_or((0, v.v.run(v.head, v.start, 0)));
     let (first, row_stride) =
         (Run { t, end: t + run.rows, first: run.at::<E>(0, 0).cast_const() }, run.row_stride);
     let mut more: &[Run<E>] = &[];
+    let mut list;
     if block.keys & !bits(first.t, first.end) != 0 {
-        list = [first; BLOCK];
-        let mut n = 0;
-        for (to, (t, run)) in list.iter_mut().zip(found) {
-            *to = Run { t, end: t + run.rows, first: run.at::<E>(0, 0) };
-            n += 1;
+        if const { S::LANES == 1 } {
+            // SAFETY: as the caller promises.
+            return unsafe { with_list(s, &part, first, row_stride, found) };
         }
-        more = list.get(..n).unwrap_or_default();
+        list = [first; BLOCK];
+        more = listed(&mut list, found);
+    }
+    if const { S::LANES == 1 } {
+        // SAFETY: as the caller promises.
+        return unsafe { one_head(s, &part, first, more, row_stride) };
     }
     s.vectorize(
         #[inline(always)]
         || {
-            let strips = Strips {
-                x: part.x,
-                block,
-                weights: Rows { ptr: part.x.scores, row_stride: 1, col_stride: S::PANEL },
-                first,
-                more,
-                row_stride,
-                col: part.col,
-                cols: part.cols,
-            };
+            let strips = Strips::of::<S>(&part, first, more, row_stride);
             let mut from = block.from;
             while from < block.to {
                 let to = block.to.min(from + part.at_a_time);
@@ -191,6 +186,43 @@ unsafe fn strips<S: Simd, E: Elem>(s: S, part: Part, v: Values) {
     );
 }
 
+/// The runs that were found, in the list.
+#[inline(always)]
+fn listed<E: Elem>(
+    list: &mut [Run<E>; BLOCK],
+    found: impl Iterator<Item = (usize, RawMat)>,
+) -> &mut [Run<E>] {
+    let mut n = 0;
+    for (to, (t, run)) in list.iter_mut().zip(found) {
+        *to = Run { t, end: t + run.rows, first: run.at::<E>(0, 0) };
+        n += 1;
+    }
+    list.get_mut(..n).unwrap_or_default()
+}
+
+/// [`one_head`] of several runs. Not inlined, so that the list is on the stack only then.
+#[inline(never)]
+unsafe fn with_list<S: Simd, E: Elem>(
+    s: S,
+    part: &Part,
+    first: Run<E>,
+    row_stride: usize,
+    found: impl Iterator<Item = (usize, RawMat)>,
+) {
+    let mut list = [first; BLOCK];
+    // SAFETY: as the caller promises.
+    unsafe { one_head(s, part, first, listed(&mut list, found), row_stride) };
+}
+
+/// All rows of a panel of one head, all keys at a time: what there is with one lane.
+#[inline(never)]
+unsafe fn one_head<S: Simd, E: Elem>(s: S, part: &Part, first: Run<E>, more: &[Run<E>], row_stride: usize) {
+    let strips = Strips::of::<S>(part, first, more, row_stride);
+    let mut head = Head { keys: (part.block.from, part.block.to), first, more, shift: 0, later: None };
+    // SAFETY: as the caller promises.
+    unsafe { rows(s, &strips, &mut head, part.row, part.panel.rows) };
+}
+
 /// The values that tiles are made of and where these go.
 struct Strips<'a, E> {
     x: &'a Scratch,
@@ -204,6 +236,21 @@ struct Strips<'a, E> {
 }
 
 impl<'a, E: Elem> Strips<'a, E> {
+    #[inline(always)]
+    fn of<S: Simd>(part: &Part<'a>, first: Run<E>, more: &'a [Run<E>], row_stride: usize) -> Self {
+        let weights = Rows { ptr: part.x.scores, row_stride: 1, col_stride: S::PANEL };
+        Strips {
+            x: part.x,
+            block: part.block,
+            weights,
+            first,
+            more,
+            row_stride,
+            col: part.col,
+            cols: part.cols,
+        }
+    }
+
     /// Of the runs one that ends behind key `from` and those after it that begin before key `to`, if there are.
     #[inline(always)]
     fn between(&self, from: usize, to: usize) -> (Run<E>, &'a [Run<E>]) {
@@ -320,7 +367,9 @@ unsafe fn columns<S: Simd, E: Elem, const MR: usize, const NV: usize>(
     c: usize,
 ) {
     let (block, &Scratch { values, acc, factor, width, .. }) = (strips.block, strips.x);
-    let (begins, ends) = (head.open(block), head.close(block));
+    // One lane takes all keys of a block at a time.
+    let begins = S::LANES == 1 || head.open(block);
+    let ends = S::LANES == 1 || head.close(block);
     // Chains that go on lie in the order in which they are used.
     let open = values.wrapping_add(r * width + c * MR);
     let open = |i: usize, n: usize| open.wrapping_add((i * NV + n) * S::LANES);

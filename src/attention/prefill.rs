@@ -6,12 +6,14 @@
 
 use super::mask::bits;
 use super::panel::{Block, Panel};
-use super::scratch::{MAX_PANEL, Scratch};
+use super::scratch::{LONE_KEYS, MAX_PANEL, Scratch};
 use super::seen;
 use crate::elem::{Elem, Kind, by_kind};
 use crate::kernel::pack::{Columns, Grid, pack, turn};
-use crate::kernel::score::rows_in_lanes;
-use crate::kernel::tile::{PANEL_COLS, Panels, Rows, take, with_score_rows, with_vectors};
+use crate::kernel::score::{rows_in_lanes, rows_in_one_lane};
+use crate::kernel::tile::{
+    PANEL_COLS, Panels, Rows, lone_rows, take, with_rows, with_score_rows, with_vectors,
+};
 use crate::kernel::unrolled::unrolled;
 use crate::simd::Simd;
 use crate::view::RawMat;
@@ -150,13 +152,12 @@ impl Strip<'_> {
     /// The same for one lane.
     #[inline(always)]
     unsafe fn lone_tiles<S: Simd, const NV: usize>(&self, s: S, lane: usize, (mut t, end): (usize, usize)) {
-        let (most, d) = (S::MR / 2, self.panel.p.k.dim());
+        let d = self.panel.p.k.dim();
+        let most = lone_rows::<S>(NV);
         let mut keys = self.keys_in_place(t);
         while t < end {
             let left = end - t;
-            // A single row has few chains: more keys.
-            let many = NV == 1 && left >= 8 && !self.copied;
-            let n = if many { 8 } else { take::<S>(left, most) };
+            let n = take::<S>(left, if self.copied { LONE_KEYS } else { most });
             // SAFETY: keys of the block, lanes of the panel; the scratch has room for a tile's keys.
             unsafe {
                 if self.copied {
@@ -164,11 +165,9 @@ impl Strip<'_> {
                     bring(s, self.panel, self.x, self.block.start, seen, t);
                     keys = Rows { ptr: self.x.keys.cast_const(), row_stride: d, col_stride: 1 };
                 }
-                if NV == 1 && many {
-                    self.tile::<S, 8, NV>(s, lane, t, keys);
-                } else {
-                    with_score_rows!(S, n, MR => self.tile::<S, MR, NV>(s, lane, t, keys));
-                }
+                let q = self.x.q.wrapping_add(lane).cast_const();
+                let to = self.x.scores.wrapping_add(t * S::PANEL + lane);
+                with_rows!(S, lone_rows::<S>(NV), n, MR => rows_in_one_lane::<S, MR, NV>(s, d, keys, q, to));
             }
             keys = keys.at(n, 0);
             t += n;

@@ -8,7 +8,7 @@
 //!     [r0: 0 1 | r1: 0 1 | …]  nothing is transposed, nothing shuffled until the sums
 //! ```
 
-use super::tile::{Acc, Panels, Rows, step, zero};
+use super::tile::{Acc, PANEL_COLS, Panels, Rows, step, tile, zero};
 use super::unrolled::unrolled;
 use crate::simd::Simd;
 
@@ -26,10 +26,6 @@ pub unsafe fn rows_in_lanes<S: Simd, const MR: usize, const NV: usize>(
     k: Rows,
     q: Panels<f32>,
 ) -> Acc<S::V, MR, NV> {
-    if const { S::LANES == 1 } {
-        // SAFETY: as the caller promises.
-        return unsafe { rows_in_one_lane(s, d, k, q) };
-    }
     let (mut even, mut odd) = (zero::<S, MR, NV>(s), zero::<S, MR, NV>(s));
     let (stride, next) = (q.vector_stride::<S>(), q.row_stride);
     let (mut rows, mut row) = (k.each::<MR>(), q.ptr);
@@ -47,16 +43,6 @@ pub unsafe fn rows_in_lanes<S: Simd, const MR: usize, const NV: usize>(
             step(s, (&rows, 0), (row, stride), &mut even);
         }
     }
-    added(s, even, odd)
-}
-
-/// The sums of both chains.
-#[inline(always)]
-fn added<S: Simd, const MR: usize, const NV: usize>(
-    s: S,
-    mut even: Acc<S::V, MR, NV>,
-    odd: Acc<S::V, MR, NV>,
-) -> Acc<S::V, MR, NV> {
     unrolled!(I < MR => {
         unrolled!(V < NV => {
             even[I][V] = s.add(even[I][V], odd[I][V]);
@@ -65,37 +51,40 @@ fn added<S: Simd, const MR: usize, const NV: usize>(
     even
 }
 
-/// [`rows_in_lanes`] for one lane, where pointers move every four features.
+/// [`rows_in_lanes`] for one lane, to `[MR][PANEL]` scores at `to`. One chain after the other: a tile then has
+/// twice as many keys.
+///
+/// # Safety
+/// - As there; `to` is valid for reading and writing.
 #[inline(always)]
-unsafe fn rows_in_one_lane<S: Simd, const MR: usize, const NV: usize>(
+pub unsafe fn rows_in_one_lane<S: Simd, const MR: usize, const NV: usize>(
     s: S,
     d: usize,
-    mut k: Rows,
-    q: Panels<f32>,
-) -> Acc<S::V, MR, NV> {
-    let (mut this, mut other) = (zero::<S, MR, NV>(s), zero::<S, MR, NV>(s));
-    let mut q = q.ptr;
-    // SAFETY: features below `d` of keys and queries, as the caller promises.
-    unsafe {
-        // What is no four comes first: behind the loop it would want the chains twice. Which chain is which does
-        // not matter for their sum.
-        for _ in 0..d % 4 {
-            step(s, (&k.each(), 0), (q, 1), &mut this);
-            (this, other) = (other, this);
-            k.ptr = k.ptr.wrapping_add(1);
-            q = q.wrapping_add(S::PANEL);
-        }
-        for _ in 0..d / 4 {
-            let rows = k.each();
-            step(s, (&rows, 0), (q, 1), &mut this);
-            step(s, (&rows, 1), (q.wrapping_add(S::PANEL), 1), &mut other);
-            step(s, (&rows, 2), (q.wrapping_add(2 * S::PANEL), 1), &mut this);
-            step(s, (&rows, 3), (q.wrapping_add(3 * S::PANEL), 1), &mut other);
-            k.ptr = k.ptr.wrapping_add(4);
-            q = q.wrapping_add(4 * S::PANEL);
+    k: Rows,
+    q: *const f32,
+    to: *mut f32,
+) {
+    for chain in 0..CHAINS {
+        let k = Rows { col_stride: CHAINS, ..k.at(0, chain) };
+        let q = Panels {
+            ptr: q.wrapping_add(chain * S::PANEL),
+            row_stride: CHAINS * S::PANEL,
+            panel_stride: PANEL_COLS,
+            col_stride: 1,
+        };
+        // SAFETY: features below `d` of keys and queries, as the caller promises.
+        unsafe {
+            let sums = tile::<S, f32, MR, NV>(s, (d + CHAINS - 1 - chain) / CHAINS, k, q, zero(s));
+            unrolled!(I < MR => {
+                unrolled!(V < NV => {
+                    let to = to.wrapping_add(I * S::PANEL + V);
+                    let before = if chain == 0 { s.splat(0.0) } else { s.load(to) };
+                    // Chains of two roundings are never -0.
+                    s.store(to, s.add(before, sums[I][V]));
+                });
+            });
         }
     }
-    added(s, this, other)
 }
 
 /// The chains of `P` keys for `NQ` vectors of queries, [`CHAINS`] features of a row in neighbouring lanes.

@@ -37,7 +37,7 @@ impl Rows {
     /// Where the first `MR` rows begin.
     #[inline(always)]
     pub fn each<const MR: usize>(self) -> [*const f32; MR] {
-        let mut rows = [self.ptr; MR];
+        let mut rows = [core::ptr::null(); MR];
         unrolled!(I < MR => {
             rows[I] = self.ptr.wrapping_add(I * self.row_stride);
         });
@@ -143,7 +143,7 @@ pub unsafe fn tile_while<S: Simd, E: Elem, const MR: usize, const NV: usize>(
 
 /// Steps of one lane between two moves of the pointers, for a tile of this size.
 const fn steps_at_once(size: usize) -> usize {
-    if size >= 16 { 4 } else { 2 }
+    if size >= 8 { 4 } else { 2 }
 }
 
 /// [`tile`] for one lane: a small processor counts every instruction, so pointers move every few steps.
@@ -219,6 +219,11 @@ pub fn zero<S: Simd, const MR: usize, const NV: usize>(s: S) -> Acc<S::V, MR, NV
 /// Rows of the tallest tile of `nv` vectors: a single vector leaves registers for more than the tier's `MR`.
 pub const fn max_rows<S: Simd>(nv: usize) -> usize {
     if nv == 1 && S::LANES > 1 { 8 } else { S::MR }
+}
+
+/// Keys of the largest tile of scores of one lane for `nv` rows: a single row has few chains.
+pub const fn lone_rows<S: Simd>(nv: usize) -> usize {
+    if nv == 1 { 8 } else { S::MR }
 }
 
 /// Rows of the largest tile of weights of a panel.

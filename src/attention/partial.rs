@@ -96,14 +96,18 @@ unsafe fn lane_weights<S: Simd>(s: S, x: &Scratch, block: Block, lane: usize) {
         if block.holes {
             top = seen::hide(s, x, lane, all, top);
         } else {
-            let mut t = all.0;
-            while S::LANES == 1 && t + 4 <= all.1 {
-                unrolled!(I < 4 => {
-                    top = s.max(s.load(at(t + I)), top);
-                });
-                t += 4;
+            let mut rest = all.0;
+            if S::LANES == 1 {
+                let mut four = at(rest);
+                for _ in 0..all.1.saturating_sub(all.0) / 4 {
+                    unrolled!(I < 4 => {
+                        top = s.max(s.load(four.add(I * S::PANEL)), top);
+                    });
+                    four = four.wrapping_add(4 * S::PANEL);
+                    rest += 4;
+                }
             }
-            for t in t..all.1 {
+            for t in rest..all.1 {
                 top = s.max(s.load(at(t)), top);
             }
         }

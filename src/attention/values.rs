@@ -9,7 +9,8 @@ use crate::elem::{Elem, Kind, by_kind};
 use crate::kernel::pack::{Grid, pack};
 use crate::kernel::softmax::BLOCK;
 use crate::kernel::tile::{
-    Acc, PANEL_COLS, Panels, Rows, panel_rows, share, take, tile, tile_while, with_rows, with_vectors, zero,
+    Acc, PANEL_COLS, Panels, Rows, lone_columns, panel_rows, share, take, tile, tile_while, with_rows,
+    with_vectors, zero,
 };
 use crate::kernel::unrolled::unrolled;
 use crate::simd::Simd;
@@ -321,11 +322,25 @@ unsafe fn strip<S: Simd, E: Elem>(
     // take more columns.
     unsafe {
         let (cols, mut c) = (strips.cols, 0);
+        if const { S::LANES == 1 } {
+            with_rows!(S, panel_rows::<S>(), n, MR => {
+                while c < cols {
+                    // Eight columns are two times four.
+                    let most = lone_columns::<S>(MR);
+                    let n = if cols - c == 8 && most < 8 { 4 } else { take::<S>(cols - c, most) };
+                    with_vectors!(S, lone_columns::<S>(MR), n, NV => {
+                        columns::<S, E, MR, NV>(s, strips, head, r, keys, c);
+                    });
+                    c += n;
+                }
+            });
+            return;
+        }
         if n == 1 {
             c = wide::<S, E, 1, 8>(s, strips, head, r, keys);
-        } else if n == 2 && const { S::LANES > 1 } {
+        } else if n == 2 {
             c = wide::<S, E, 2, 4>(s, strips, head, r, keys);
-        } else if n == 4 && const { S::LANES > 1 && S::MR * S::NV >= 24 } {
+        } else if n == 4 && const { S::MR * S::NV >= 24 } {
             c = wide::<S, E, 4, 4>(s, strips, head, r, keys);
         }
         with_rows!(S, panel_rows::<S>(), n, MR => {

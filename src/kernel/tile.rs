@@ -143,7 +143,13 @@ pub unsafe fn tile_while<S: Simd, E: Elem, const MR: usize, const NV: usize>(
 
 /// Steps of one lane between two moves of the pointers, for a tile of this size.
 const fn steps_at_once(size: usize) -> usize {
-    if size >= 8 { 4 } else { 2 }
+    if size == 8 {
+        8
+    } else if size > 8 {
+        4
+    } else {
+        2
+    }
 }
 
 /// [`tile`] for one lane: a small processor counts every instruction, so pointers move every few steps.
@@ -226,6 +232,11 @@ pub const fn lone_rows<S: Simd>(nv: usize) -> usize {
     if nv == 1 { 8 } else { S::MR }
 }
 
+/// Columns of the largest tile of values of one lane for `mr` rows.
+pub const fn lone_columns<S: Simd>(mr: usize) -> usize {
+    if mr == 1 { 8 } else { 6 }
+}
+
 /// Rows of the largest tile of weights of a panel.
 pub const fn panel_rows<S: Simd>() -> usize {
     if S::MR < S::PANEL { S::MR } else { S::PANEL }
@@ -273,10 +284,13 @@ macro_rules! with_score_rows {
 }
 pub(crate) use with_score_rows;
 
-/// Runs `$body` with the constant `$NV` equal to `$n`, which [`take`] has said of the tier's `NV`.
+/// Runs `$body` with the constant `$NV` equal to `$n`, which [`take`] has said of `$most` or the tier's `NV`.
 macro_rules! with_vectors {
     ($S:ident, $n:expr, $NV:ident => $body:expr) => {
         $crate::kernel::tile::with_const!($S, $n, $NV => $body; [1 2 3 4] <$S as $crate::simd::Simd>::NV)
+    };
+    ($S:ident, $most:expr, $n:expr, $NV:ident => $body:expr) => {
+        $crate::kernel::tile::with_const!($S, $n, $NV => $body; [1 2 3 4 5 6 7 8] $most)
     };
 }
 pub(crate) use with_vectors;

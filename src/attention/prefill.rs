@@ -54,10 +54,18 @@ pub unsafe fn load_q<S: Simd>(s: S, panel: &Panel, x: &Scratch) {
 /// A query times the scale, with one lane.
 #[inline(always)]
 unsafe fn scaled_column<S: Simd, E: Elem>(s: S, mut q: *const E, d: usize, scale: S::V, mut to: *mut f32) {
-    for _ in 0..d {
-        // SAFETY: as the caller promises.
-        unsafe { s.store(to, s.mul(E::load(s, q), scale)) };
-        (q, to) = (q.wrapping_add(1), to.wrapping_add(S::PANEL));
+    // SAFETY: as the caller promises.
+    unsafe {
+        for _ in 0..d / 4 {
+            unrolled!(I < 4 => {
+                s.store(to.add(I * S::PANEL), s.mul(E::load(s, q.add(I)), scale));
+            });
+            (q, to) = (q.wrapping_add(4), to.wrapping_add(4 * S::PANEL));
+        }
+        for _ in 0..d % 4 {
+            s.store(to, s.mul(E::load(s, q), scale));
+            (q, to) = (q.wrapping_add(1), to.wrapping_add(S::PANEL));
+        }
     }
 }
 

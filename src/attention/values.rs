@@ -393,7 +393,7 @@ unsafe fn columns<S: Simd, E: Elem, const MR: usize, const NV: usize>(
     unsafe {
         if !begins {
             unrolled!(I < MR => {
-                unrolled!(N < NV => {
+                unrolled!(N < NV, 16 => {
                     chains[I][N] = s.load(open(I, N));
                 });
             });
@@ -426,7 +426,7 @@ unsafe fn columns<S: Simd, E: Elem, const MR: usize, const NV: usize>(
         }
         if !ends {
             unrolled!(I < MR => {
-                unrolled!(N < NV => {
+                unrolled!(N < NV, 16 => {
                     s.store(open(I, N), chains[I][N]);
                 });
             });
@@ -435,7 +435,7 @@ unsafe fn columns<S: Simd, E: Elem, const MR: usize, const NV: usize>(
         unrolled!(I < MR => {
             let acc = acc.wrapping_add((r + I) * width + strips.col + c);
             let factor = s.splat(*factor.add(r + I));
-            unrolled!(N < NV => {
+            unrolled!(N < NV, 16 => {
                 let (acc, chain) = (acc.wrapping_add(N * S::LANES), chains[I][N]);
                 let old = if block.first { None } else { Some(s.load(acc)) };
                 s.store(acc, old.map_or(chain, |old| s.fma(old, factor, chain)));
@@ -451,7 +451,7 @@ fn all_finite<S: Simd, const MR: usize, const NV: usize>(s: S, chains: &Acc<S::V
     let (zero, one) = (s.splat(0.0), s.splat(1.0));
     let mut sum = zero;
     unrolled!(I < MR => {
-        unrolled!(N < NV => {
+        unrolled!(N < NV, 16 => {
             sum = s.fma(chains[I][N], zero, sum);
         });
     });

@@ -198,14 +198,14 @@ pub unsafe fn step<S: Simd, E: Elem, const MR: usize, const NV: usize>(
     acc: &mut Acc<S::V, MR, NV>,
 ) {
     let mut vectors = [s.splat(0.0); NV];
-    unrolled!(V < NV => {
+    unrolled!(V < NV, 16 => {
         // SAFETY: as the caller promises.
         vectors[V] = unsafe { E::load(s, b.0.wrapping_add(V * b.1)) };
     });
     unrolled!(I < MR => {
         // SAFETY: as the caller promises.
         let x = s.splat(unsafe { *a.0[I].wrapping_add(a.1) });
-        unrolled!(V < NV => {
+        unrolled!(V < NV, 16 => {
             acc[I][V] = s.fma(x, vectors[V], acc[I][V]);
         });
     });
@@ -234,7 +234,7 @@ pub const fn lone_rows<S: Simd>(nv: usize) -> usize {
 
 /// Columns of the largest tile of values of one lane for `mr` rows.
 pub const fn lone_columns<S: Simd>(mr: usize) -> usize {
-    if mr == 1 { 8 } else { 6 }
+    if mr == 1 { 16 } else { 6 }
 }
 
 /// Rows of the largest tile of weights of a panel.
@@ -290,7 +290,7 @@ macro_rules! with_vectors {
         $crate::kernel::tile::with_const!($S, $n, $NV => $body; [1 2 3 4] <$S as $crate::simd::Simd>::NV)
     };
     ($S:ident, $most:expr, $n:expr, $NV:ident => $body:expr) => {
-        $crate::kernel::tile::with_const!($S, $n, $NV => $body; [1 2 3 4 5 6 7 8] $most)
+        $crate::kernel::tile::with_const!($S, $n, $NV => $body; [1 2 3 4 5 6 7 8 16] $most)
     };
 }
 pub(crate) use with_vectors;

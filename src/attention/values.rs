@@ -9,8 +9,8 @@ use crate::elem::{Elem, Kind, by_kind};
 use crate::kernel::pack::{Grid, pack};
 use crate::kernel::softmax::BLOCK;
 use crate::kernel::tile::{
-    Acc, PANEL_COLS, Panels, Rows, lone_columns, panel_rows, share, take, tile, tile_while, with_rows,
-    with_vectors, zero,
+    Acc, PANEL_COLS, Panels, Rows, lone_columns, lone_tile_of_stride, panel_rows, share, take, tile,
+    tile_while, with_rows, with_vectors, zero,
 };
 use crate::kernel::unrolled::unrolled;
 use crate::simd::Simd;
@@ -406,6 +406,10 @@ unsafe fn columns<S: Simd, E: Elem, const MR: usize, const NV: usize>(
             let n = run.end.min(to).saturating_sub(t);
             let weights = strips.weights.at(r, t);
             chains = match &mut head.later {
+                // The weights' stride in the scores: a panel of as many lanes.
+                _ if const { S::LANES == 1 && S::PANEL == 4 } => {
+                    lone_tile_of_stride::<S, E, MR, NV, 4>(s, n, weights, v, chains)
+                }
                 Some(later) if S::LANES > 1 => {
                     let ask = || later.ask(s, NV * S::LANES * size_of::<E>());
                     tile_while::<S, E, MR, NV>(s, n, weights, v, ask, chains)

@@ -118,13 +118,7 @@ pub unsafe fn tile_while<S: Simd, E: Elem, const MR: usize, const NV: usize>(
 ) -> Acc<S::V, MR, NV> {
     if const { S::LANES == 1 } {
         // SAFETY: as the caller promises.
-        return unsafe {
-            // The compiler then knows where the next column is.
-            match (a.col_stride, b.col_stride) {
-                (1, 1) => by_some(s, k, Rows { col_stride: 1, ..a }, Panels { col_stride: 1, ..b }, acc),
-                _ => by_some(s, k, a, b, acc),
-            }
-        };
+        return unsafe { lone_tile(s, k, a, b, acc) };
     }
     let vector_stride = b.vector_stride::<S>();
     // A pointer for each row and one offset for all: the loop then has no address arithmetic left.
@@ -152,12 +146,29 @@ const fn steps_at_once(size: usize) -> usize {
     }
 }
 
-/// [`tile`] for one lane: a small processor counts every instruction, so pointers move every few steps.
+/// [`tile`] for one lane: a small processor counts every instruction, so pointers move every few steps. That asks
+/// for elements of `a` and of `b` at strides that the compiler knows; others take single steps.
 ///
 /// # Safety
 /// - As [`tile`].
 #[inline(always)]
-unsafe fn by_some<S: Simd, E: Elem, const MR: usize, const NV: usize>(
+pub unsafe fn lone_tile<S: Simd, E: Elem, const MR: usize, const NV: usize>(
+    s: S,
+    k: usize,
+    a: Rows,
+    b: Panels<E>,
+    acc: Acc<S::V, MR, NV>,
+) -> Acc<S::V, MR, NV> {
+    // SAFETY: as the caller promises.
+    unsafe { lone_tile_of_stride::<S, E, MR, NV, 1>(s, k, a, b, acc) }
+}
+
+/// [`lone_tile`] where columns of `a` are likely to be `STRIDE` apart.
+///
+/// # Safety
+/// - As [`tile`].
+#[inline(always)]
+pub unsafe fn lone_tile_of_stride<S: Simd, E: Elem, const MR: usize, const NV: usize, const STRIDE: usize>(
     s: S,
     k: usize,
     mut a: Rows,
@@ -165,21 +176,22 @@ unsafe fn by_some<S: Simd, E: Elem, const MR: usize, const NV: usize>(
     mut acc: Acc<S::V, MR, NV>,
 ) -> Acc<S::V, MR, NV> {
     let at_once = const { steps_at_once(MR * NV) };
+    // The odd steps come first: behind the others they would want the pointers and the accumulators twice.
+    let singles = if a.col_stride == STRIDE && b.col_stride == 1 { k % at_once } else { k };
     // SAFETY: columns of the rows and rows of `b` below `k`, as the caller promises.
     unsafe {
-        // The odd steps first: behind the loop they would want the pointers and the accumulators twice.
-        for _ in 0..k % at_once {
+        for _ in 0..singles {
             step(s, (&a.each(), 0), (b.ptr, b.col_stride), &mut acc);
             b.ptr = b.ptr.wrapping_add(b.row_stride);
             a.ptr = a.ptr.wrapping_add(a.col_stride);
         }
-        for _ in 0..k / at_once {
+        for _ in 0..(k - singles) / at_once {
             let rows = a.each();
             unrolled!(K < steps_at_once(MR * NV) => {
-                step(s, (&rows, K * a.col_stride), (b.ptr, b.col_stride), &mut acc);
+                step(s, (&rows, K * STRIDE), (b.ptr, 1), &mut acc);
                 b.ptr = b.ptr.wrapping_add(b.row_stride);
             });
-            a.ptr = a.ptr.wrapping_add(at_once * a.col_stride);
+            a.ptr = a.ptr.wrapping_add(at_once * STRIDE);
         }
     }
     acc
@@ -224,7 +236,11 @@ pub fn zero<S: Simd, const MR: usize, const NV: usize>(s: S) -> Acc<S::V, MR, NV
 
 /// Rows of the tallest tile of `nv` vectors: a single vector leaves registers for more than the tier's `MR`.
 pub const fn max_rows<S: Simd>(nv: usize) -> usize {
-    if nv == 1 && S::LANES > 1 { 8 } else { S::MR }
+    match nv {
+        1 if S::LANES > 1 => 8,
+        1 => 4,
+        _ => S::MR,
+    }
 }
 
 /// Keys of the largest tile of scores of one lane for `nv` rows: a single row has few chains.

@@ -40,6 +40,8 @@ const SMALL: usize = 64;
 /// Floats between the rows of packed A beyond their length: no power of two, which would put the rows
 /// of a tile into the same sets of the L1.
 const SKEW: usize = 16;
+/// Most rows of a tile of one lane whose sums are scaled or added to something: its registers go through memory.
+const LONE_ROWS: usize = 4;
 /// Floats to move the scratch to a cache line.
 const ALIGN: usize = 16;
 
@@ -334,6 +336,8 @@ unsafe fn tiles_in_region<S: Simd, E: Elem>(
     store: &Store,
 ) {
     let (m, k, n) = sizes;
+    // One lane: the tallest tiles only store.
+    let small = S::LANES == 1 && !store.is_as_it_is();
     let mut jr = 0;
     while jr < n {
         let vectors = take::<S>((n - jr).div_ceil(S::LANES), S::NV);
@@ -341,7 +345,7 @@ unsafe fn tiles_in_region<S: Simd, E: Elem>(
         with_vectors!(S, vectors, NV => {
             let mut ir = 0;
             while ir < m {
-                let rows = share::<S>(m - ir, max_rows::<S>(NV));
+                let rows = share::<S>(m - ir, if small { LONE_ROWS } else { max_rows::<S>(NV) });
                 with_rows!(S, max_rows::<S>(NV), rows, MR => {
                     // SAFETY: the tile is inside the block; columns beyond `n` are padding of the panel.
                     unsafe {
@@ -373,5 +377,12 @@ unsafe fn lone_tile<S: Simd, E: Elem, const MR: usize, const NV: usize>(
     store: &Store,
 ) {
     // SAFETY: as the caller promises.
-    unsafe { store.put(s, tile::<S, E, MR, NV>(s, k, *a, *b, zero(s)), at.0, at.1, NV) };
+    unsafe {
+        let acc = tile::<S, E, MR, NV>(s, k, *a, *b, zero(s));
+        if MR > LONE_ROWS {
+            store.put_as_it_is(s, acc, at.0, at.1);
+        } else {
+            store.put(s, acc, at.0, at.1, NV);
+        }
+    }
 }

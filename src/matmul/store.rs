@@ -56,18 +56,10 @@ impl Store<'_> {
     ) {
         let plain = self.first && self.p.beta == 0.0 && self.p.bias.is_null();
         if const { S::LANES == 1 } {
-            // A chain of two roundings is never -0, so that adding 0 changes nothing. What is not as plain takes
-            // the way through memory, which costs less flash.
-            const { assert!(S::LANES > 1 || !S::FUSED) };
-            if plain && self.p.alpha == 1.0 && Self::is_direct(&self.p.c) {
-                unrolled!(R < MR => {
-                    let row = self.c_at(i, j).wrapping_add(R * self.p.c.row_stride);
-                    unrolled!(V < NV => {
-                        // SAFETY: the columns exist.
-                        unsafe { s.store(row.wrapping_add(V), acc[R][V]) };
-                    });
-                });
-                return;
+            // What is not as plain takes the way through memory, which costs less flash.
+            if self.is_as_it_is() {
+                // SAFETY: as the caller promises.
+                return unsafe { self.put_as_it_is(s, acc, i, j) };
             }
         } else if Self::is_direct(&self.p.c) {
             let alpha = s.splat(self.p.alpha);
@@ -108,6 +100,35 @@ impl Store<'_> {
             // SAFETY: as the caller promises; the `NV` vectors with the `cols` columns are written.
             unsafe { self.put_row(s, row(r), i + r, j, cols) };
         }
+    }
+
+    /// Whether chains of one lane are what C gets: one of two roundings is never -0, so that adding 0 would change
+    /// nothing.
+    pub fn is_as_it_is(&self) -> bool {
+        let p = self.p;
+        self.first && p.alpha == 1.0 && p.beta == 0.0 && p.bias.is_null() && Self::is_direct(&p.c)
+    }
+
+    /// [`put`](Self::put) for one lane, if it is so.
+    ///
+    /// # Safety
+    /// - As there.
+    #[inline(always)]
+    pub unsafe fn put_as_it_is<S: Simd, const MR: usize, const NV: usize>(
+        &self,
+        s: S,
+        acc: Acc<S::V, MR, NV>,
+        i: usize,
+        j: usize,
+    ) {
+        const { assert!(S::LANES == 1 && !S::FUSED) };
+        unrolled!(R < MR => {
+            let row = self.c_at(i, j).wrapping_add(R * self.p.c.row_stride);
+            unrolled!(V < NV => {
+                // SAFETY: the columns exist.
+                unsafe { s.store(row.wrapping_add(V), acc[R][V]) };
+            });
+        });
     }
 
     /// Where element `(i, j)` of the block lies in C, which is `f32`.

@@ -121,7 +121,7 @@ impl Store<'_> {
         i: usize,
         j: usize,
     ) {
-        const { assert!(S::LANES == 1 && !S::FUSED) };
+        const { assert!(S::LANES > 1 || !S::FUSED) };
         unrolled!(R < MR => {
             let row = self.c_at(i, j).wrapping_add(R * self.p.c.row_stride);
             unrolled!(V < NV => {

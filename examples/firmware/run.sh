@@ -1,8 +1,11 @@
 #!/bin/bash
-# Builds the firmware for an emulated board and runs it: run.sh BOARD [lookup|hashes|all].
+# Builds the firmware for an emulated board and runs it: run.sh BOARD [lookup|hashes|all|counts|calls].
 #
 # `lookup` shows the trained model at work. `hashes` compares the bits of results with those of a PC
-# (tests/data/hashes). The exit status is that of the firmware. QKV_OPT_LEVEL is 3 without it.
+# (tests/data/hashes). `all` is both. On a Cortex-M: `counts` prints a line for each of some calls, with
+# instructions, multiply-adds, bytes of stack and bytes of scratch. `calls` is the smallest firmware, in which no
+# panic, allocator or formatting may be linked. The exit status is that of the firmware. QKV_OPT_LEVEL is 3
+# without it.
 set -euo pipefail
 . "$(dirname "$0")/../../tests/targets/env.sh"
 cd "$(dirname "$0")"
@@ -13,6 +16,7 @@ m7          Cortex-M7F, mps2-an500
 m3          Cortex-M3, soft float, mps2-an385
 m0          the instructions of a Cortex-M0, soft float, on a Cortex-M3, mps2-an385
 m55         Cortex-M55 without vectors of floats, mps3-an547
+m55mve      Cortex-M55 with them: subnormal numbers are flushed to zero, mps3-an547
 rv32imafc   RISC-V with FPU, virt
 rv32imac    RISC-V, soft float, virt"
 
@@ -27,14 +31,15 @@ case "${1:-}" in
         target=thumbv8m.main-none-eabihf memory=mps3 machine=mps3-an547
         flags="-C target-cpu=cortex-m55 -C target-feature=-mve.fp"
         ;;
+    m55mve) target=thumbv8m.main-none-eabihf memory=mps3 machine=mps3-an547 flags="-C target-cpu=cortex-m55" ;;
     rv32imafc) target=riscv32imafc-unknown-none-elf memory=virt machine=virt qemu=riscv32 ;;
     rv32imac) target=riscv32imac-unknown-none-elf memory=virt machine=virt qemu=riscv32 ;;
     *) fail "which board? One of:$boards" ;;
 esac
 case "${2:-all}" in
     all) binaries="lookup hashes" ;;
-    lookup | hashes) binaries="$2" ;;
-    *) fail "which firmware? lookup, hashes or all" ;;
+    lookup | hashes | counts | calls) binaries="$2" ;;
+    *) fail "which firmware? lookup, hashes, all, counts or calls" ;;
 esac
 
 need size binutils
@@ -46,8 +51,13 @@ rust_without_std "$target" ld.lld
 [ -z "$flags" ] || for_target "$target" RUSTFLAGS "$flags"
 
 build() { # binary; sets `executable`
+    local features=()
+    case "$1" in
+        counts) features=(--no-default-features --features print) ;;
+        calls) features=(--no-default-features) ;;
+    esac
     QKV_BOARD="$memory" CARGO_PROFILE_RELEASE_OPT_LEVEL="${QKV_OPT_LEVEL:-3}" cargo build --quiet --release --locked \
-        "${std[@]}" --target "$target" --target-dir "$target_dir/firmware" --bin "$1"
+        "${std[@]}" --target "$target" --target-dir "$target_dir/firmware" --bin "$1" "${features[@]}"
     executable="$target_dir/firmware/$target/release/$1"
 }
 
@@ -55,19 +65,31 @@ sizes() { # executable: bytes of the sections that a chip has to hold
     size --format=sysv "$1" | awk '$1 ~ /^\.(text|rodata|data|bss)$/ { printf "%s %d  ", $1, $2 }'
 }
 
-run() { # executable
+run() { # executable, more arguments to qemu
     local bios=()
     [ "$qemu" = arm ] || bios=(-bios none)
     timeout "${QKV_SECONDS:-300}" "qemu-system-$qemu" -machine "$machine" "${bios[@]}" -nographic -monitor none \
-        -serial none -semihosting-config enable=on,target=native -kernel "$1"
+        -serial none -semihosting-config enable=on,target=native -kernel "$@"
+}
+
+nothing_else_linked() { # executable
+    if nm --demangle "$1" | grep -E 'core::(panicking|fmt)|alloc|a_panic_path_is_reachable'; then
+        echo "$(basename "$0"): FAILED: a panic, an allocator or formatting is linked" >&2
+        exit 1
+    fi
 }
 
 for binary in $binaries; do
     build "$binary"
     echo "== $binary, $target ${flags#-C target-cpu=} on $machine: $(sizes "$executable")"
-    if [ "$binary" = lookup ]; then
-        run "$executable"
-    else
-        run "$executable" | "$root/tests/targets/compare.sh" separate
-    fi
+    case "$binary" in
+        lookup) run "$executable" ;;
+        hashes) run "$executable" | "$root/tests/targets/compare.sh" separate ;;
+        # 128 ns of virtual time an instruction: the gauge wants three ticks of the timer or more.
+        counts) run "$executable" -icount shift=7 ;;
+        calls)
+            nothing_else_linked "$executable"
+            run "$executable"
+            ;;
+    esac
 done

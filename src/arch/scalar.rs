@@ -11,7 +11,7 @@ impl Simd for Scalar {
     type V = f32;
     const LANES: usize = 1;
     const FUSED: bool = false;
-    const MR: usize = 4;
+    const MR: usize = 6;
     const NV: usize = 4;
     const PANEL: usize = 4;
     type Few = Self;

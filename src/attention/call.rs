@@ -144,7 +144,7 @@ impl<'a> Call<'a> {
     pub fn run(&self, scratch: &mut [f32]) -> Result<(), Error> {
         expect_scratch(self.scratch_len(), scratch.len())?;
         for b in 0..self.sequences {
-            if let Some(problem) = self.sequence(b) {
+            if let Some(problem) = &self.sequence(b) {
                 problem.compute(scratch);
             }
         }

@@ -43,6 +43,9 @@ pub const fn lanes<S: Simd>(rows: usize) -> usize {
 /// # Safety
 /// - `x` has room for the panel; the panel's rows are inside Q.
 pub unsafe fn load_q<S: Simd>(s: S, panel: &Panel, x: &Scratch) {
+    if const { max_rows::<S>() == 0 } {
+        return;
+    }
     let (p, d, scale) = (panel.p, panel.p.q.head_dim, panel.p.scale);
     let (width, row) = (d.next_multiple_of(CHAINS), x.keys);
     // SAFETY: as the caller promises. The room for keys holds a row of `head_dim`, in whole twos.
@@ -67,6 +70,9 @@ pub unsafe fn load_q<S: Simd>(s: S, panel: &Panel, x: &Scratch) {
 /// - `x` has room for the panel and holds its queries; the block is inside K.
 #[inline(never)]
 pub unsafe fn scores<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
+    if const { max_rows::<S>() == 0 } {
+        return;
+    }
     s.vectorize(
         #[inline(always)]
         || {

@@ -116,7 +116,11 @@ impl Attention<'_> {
         out: HeadsMut<'_, O>,
         scratch: &mut [f32],
     ) -> Result<(), Error> {
-        Call::new(self, q.raw, k.raw(), v.raw(), Some(out.raw), None)?.run(scratch)
+        // Not moved out of the result: a call is large.
+        match &Call::new(self, q.raw, k.raw(), v.raw(), Some(out.raw), None) {
+            Ok(call) => call.run(scratch),
+            Err(error) => Err(*error),
+        }
     }
 
     /// As [`run`](Self::run), and writes the natural logarithm of the sum of each row's exponentials,
@@ -134,7 +138,10 @@ impl Attention<'_> {
         lse: &mut [f32],
         scratch: &mut [f32],
     ) -> Result<(), Error> {
-        Call::new(self, q.raw, k.raw(), v.raw(), Some(out.raw), Some(lse))?.run(scratch)
+        match &Call::new(self, q.raw, k.raw(), v.raw(), Some(out.raw), Some(lse)) {
+            Ok(call) => call.run(scratch),
+            Err(error) => Err(*error),
+        }
     }
 }
 

@@ -263,9 +263,14 @@ impl Panel<'_> {
     }
 
     /// Each head alone, with its part of the scratch.
-    fn each<'a>(&'a self, x: &'a Scratch) -> impl Iterator<Item = (Panel<'a>, Scratch)> {
-        (0..self.heads)
-            .map(|h| (Panel { kv_head: self.kv_head + h, heads: 1, ..*self }, x.at_row(h * self.lanes)))
+    #[inline(always)]
+    fn each<S: Simd>(&self, _: S, x: &Scratch, mut take: impl FnMut(&Panel, &Scratch)) {
+        if S::LANES == 1 {
+            return take(self, x);
+        }
+        for h in 0..self.heads {
+            take(&Panel { kv_head: self.kv_head + h, heads: 1, ..*self }, &x.at_row(h * self.lanes));
+        }
     }
 }
 
@@ -302,10 +307,10 @@ impl Run<'_> {
     pub unsafe fn open<S: Simd>(&self, s: S) {
         // SAFETY: as the caller promises.
         unsafe {
-            for (head, x) in self.panel.each(&self.x) {
-                adjust::start(&head, &x);
-                if head.in_lanes { prefill::load_q(s, &head, &x) } else { decode::load_q(s.few(), &head, &x) }
-            }
+            self.panel.each(s, &self.x, |head, x| {
+                adjust::start(head, x);
+                if head.in_lanes { prefill::load_q(s, head, x) } else { decode::load_q(s.few(), head, x) }
+            });
             partial::start(&self.x, S::PANEL);
         }
     }
@@ -384,9 +389,9 @@ impl Run<'_> {
                 values::clear(&self.x, self.panel.all_lanes::<S>());
             }
             self.close_chunk(s);
-            for (head, x) in self.panel.each(&self.x) {
-                partial::finish(s, head.p, &x, head.kv_head, head.first, head.rows);
-            }
+            self.panel.each(s, &self.x, |head, x| {
+                partial::finish(s, head.p, x, head.kv_head, head.first, head.rows);
+            });
         }
     }
 

@@ -16,6 +16,7 @@ use super::seen;
 use crate::elem::{Elem, by_kind};
 use crate::kernel::exp::exp_weight;
 use crate::kernel::softmax::{BLOCK, CHAINS, NO_MAX, columns};
+use crate::kernel::unrolled::unrolled;
 use crate::simd::Simd;
 
 /// Keys whose weights are summed before they are merged with what came before; part of the contract.
@@ -95,7 +96,18 @@ unsafe fn lane_weights<S: Simd>(s: S, x: &Scratch, block: Block, lane: usize) {
         if block.holes {
             top = seen::hide(s, x, lane, all, top);
         } else {
-            for t in all.0..all.1 {
+            let mut rest = all.0;
+            if S::LANES == 1 {
+                let mut four = at(rest);
+                for _ in 0..all.1.saturating_sub(all.0) / 4 {
+                    unrolled!(I < 4 => {
+                        top = s.max(s.load(four.add(I * S::PANEL)), top);
+                    });
+                    four = four.wrapping_add(4 * S::PANEL);
+                    rest += 4;
+                }
+            }
+            for t in rest..all.1 {
                 top = s.max(s.load(at(t)), top);
             }
         }
@@ -247,6 +259,12 @@ pub unsafe fn scaled_row<S: Simd, E: Elem>(s: S, x: &Scratch, r: usize, out: *mu
         // Adding 0 turns -0 into 0: whether a masked key's 0 x v was added shows in nothing else.
         let value = |c: usize| s.fma(s.load(acc.add(c)), inverse, s.splat(0.0));
         let mut c = 0;
+        while S::LANES == 1 && c + 4 <= cols {
+            unrolled!(I < 4 => {
+                E::store(s, out.add(c + I), value(c + I));
+            });
+            c += 4;
+        }
         while c + S::LANES <= cols {
             E::store(s, out.add(c), value(c));
             c += S::LANES;

@@ -6,12 +6,15 @@
 
 use super::mask::bits;
 use super::panel::{Block, Panel};
-use super::scratch::{MAX_PANEL, Scratch};
+use super::scratch::{LONE_KEYS, MAX_PANEL, Scratch};
 use super::seen;
-use crate::elem::{Kind, by_kind};
+use crate::elem::{Elem, Kind, by_kind};
 use crate::kernel::pack::{Columns, Grid, pack, turn};
-use crate::kernel::score::rows_in_lanes;
-use crate::kernel::tile::{PANEL_COLS, Panels, Rows, with_score_rows, with_vectors};
+use crate::kernel::score::{rows_in_lanes, rows_in_one_lane};
+use crate::kernel::tile::{
+    PANEL_COLS, Panels, Rows, lone_rows, take, with_rows, with_score_rows, with_vectors,
+};
+use crate::kernel::unrolled::unrolled;
 use crate::simd::Simd;
 use crate::view::RawMat;
 
@@ -32,6 +35,13 @@ pub unsafe fn load_q<S: Simd>(s: S, panel: &Panel, x: &Scratch) {
                     .map(|(query, head)| p.q.head(head).at::<E>(query, 0).cast_const());
                 let apart = (p.group.get() == 1).then_some(p.q.token_stride);
                 let scale = s.splat(p.scale);
+                if const { S::LANES == 1 } {
+                    for (r, column) in columns.enumerate().take(panel.rows) {
+                        // SAFETY: as the caller promises.
+                        unsafe { scaled_column::<S, E>(s, column, d, scale, x.q.wrapping_add(r)) };
+                    }
+                    return;
+                }
                 let size = Columns { len: d, count: panel.rows, apart };
                 let to = Grid { dst: x.q, stride: S::PANEL, width };
                 // SAFETY: as the caller promises.
@@ -39,6 +49,24 @@ pub unsafe fn load_q<S: Simd>(s: S, panel: &Panel, x: &Scratch) {
             });
         },
     );
+}
+
+/// A query times the scale, with one lane.
+#[inline(always)]
+unsafe fn scaled_column<S: Simd, E: Elem>(s: S, mut q: *const E, d: usize, scale: S::V, mut to: *mut f32) {
+    // SAFETY: as the caller promises.
+    unsafe {
+        for _ in 0..d / 4 {
+            unrolled!(I < 4 => {
+                s.store(to.add(I * S::PANEL), s.mul(E::load(s, q.add(I)), scale));
+            });
+            (q, to) = (q.wrapping_add(4), to.wrapping_add(4 * S::PANEL));
+        }
+        for _ in 0..d % 4 {
+            s.store(to, s.mul(E::load(s, q), scale));
+            (q, to) = (q.wrapping_add(1), to.wrapping_add(S::PANEL));
+        }
+    }
 }
 
 /// Scores of the block's keys. Those of tiles that no row sees are not written.
@@ -61,13 +89,15 @@ pub unsafe fn scores<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
         #[inline(always)]
         || {
             // A tile's lanes of Q stay in the L1 while the keys go by, and then the keys for the next lanes.
-            for lane in (0..lanes).step_by(S::NV * S::LANES) {
-                let vectors = (lanes - lane).min(S::NV * S::LANES) / S::LANES;
+            let mut lane = 0;
+            while lane < lanes {
+                let vectors = take::<S>((lanes - lane) / S::LANES, S::NV);
                 let strip = Strip { panel, x, block, in_place, copied };
                 // Keys that all of the vectors want together, the others for each vector that wants them.
                 let (mut first, mut end) = (block.from, block.to);
                 let mut wanted = [(first, end); MAX_PANEL];
-                if block.partial || block.holes {
+                // One lane: a few scores that no row wants cost less than the code.
+                if S::LANES > 1 && (block.partial || block.holes) {
                     for (v, keys) in wanted.iter_mut().enumerate().take(vectors) {
                         // SAFETY: lanes of the panel.
                         *keys = unsafe { seen::keys_of(x, block, lane + v * S::LANES, S::LANES) };
@@ -87,6 +117,7 @@ pub unsafe fn scores<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
                 }
                 // SAFETY: as the caller promises.
                 with_vectors!(S, vectors, NV => unsafe { strip.tiles::<S, NV>(s, lane, (first, end)) });
+                lane += vectors * S::LANES;
             }
         },
     );
@@ -107,39 +138,81 @@ impl Strip<'_> {
     /// Scores of the keys `t..end` for the `NV` vectors of rows from `lane` on.
     #[inline(always)]
     unsafe fn tiles<S: Simd, const NV: usize>(&self, s: S, lane: usize, (mut t, end): (usize, usize)) {
-        let (x, block, d) = (self.x, self.block, self.panel.p.k.dim());
-        let q = Panels {
-            ptr: x.q.wrapping_add(lane).cast_const(),
-            row_stride: S::PANEL,
-            panel_stride: PANEL_COLS,
-        };
+        if const { S::LANES == 1 } {
+            // SAFETY: as the caller promises.
+            return unsafe { self.lone_tiles::<S, NV>(s, lane, (t, end)) };
+        }
+        let d = self.panel.p.k.dim();
         while t < end {
             let (left, most) = (end - t, S::MR / 2);
             // No tile of a single key, which has too few chains, if two tiles can share.
             let n = if left == most + 1 && most > 2 { most - 1 } else { left.min(most) };
-            let keys = if !self.copied {
-                let ptr = self.in_place.at(t - block.from, 0);
-                Rows { ptr, row_stride: self.in_place.row_stride, col_stride: 1 }
-            } else {
-                let mut at = t;
-                if S::LANES == 1 {
-                    // SAFETY: the scratch has room for a tile's keys.
-                    unsafe { bring(s, self.panel, x, block.start, block.keys & bits(t, t + n), t) };
-                    at = 0;
-                }
-                Rows { ptr: x.keys.wrapping_add(at * d), row_stride: d, col_stride: 1 }
+            let keys = match self.copied {
+                false => self.keys_in_place(t),
+                true => Rows { ptr: self.x.keys.wrapping_add(t * d), row_stride: d, col_stride: 1 },
             };
-            let to = x.scores.wrapping_add(t * S::PANEL + lane);
             // SAFETY: keys `t..t + n` of the block, lanes of the panel.
-            with_score_rows!(S, n, MR => unsafe {
-                let scores = rows_in_lanes::<S, MR, NV>(s, d, keys, q);
-                for (i, row) in scores.iter().enumerate() {
-                    for (v, &score) in row.iter().enumerate() {
-                        s.store(to.add(i * S::PANEL + v * S::LANES), score);
-                    }
-                }
-            });
+            with_score_rows!(S, n, MR => unsafe { self.tile::<S, MR, NV>(s, lane, t, keys) });
             t += n;
+        }
+    }
+
+    /// The same for one lane.
+    #[inline(always)]
+    unsafe fn lone_tiles<S: Simd, const NV: usize>(&self, s: S, lane: usize, (mut t, end): (usize, usize)) {
+        let d = self.panel.p.k.dim();
+        let most = lone_rows::<S>(NV);
+        let mut keys = self.keys_in_place(t);
+        while t < end {
+            let left = end - t;
+            let n = take::<S>(left, if self.copied { LONE_KEYS } else { most });
+            // SAFETY: keys of the block, lanes of the panel; the scratch has room for a tile's keys.
+            unsafe {
+                if self.copied {
+                    let seen = self.block.keys & bits(t, t + n);
+                    bring(s, self.panel, self.x, self.block.start, seen, t);
+                    keys = Rows { ptr: self.x.keys.cast_const(), row_stride: d, col_stride: 1 };
+                }
+                let q = self.x.q.wrapping_add(lane).cast_const();
+                let to = self.x.scores.wrapping_add(t * S::PANEL + lane);
+                with_rows!(S, lone_rows::<S>(NV), n, MR => rows_in_one_lane::<S, MR, NV>(s, d, keys, q, to));
+            }
+            keys = keys.at(n, 0);
+            t += n;
+        }
+    }
+
+    /// The keys from `t` on where they lie.
+    #[inline(always)]
+    fn keys_in_place(&self, t: usize) -> Rows {
+        let ptr = self.in_place.at(t - self.block.from, 0);
+        Rows { ptr, row_stride: self.in_place.row_stride, col_stride: 1 }
+    }
+
+    /// Scores of `MR` keys, which are the block's from `t` on.
+    #[inline(always)]
+    unsafe fn tile<S: Simd, const MR: usize, const NV: usize>(
+        &self,
+        s: S,
+        lane: usize,
+        t: usize,
+        keys: Rows,
+    ) {
+        let q = Panels {
+            ptr: self.x.q.wrapping_add(lane).cast_const(),
+            row_stride: S::PANEL,
+            panel_stride: PANEL_COLS,
+            col_stride: 1,
+        };
+        let to = self.x.scores.wrapping_add(t * S::PANEL + lane);
+        // SAFETY: as the caller promises.
+        unsafe {
+            let scores = rows_in_lanes::<S, MR, NV>(s, self.panel.p.k.dim(), keys, q);
+            unrolled!(I < MR => {
+                unrolled!(V < NV => {
+                    s.store(to.add(I * S::PANEL + V * S::LANES), scores[I][V]);
+                });
+            });
         }
     }
 }

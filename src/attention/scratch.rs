@@ -24,7 +24,8 @@ const Q_WIDTH: usize = if VECTORS { score::CHAINS } else { 1 };
 /// Values that are copied: scalar lanes read them all in place.
 const COPIED: usize = if VECTORS { BLOCK } else { 0 };
 /// Keys that are copied: scalar lanes widen those of a tile.
-const COPIED_KEYS: usize = if VECTORS { BLOCK } else { 4 };
+const COPIED_KEYS: usize = if VECTORS { BLOCK } else { LONE_KEYS };
+pub const LONE_KEYS: usize = 4;
 /// A vector of values for each key of a block: scalar lanes need none.
 const LAST_COLUMNS: usize = if VECTORS { BLOCK * MAX_LANES } else { 0 };
 /// Arrays of one float a row: `m`, `l`, their totals, the factors, each row's keys, its slope and place.
@@ -118,7 +119,7 @@ impl Scratch {
     pub unsafe fn cut<S: Simd>(_: S, scratch: *mut f32, p: &Problem) -> Scratch {
         const { assert!(S::PANEL <= MAX_PANEL && S::LANES <= WIDTH) };
         const { assert!(S::PANEL == <S::Few as Simd>::PANEL) };
-        const { assert!(COPIED_KEYS == BLOCK || S::MR <= COPIED_KEYS) };
+        const { assert!(COPIED_KEYS >= if S::LANES == 1 { LONE_KEYS } else { BLOCK }) };
         const { assert!(COPIED == 0 || COPIED >= S::PANEL) };
         let (q_stride, width) = (round_up(p.q.head_dim, Q_WIDTH), width(p.v.dim()));
         let rows = S::PANEL * panels(p.q.len);

@@ -8,8 +8,13 @@ use super::seen;
 use crate::elem::{Elem, Kind, by_kind};
 use crate::kernel::pack::{Grid, pack};
 use crate::kernel::softmax::BLOCK;
-use crate::kernel::tile::{Acc, PANEL_COLS, Panels, Rows, tile, tile_while, with_rows, with_vectors, zero};
-use crate::simd::{MAX_LANES, Simd};
+use crate::kernel::tile::{
+    Acc, PANEL_COLS, Panels, Rows, lone_columns, lone_tile_of_stride, panel_rows, share, take, tile,
+    tile_while, with_rows, with_vectors, zero,
+};
+use crate::kernel::unrolled::unrolled;
+use crate::simd::Simd;
+use crate::view::RawMat;
 
 /// Keys that are taken for all heads before the next keys: eight rows that lie a power of two apart fill a set of
 /// the L1, and from memory more of them are slower.
@@ -139,34 +144,28 @@ struct Run<E> {
 #[inline(never)]
 unsafe fn strips<S: Simd, E: Elem>(s: S, part: Part, v: Values) {
     let block = part.block;
-    let mut list;
     let mut found = v.v.runs(v.head, v.start, block.keys);
     let (t, run) = found.next().unwrap_or((0, v.v.run(v.head, v.start, 0)));
     let (first, row_stride) =
         (Run { t, end: t + run.rows, first: run.at::<E>(0, 0).cast_const() }, run.row_stride);
     let mut more: &[Run<E>] = &[];
+    let mut list;
     if block.keys & !bits(first.t, first.end) != 0 {
-        list = [first; BLOCK];
-        let mut n = 0;
-        for (to, (t, run)) in list.iter_mut().zip(found) {
-            *to = Run { t, end: t + run.rows, first: run.at::<E>(0, 0) };
-            n += 1;
+        if const { S::LANES == 1 } {
+            // SAFETY: as the caller promises.
+            return unsafe { with_list(s, &part, first, row_stride, found) };
         }
-        more = list.get(..n).unwrap_or_default();
+        list = [first; BLOCK];
+        more = listed(&mut list, found);
+    }
+    if const { S::LANES == 1 } {
+        // SAFETY: as the caller promises.
+        return unsafe { one_head(s, &part, first, more, row_stride) };
     }
     s.vectorize(
         #[inline(always)]
         || {
-            let strips = Strips {
-                x: part.x,
-                block,
-                weights: Rows { ptr: part.x.scores, row_stride: 1, col_stride: S::PANEL },
-                first,
-                more,
-                row_stride,
-                col: part.col,
-                cols: part.cols,
-            };
+            let strips = Strips::of::<S>(&part, first, more, row_stride);
             let mut from = block.from;
             while from < block.to {
                 let to = block.to.min(from + part.at_a_time);
@@ -188,6 +187,43 @@ unsafe fn strips<S: Simd, E: Elem>(s: S, part: Part, v: Values) {
     );
 }
 
+/// The runs that were found, in the list.
+#[inline(always)]
+fn listed<E: Elem>(
+    list: &mut [Run<E>; BLOCK],
+    found: impl Iterator<Item = (usize, RawMat)>,
+) -> &mut [Run<E>] {
+    let mut n = 0;
+    for (to, (t, run)) in list.iter_mut().zip(found) {
+        *to = Run { t, end: t + run.rows, first: run.at::<E>(0, 0) };
+        n += 1;
+    }
+    list.get_mut(..n).unwrap_or_default()
+}
+
+/// [`one_head`] of several runs. Not inlined, so that the list is on the stack only then.
+#[inline(never)]
+unsafe fn with_list<S: Simd, E: Elem>(
+    s: S,
+    part: &Part,
+    first: Run<E>,
+    row_stride: usize,
+    found: impl Iterator<Item = (usize, RawMat)>,
+) {
+    let mut list = [first; BLOCK];
+    // SAFETY: as the caller promises.
+    unsafe { one_head(s, part, first, listed(&mut list, found), row_stride) };
+}
+
+/// All rows of a panel of one head, all keys at a time: what there is with one lane.
+#[inline(never)]
+unsafe fn one_head<S: Simd, E: Elem>(s: S, part: &Part, first: Run<E>, more: &[Run<E>], row_stride: usize) {
+    let strips = Strips::of::<S>(part, first, more, row_stride);
+    let mut head = Head { keys: (part.block.from, part.block.to), first, more, shift: 0, later: None };
+    // SAFETY: as the caller promises.
+    unsafe { rows(s, &strips, &mut head, part.row, part.panel.rows) };
+}
+
 /// The values that tiles are made of and where these go.
 struct Strips<'a, E> {
     x: &'a Scratch,
@@ -201,6 +237,21 @@ struct Strips<'a, E> {
 }
 
 impl<'a, E: Elem> Strips<'a, E> {
+    #[inline(always)]
+    fn of<S: Simd>(part: &Part<'a>, first: Run<E>, more: &'a [Run<E>], row_stride: usize) -> Self {
+        let weights = Rows { ptr: part.x.scores, row_stride: 1, col_stride: S::PANEL };
+        Strips {
+            x: part.x,
+            block: part.block,
+            weights,
+            first,
+            more,
+            row_stride,
+            col: part.col,
+            cols: part.cols,
+        }
+    }
+
     /// Of the runs one that ends behind key `from` and those after it that begin before key `to`, if there are.
     #[inline(always)]
     fn between(&self, from: usize, to: usize) -> (Run<E>, &'a [Run<E>]) {
@@ -244,8 +295,7 @@ unsafe fn rows<S: Simd, E: Elem>(s: S, strips: &Strips<E>, head: &mut Head<E>, f
     let (block, mut r) = (strips.block, 0);
     while r < rows {
         let left = rows - r;
-        // No tile of few rows, which has too few chains, if two tiles can share.
-        let n = if left > S::MR && left < 2 * S::MR { left.div_ceil(2) } else { left.min(S::MR) };
+        let n = share::<S>(left, panel_rows::<S>());
         // SAFETY: as the caller promises; rows of the panel.
         unsafe {
             let seen = seen::keys_of(strips.x, block, first + r, n);
@@ -272,6 +322,20 @@ unsafe fn strip<S: Simd, E: Elem>(
     // take more columns.
     unsafe {
         let (cols, mut c) = (strips.cols, 0);
+        if const { S::LANES == 1 } {
+            with_rows!(S, panel_rows::<S>(), n, MR => {
+                while c < cols {
+                    // Eight columns are two times four.
+                    let most = lone_columns::<S>(MR);
+                    let n = if cols - c == 8 && most < 8 { 4 } else { take::<S>(cols - c, most) };
+                    with_vectors!(S, lone_columns::<S>(MR), n, NV => {
+                        columns::<S, E, MR, NV>(s, strips, head, r, keys, c);
+                    });
+                    c += n;
+                }
+            });
+            return;
+        }
         if n == 1 {
             c = wide::<S, E, 1, 8>(s, strips, head, r, keys);
         } else if n == 2 {
@@ -279,11 +343,11 @@ unsafe fn strip<S: Simd, E: Elem>(
         } else if n == 4 && const { S::MR * S::NV >= 24 } {
             c = wide::<S, E, 4, 4>(s, strips, head, r, keys);
         }
-        with_rows!(S, n, MR => {
+        with_rows!(S, panel_rows::<S>(), n, MR => {
             while c < cols {
-                let n = (cols - c).min(S::NV * S::LANES);
-                with_vectors!(S, n / S::LANES, NV => columns::<S, E, MR, NV>(s, strips, head, r, keys, c));
-                c += n;
+                let vectors = take::<S>((cols - c) / S::LANES, S::NV);
+                with_vectors!(S, vectors, NV => columns::<S, E, MR, NV>(s, strips, head, r, keys, c));
+                c += vectors * S::LANES;
             }
         });
     }
@@ -318,7 +382,9 @@ unsafe fn columns<S: Simd, E: Elem, const MR: usize, const NV: usize>(
     c: usize,
 ) {
     let (block, &Scratch { values, acc, factor, width, .. }) = (strips.block, strips.x);
-    let (begins, ends) = (head.open(block), head.close(block));
+    // One lane takes all keys of a block at a time.
+    let begins = S::LANES == 1 || head.open(block);
+    let ends = S::LANES == 1 || head.close(block);
     // Chains that go on lie in the order in which they are used.
     let open = values.wrapping_add(r * width + c * MR);
     let open = |i: usize, n: usize| open.wrapping_add((i * NV + n) * S::LANES);
@@ -326,20 +392,24 @@ unsafe fn columns<S: Simd, E: Elem, const MR: usize, const NV: usize>(
     // SAFETY: as the caller promises.
     unsafe {
         if !begins {
-            for (i, row) in chains.iter_mut().enumerate() {
-                for (n, chain) in row.iter_mut().enumerate() {
-                    *chain = s.load(open(i, n));
-                }
-            }
+            unrolled!(I < MR => {
+                unrolled!(N < NV, 16 => {
+                    chains[I][N] = s.load(open(I, N));
+                });
+            });
         }
         let (mut run, mut more) = (head.first, head.more.iter());
         loop {
             let t = run.t.max(from);
             let ptr = run.first.wrapping_add((t - run.t) * strips.row_stride + head.shift + c);
-            let v = Panels { ptr, row_stride: strips.row_stride, panel_stride: PANEL_COLS };
+            let v = Panels { ptr, row_stride: strips.row_stride, panel_stride: PANEL_COLS, col_stride: 1 };
             let n = run.end.min(to).saturating_sub(t);
             let weights = strips.weights.at(r, t);
             chains = match &mut head.later {
+                // The weights' stride in the scores: a panel of as many lanes.
+                _ if const { S::LANES == 1 && S::PANEL == 4 } => {
+                    lone_tile_of_stride::<S, E, MR, NV, 4>(s, n, weights, v, chains)
+                }
                 Some(later) if S::LANES > 1 => {
                     let ask = || later.ask(s, NV * S::LANES * size_of::<E>());
                     tile_while::<S, E, MR, NV>(s, n, weights, v, ask, chains)
@@ -353,31 +423,28 @@ unsafe fn columns<S: Simd, E: Elem, const MR: usize, const NV: usize>(
         }
         // A key that a row does not see weighs 0, but 0 x NaN is not 0.
         if ends && (block.partial || block.holes) && !all_finite(s, &chains) {
-            for (i, row) in chains.iter_mut().enumerate() {
-                for (n, chain) in row.iter_mut().enumerate() {
-                    let mut lanes = [0.0; MAX_LANES];
-                    seen_only(s, strips, head.shift, r + i, c + n * S::LANES, lanes.as_mut_ptr());
-                    *chain = s.load(lanes.as_ptr());
-                }
-            }
+            // A copy, so that the chains themselves need no address.
+            let mut seen = chains;
+            seen_only(s, strips, head.shift, (r, MR), (c, NV), seen.as_mut_ptr().cast());
+            chains = seen;
         }
         if !ends {
-            for (i, row) in chains.iter().enumerate() {
-                for (n, &chain) in row.iter().enumerate() {
-                    s.store(open(i, n), chain);
-                }
-            }
+            unrolled!(I < MR => {
+                unrolled!(N < NV, 16 => {
+                    s.store(open(I, N), chains[I][N]);
+                });
+            });
             return;
         }
-        for (i, row) in chains.iter().enumerate() {
-            let acc = acc.wrapping_add((r + i) * width + strips.col + c);
-            let factor = s.splat(*factor.add(r + i));
-            for (n, &chain) in row.iter().enumerate() {
-                let acc = acc.wrapping_add(n * S::LANES);
+        unrolled!(I < MR => {
+            let acc = acc.wrapping_add((r + I) * width + strips.col + c);
+            let factor = s.splat(*factor.add(r + I));
+            unrolled!(N < NV, 16 => {
+                let (acc, chain) = (acc.wrapping_add(N * S::LANES), chains[I][N]);
                 let old = if block.first { None } else { Some(s.load(acc)) };
                 s.store(acc, old.map_or(chain, |old| s.fma(old, factor, chain)));
-            }
-        }
+            });
+        });
     }
 }
 
@@ -387,43 +454,48 @@ fn all_finite<S: Simd, const MR: usize, const NV: usize>(s: S, chains: &Acc<S::V
     // 0 x chain is 0 or, for what is not finite, NaN, which stays in the sum.
     let (zero, one) = (s.splat(0.0), s.splat(1.0));
     let mut sum = zero;
-    for &chain in chains.as_flattened() {
-        sum = s.fma(chain, zero, sum);
-    }
+    unrolled!(I < MR => {
+        unrolled!(N < NV, 16 => {
+            sum = s.fma(chains[I][N], zero, sum);
+        });
+    });
     s.gt_bits(s.select_gt(one, sum, zero, one), zero) == 0
 }
 
-/// One vector of columns of row `r`, from the keys alone that the row sees, to `out`.
+/// Rows from `r` on and vectors of columns from `c` on, from the keys alone that each row sees, to `out`.
 #[cold]
 #[inline(never)]
 unsafe fn seen_only<S: Simd, E: Elem>(
     s: S,
     strips: &Strips<E>,
     shift: usize,
-    r: usize,
-    c: usize,
-    out: *mut f32,
+    (r, rows): (usize, usize),
+    (c, vectors): (usize, usize),
+    mut out: *mut f32,
 ) {
     let Strips { x, block, .. } = strips;
     s.vectorize(
         #[inline(always)]
         || {
-            // SAFETY: keys that the row sees; `out` holds a vector.
-            unsafe {
-                let (from, to) = seen::keys_of(x, *block, r, 1);
-                let mut keys = block.keys & bits(from, to);
-                if block.holes {
-                    keys &= seen::of_row(x, r);
-                }
-                let mut chain = zero::<S, 1, 1>(s);
-                for run in core::iter::once(&strips.first).chain(strips.more) {
-                    for t in (run.t..run.end).filter(|t| keys >> t & 1 == 1) {
-                        let ptr = run.first.wrapping_add((t - run.t) * strips.row_stride + shift + c);
-                        let v = Panels { ptr, row_stride: 0, panel_stride: 0 };
-                        chain = tile::<S, E, 1, 1>(s, 1, strips.weights.at(r, t), v, chain);
+            for (r, c) in (r..r + rows).flat_map(|r| (0..vectors).map(move |v| (r, c + v * S::LANES))) {
+                // SAFETY: keys that the row sees; `out` holds a vector of each.
+                unsafe {
+                    let (from, to) = seen::keys_of(x, *block, r, 1);
+                    let mut keys = block.keys & bits(from, to);
+                    if block.holes {
+                        keys &= seen::of_row(x, r);
                     }
+                    let mut chain = zero::<S, 1, 1>(s);
+                    for run in core::iter::once(&strips.first).chain(strips.more) {
+                        for t in (run.t..run.end).filter(|t| keys >> t & 1 == 1) {
+                            let ptr = run.first.wrapping_add((t - run.t) * strips.row_stride + shift + c);
+                            let v = Panels { ptr, row_stride: 0, panel_stride: 0, col_stride: 1 };
+                            chain = tile::<S, E, 1, 1>(s, 1, strips.weights.at(r, t), v, chain);
+                        }
+                    }
+                    s.store(out, chain[0][0]);
+                    out = out.wrapping_add(S::LANES);
                 }
-                s.store(out, chain[0][0]);
             }
         },
     );

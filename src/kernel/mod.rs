@@ -7,3 +7,4 @@ pub mod score;
 pub mod softmax;
 pub mod tanh;
 pub mod tile;
+pub mod unrolled;

@@ -35,7 +35,7 @@ pub unsafe fn pack<S: Simd>(s: S, src: RawMat, to: Grid) {
             by_kind!(src.kind, E => unsafe {
                 if src.col_stride == 1 {
                     copy::<S, E>(s, src, to);
-                } else if src.row_stride == 1 {
+                } else if src.row_stride == 1 && S::LANES > 1 {
                     turn::<S, E>(s, Columns::of(src), (0..src.cols).map(|j| src.at::<E>(0, j).cast_const()), |v, _| v, to);
                 } else {
                     gather::<E>(src, to);

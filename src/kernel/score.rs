@@ -8,7 +8,8 @@
 //!     [r0: 0 1 | r1: 0 1 | …]  nothing is transposed, nothing shuffled until the sums
 //! ```
 
-use super::tile::{Acc, Panels, Rows, step, zero};
+use super::tile::{Acc, PANEL_COLS, Panels, Rows, lone_tile_of_stride, step, zero};
+use super::unrolled::unrolled;
 use crate::simd::Simd;
 
 /// Chains of a score; part of the contract.
@@ -31,19 +32,60 @@ pub unsafe fn rows_in_lanes<S: Simd, const MR: usize, const NV: usize>(
     // SAFETY: features below `d` of keys and queries, as the caller promises.
     unsafe {
         for _ in 0..d / CHAINS {
-            step(s, rows, (row, stride), &mut even);
-            step(s, rows.map(|p| p.wrapping_add(1)), (row.wrapping_add(next), stride), &mut odd);
-            rows = rows.map(|p| p.wrapping_add(CHAINS));
+            step(s, (&rows, 0), (row, stride), &mut even);
+            step(s, (&rows, 1), (row.wrapping_add(next), stride), &mut odd);
+            unrolled!(I < MR => {
+                rows[I] = rows[I].wrapping_add(CHAINS);
+            });
             row = row.wrapping_add(CHAINS * next);
         }
         if d % CHAINS == 1 {
-            step(s, rows, (row, stride), &mut even);
+            step(s, (&rows, 0), (row, stride), &mut even);
         }
     }
-    for (even, odd) in even.as_flattened_mut().iter_mut().zip(odd.as_flattened()) {
-        *even = s.add(*even, *odd);
-    }
+    unrolled!(I < MR => {
+        unrolled!(V < NV => {
+            even[I][V] = s.add(even[I][V], odd[I][V]);
+        });
+    });
     even
+}
+
+/// [`rows_in_lanes`] for one lane, to `[MR][PANEL]` scores at `to`. One chain after the other: a tile then has
+/// twice as many keys.
+///
+/// # Safety
+/// - As there; `to` is valid for reading and writing.
+#[inline(always)]
+pub unsafe fn rows_in_one_lane<S: Simd, const MR: usize, const NV: usize>(
+    s: S,
+    d: usize,
+    k: Rows,
+    q: *const f32,
+    to: *mut f32,
+) {
+    for chain in 0..CHAINS {
+        let k = Rows { col_stride: CHAINS, ..k.at(0, chain) };
+        let q = Panels {
+            ptr: q.wrapping_add(chain * S::PANEL),
+            row_stride: CHAINS * S::PANEL,
+            panel_stride: PANEL_COLS,
+            col_stride: 1,
+        };
+        // SAFETY: features below `d` of keys and queries, as the caller promises.
+        unsafe {
+            let steps = (d + CHAINS - 1 - chain) / CHAINS;
+            let sums = lone_tile_of_stride::<S, f32, MR, NV, CHAINS>(s, steps, k, q, zero(s));
+            unrolled!(I < MR => {
+                unrolled!(V < NV => {
+                    let to = to.wrapping_add(I * S::PANEL + V);
+                    let before = if chain == 0 { s.splat(0.0) } else { s.load(to) };
+                    // Chains of two roundings are never -0.
+                    s.store(to, s.add(before, sums[I][V]));
+                });
+            });
+        }
+    }
 }
 
 /// The chains of `P` keys for `NQ` vectors of queries, [`CHAINS`] features of a row in neighbouring lanes.

@@ -5,6 +5,7 @@
 //! rows in the lanes ([`columns`]) and with keys in the lanes ([`row`]).
 
 use super::exp::{exp_weight, exp_weights};
+use super::unrolled::unrolled;
 use crate::elem::{load_up_to, store_up_to};
 use crate::simd::Simd;
 
@@ -32,27 +33,34 @@ fn join<S: Simd>(s: S, sums: [S::V; CHAINS]) -> S::V {
 #[inline(always)]
 pub unsafe fn columns<S: Simd>(s: S, scores: *mut f32, stride: usize, keys: usize, m: S::V) -> S::V {
     debug_assert!(keys.is_multiple_of(CHAINS));
-    let mut p = scores;
-    for _ in 0..keys / CHAINS {
-        let mut x = [m; CHAINS];
-        for (c, x) in x.iter_mut().enumerate() {
-            // SAFETY: one of the `keys` rows.
-            *x = s.sub(unsafe { s.load(p.wrapping_add(c * stride)) }, m);
-        }
-        for (c, &weight) in exp_weights(s, x).iter().enumerate() {
-            // SAFETY: as above.
-            unsafe { s.store(p.wrapping_add(c * stride), weight) };
-        }
-        p = p.wrapping_add(CHAINS * stride);
-    }
-    // Apart from the weights, which need all registers.
     let mut sums = [s.splat(0.0); CHAINS];
     let mut p = scores;
     for _ in 0..keys / CHAINS {
-        for (c, sum) in sums.iter_mut().enumerate() {
+        let mut x = [s.splat(0.0); CHAINS];
+        unrolled!(C < CHAINS => {
+            // SAFETY: one of the `keys` rows.
+            x[C] = s.sub(unsafe { s.load(p.wrapping_add(C * stride)) }, m);
+        });
+        let weights = exp_weights(s, x);
+        unrolled!(C < CHAINS => {
             // SAFETY: as above.
-            *sum = s.add(*sum, unsafe { s.load(p.wrapping_add(c * stride)) });
-        }
+            unsafe { s.store(p.wrapping_add(C * stride), weights[C]) };
+            if S::LANES == 1 {
+                sums[C] = s.add(sums[C], weights[C]);
+            }
+        });
+        p = p.wrapping_add(CHAINS * stride);
+    }
+    if S::LANES == 1 {
+        return join(s, sums);
+    }
+    // Apart from the weights, which need all registers.
+    let mut p = scores;
+    for _ in 0..keys / CHAINS {
+        unrolled!(C < CHAINS => {
+            // SAFETY: as above.
+            sums[C] = s.add(sums[C], unsafe { s.load(p.wrapping_add(C * stride)) });
+        });
         p = p.wrapping_add(CHAINS * stride);
     }
     join(s, sums)

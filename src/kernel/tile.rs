@@ -11,6 +11,7 @@
 //! `a` is read by element, at any row and column stride; `b` by vector, at any row stride. So packed
 //! blocks, the caller's own rows and the scores of attention all go through it as they lie.
 
+use super::unrolled::unrolled;
 use crate::elem::Elem;
 use crate::simd::Simd;
 
@@ -36,10 +37,11 @@ impl Rows {
     /// Where the first `MR` rows begin.
     #[inline(always)]
     pub fn each<const MR: usize>(self) -> [*const f32; MR] {
-        core::array::from_fn(
-            #[inline(always)]
-            |i| self.ptr.wrapping_add(i * self.row_stride),
-        )
+        let mut rows = [core::ptr::null(); MR];
+        unrolled!(I < MR => {
+            rows[I] = self.ptr.wrapping_add(I * self.row_stride);
+        });
+        rows
     }
 }
 
@@ -51,13 +53,23 @@ pub struct Panels<E> {
     pub ptr: *const E,
     pub row_stride: usize,
     pub panel_stride: usize,
+    /// From one column of a panel to the next. Vectors want 1; a single lane takes any.
+    pub col_stride: usize,
 }
 
 impl<E: Elem> Panels<E> {
     /// From row `k` of column `j` on; `j` is a multiple of the lanes.
     #[inline(always)]
     pub fn at(self, k: usize, j: usize) -> Panels<E> {
+        debug_assert!(self.col_stride == 1 || j == 0);
         let offset = k * self.row_stride + j / PANEL_COLS * self.panel_stride + j % PANEL_COLS;
+        Panels { ptr: self.ptr.wrapping_add(offset), ..self }
+    }
+
+    /// From column `j` on, with one lane.
+    #[inline(always)]
+    pub fn lane(self, j: usize) -> Panels<E> {
+        let offset = j / PANEL_COLS * self.panel_stride + j % PANEL_COLS * self.col_stride;
         Panels { ptr: self.ptr.wrapping_add(offset), ..self }
     }
 
@@ -104,13 +116,17 @@ pub unsafe fn tile_while<S: Simd, E: Elem, const MR: usize, const NV: usize>(
     mut meanwhile: impl FnMut(),
     mut acc: Acc<S::V, MR, NV>,
 ) -> Acc<S::V, MR, NV> {
+    if const { S::LANES == 1 } {
+        // SAFETY: as the caller promises.
+        return unsafe { lone_tile(s, k, a, b, acc) };
+    }
     let vector_stride = b.vector_stride::<S>();
     // A pointer for each row and one offset for all: the loop then has no address arithmetic left.
     let rows = a.each::<MR>();
     let (mut at, mut b_row) = (0, b.ptr);
     for _ in 0..k {
         // SAFETY: one of the first `k` columns of the rows and rows of `b`, as the caller promises.
-        unsafe { step(s, rows.map(|row| row.wrapping_add(at)), (b_row, vector_stride), &mut acc) };
+        unsafe { step(s, (&rows, at), (b_row, vector_stride), &mut acc) };
         meanwhile();
         at += a.col_stride;
         // Past the last step this may point outside; it is not read there.
@@ -119,49 +135,159 @@ pub unsafe fn tile_while<S: Simd, E: Elem, const MR: usize, const NV: usize>(
     acc
 }
 
-/// One step of all chains: `acc[i] += a[i] b`. `b` is the first of `NV` vectors and their stride.
+/// Steps of one lane between two moves of the pointers, for a tile of this size.
+const fn steps_at_once(size: usize) -> usize {
+    if size == 8 {
+        8
+    } else if size > 8 {
+        4
+    } else {
+        2
+    }
+}
+
+/// [`tile`] for one lane: a small processor counts every instruction, so pointers move every few steps. That asks
+/// for elements of `a` and of `b` at strides that the compiler knows; others take single steps.
+///
+/// # Safety
+/// - As [`tile`].
+#[inline(always)]
+pub unsafe fn lone_tile<S: Simd, E: Elem, const MR: usize, const NV: usize>(
+    s: S,
+    k: usize,
+    a: Rows,
+    b: Panels<E>,
+    acc: Acc<S::V, MR, NV>,
+) -> Acc<S::V, MR, NV> {
+    // SAFETY: as the caller promises.
+    unsafe { lone_tile_of_stride::<S, E, MR, NV, 1>(s, k, a, b, acc) }
+}
+
+/// [`lone_tile`] where columns of `a` are likely to be `STRIDE` apart.
+///
+/// # Safety
+/// - As [`tile`].
+#[inline(always)]
+pub unsafe fn lone_tile_of_stride<S: Simd, E: Elem, const MR: usize, const NV: usize, const STRIDE: usize>(
+    s: S,
+    k: usize,
+    mut a: Rows,
+    mut b: Panels<E>,
+    mut acc: Acc<S::V, MR, NV>,
+) -> Acc<S::V, MR, NV> {
+    let at_once = const { steps_at_once(MR * NV) };
+    // The odd steps come first: behind the others they would want the pointers and the accumulators twice.
+    let singles = if a.col_stride == STRIDE && b.col_stride == 1 { k % at_once } else { k };
+    // SAFETY: columns of the rows and rows of `b` below `k`, as the caller promises.
+    unsafe {
+        for _ in 0..singles {
+            step(s, (&a.each(), 0), (b.ptr, b.col_stride), &mut acc);
+            b.ptr = b.ptr.wrapping_add(b.row_stride);
+            a.ptr = a.ptr.wrapping_add(a.col_stride);
+        }
+        for _ in 0..(k - singles) / at_once {
+            let rows = a.each();
+            unrolled!(K < steps_at_once(MR * NV) => {
+                step(s, (&rows, K * STRIDE), (b.ptr, 1), &mut acc);
+                b.ptr = b.ptr.wrapping_add(b.row_stride);
+            });
+            a.ptr = a.ptr.wrapping_add(at_once * STRIDE);
+        }
+    }
+    acc
+}
+
+/// One step of all chains: `acc[i] += a[i] b`. `a` is where each row begins and the offset in all of them, `b`
+/// the first of `NV` vectors and their stride.
 ///
 /// # Safety
 /// - Each of `a` is valid for reading, `b` for reading `NV` vectors.
 #[inline(always)]
 pub unsafe fn step<S: Simd, E: Elem, const MR: usize, const NV: usize>(
     s: S,
-    a: [*const f32; MR],
+    a: (&[*const f32; MR], usize),
     b: (*const E, usize),
     acc: &mut Acc<S::V, MR, NV>,
 ) {
     let mut vectors = [s.splat(0.0); NV];
-    for (v, vector) in vectors.iter_mut().enumerate() {
+    unrolled!(V < NV, 16 => {
         // SAFETY: as the caller promises.
-        *vector = unsafe { E::load(s, b.0.wrapping_add(v * b.1)) };
-    }
-    for (sums, a) in acc.iter_mut().zip(&a) {
+        vectors[V] = unsafe { E::load(s, b.0.wrapping_add(V * b.1)) };
+    });
+    unrolled!(I < MR => {
         // SAFETY: as the caller promises.
-        let x = s.splat(unsafe { **a });
-        for (sum, &vector) in sums.iter_mut().zip(&vectors) {
-            *sum = s.fma(x, vector, *sum);
-        }
-    }
+        let x = s.splat(unsafe { *a.0[I].wrapping_add(a.1) });
+        unrolled!(V < NV, 16 => {
+            acc[I][V] = s.fma(x, vectors[V], acc[I][V]);
+        });
+    });
 }
 
 /// Zeroed accumulators.
 #[inline(always)]
 pub fn zero<S: Simd, const MR: usize, const NV: usize>(s: S) -> Acc<S::V, MR, NV> {
+    if const { S::LANES == 1 } {
+        // A repeat expression of arrays is a loop, which at opt-level "s" is not unrolled.
+        // SAFETY: vectors are of floats, and all bits 0 are the number 0.
+        return unsafe { core::mem::zeroed() };
+    }
     [[s.splat(0.0); NV]; MR]
 }
 
 /// Rows of the tallest tile of `nv` vectors: a single vector leaves registers for more than the tier's `MR`.
 pub const fn max_rows<S: Simd>(nv: usize) -> usize {
-    if nv == 1 && S::LANES > 1 { 8 } else { S::MR }
+    match nv {
+        1 if S::LANES > 1 => 8,
+        1 => 4,
+        _ => S::MR,
+    }
 }
 
-/// Runs `$body` with the constant `$MR` equal to `$n`, which is at most the tier's `MR`, or at most `$max`.
+/// Keys of the largest tile of scores of one lane for `nv` rows: a single row has few chains.
+pub const fn lone_rows<S: Simd>(nv: usize) -> usize {
+    if nv == 1 { 8 } else { S::MR }
+}
+
+/// Columns of the largest tile of values of one lane for `mr` rows.
+pub const fn lone_columns<S: Simd>(mr: usize) -> usize {
+    if mr == 1 { 16 } else { 6 }
+}
+
+/// Rows of the largest tile of weights of a panel.
+pub const fn panel_rows<S: Simd>() -> usize {
+    if S::MR < S::PANEL { S::MR } else { S::PANEL }
+}
+
+/// How many of `left` rows or vectors the next tile takes, of which the largest tile has `most`.
+#[inline(always)]
+pub fn take<S: Simd>(left: usize, most: usize) -> usize {
+    if S::LANES > 1 || left >= most {
+        left.min(most)
+    } else if left >= 4 {
+        4
+    } else {
+        1
+    }
+}
+
+/// The same, but for no tile of few rows, which has too few chains, if two tiles can share.
+#[inline(always)]
+pub fn share<S: Simd>(left: usize, most: usize) -> usize {
+    if S::LANES > 1 && left > most && left < 2 * most { left.div_ceil(2) } else { take::<S>(left, most) }
+}
+
+/// Whether [`take`] may say `n`. With one lane there are few tiles: small processors have little flash.
+pub const fn is_taken<S: Simd>(n: usize, most: usize) -> bool {
+    n <= most && (S::LANES > 1 || n == most || n == 4 || n == 1)
+}
+
+/// Runs `$body` with the constant `$MR` equal to `$n`, which [`take`] has said of `$most` or the tier's `MR`.
 macro_rules! with_rows {
     ($S:ident, $n:expr, $MR:ident => $body:expr) => {
-        $crate::kernel::tile::with_rows!(<$S as $crate::simd::Simd>::MR, $n, $MR => $body)
+        $crate::kernel::tile::with_rows!($S, <$S as $crate::simd::Simd>::MR, $n, $MR => $body)
     };
-    ($max:expr, $n:expr, $MR:ident => $body:expr) => {
-        $crate::kernel::tile::with_const!($n, $MR => $body; [1 2 3 4 5 6 7 8] $max)
+    ($S:ident, $most:expr, $n:expr, $MR:ident => $body:expr) => {
+        $crate::kernel::tile::with_const!($S, $n, $MR => $body; [1 2 3 4 5 6 7 8] $most)
     };
 }
 pub(crate) use with_rows;
@@ -169,24 +295,27 @@ pub(crate) use with_rows;
 /// The same for a tile of scores, which has half the rows, but two chains of each.
 macro_rules! with_score_rows {
     ($S:ident, $n:expr, $MR:ident => $body:expr) => {
-        $crate::kernel::tile::with_const!($n, $MR => $body; [1 2 3 4] <$S as $crate::simd::Simd>::MR / 2)
+        $crate::kernel::tile::with_const!($S, $n, $MR => $body; [1 2 3 4] <$S as $crate::simd::Simd>::MR / 2)
     };
 }
 pub(crate) use with_score_rows;
 
-/// Runs `$body` with the constant `$NV` equal to `$n`, which is at most the tier's `NV`.
+/// Runs `$body` with the constant `$NV` equal to `$n`, which [`take`] has said of `$most` or the tier's `NV`.
 macro_rules! with_vectors {
     ($S:ident, $n:expr, $NV:ident => $body:expr) => {
-        $crate::kernel::tile::with_const!($n, $NV => $body; [1 2 3 4] <$S as $crate::simd::Simd>::NV)
+        $crate::kernel::tile::with_const!($S, $n, $NV => $body; [1 2 3 4] <$S as $crate::simd::Simd>::NV)
+    };
+    ($S:ident, $most:expr, $n:expr, $NV:ident => $body:expr) => {
+        $crate::kernel::tile::with_const!($S, $n, $NV => $body; [1 2 3 4 5 6 7 8 16] $most)
     };
 }
 pub(crate) use with_vectors;
 
-/// A `match` from a number to a constant. The arms above `$max` are dead code in the tier.
+/// A `match` from a number to a constant. Arms of tiles that the tier does not have are dead code.
 macro_rules! with_const {
-    ($n:expr, $N:ident => $body:expr; [$($value:literal)*] $max:expr) => {
+    ($S:ident, $n:expr, $N:ident => $body:expr; [$($value:literal)*] $most:expr) => {
         match $n {
-            $($value if const { $value <= $max } => {
+            $($value if const { $crate::kernel::tile::is_taken::<$S>($value, $most) } => {
                 const $N: usize = $value;
                 $body
             })*

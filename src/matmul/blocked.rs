@@ -18,7 +18,9 @@ use super::store::Store;
 use super::{Product, Rhs, few};
 use crate::elem::{Elem, Kind, by_kind};
 use crate::kernel::pack::{Grid, pack};
-use crate::kernel::tile::{PANEL_COLS, Panels, Rows, max_rows, tile, with_rows, with_vectors, zero};
+use crate::kernel::tile::{
+    PANEL_COLS, Panels, Rows, max_rows, share, take, tile, with_rows, with_vectors, zero,
+};
 use crate::simd::Simd;
 use crate::view::RawMat;
 
@@ -38,6 +40,8 @@ const SMALL: usize = 64;
 /// Floats between the rows of packed A beyond their length: no power of two, which would put the rows
 /// of a tile into the same sets of the L1.
 const SKEW: usize = 16;
+/// Most rows of a tile of one lane whose sums are scaled or added to something: its registers go through memory.
+const LONE_ROWS: usize = 4;
 /// Floats to move the scratch to a cache line.
 const ALIGN: usize = 16;
 
@@ -103,12 +107,19 @@ pub unsafe fn run<S: Simd>(s: S, p: &Product, scratch: *mut f32) {
             && scratch_len(n, k, m) <= scratch_len(m, k, n)
             && let Rhs::Strided(b) = p.b
         {
-            let turned = Product { a: b.t(), b: Rhs::Strided(p.a.t()), c: p.c.t(), ..*p };
-            return blocks(s, &turned, scratch);
+            return turned(s, p, b, scratch);
         }
         debug_assert!(k == p.b.k());
         blocks(s, p, scratch);
     }
+}
+
+/// `Cᵀ = Bᵀ Aᵀ`. Not inlined, so that other products do without its stack.
+#[inline(never)]
+unsafe fn turned<S: Simd>(s: S, p: &Product, b: RawMat, scratch: *mut f32) {
+    let turned = Product { a: b.t(), b: Rhs::Strided(p.a.t()), c: p.c.t(), ..*p };
+    // SAFETY: as the caller promises.
+    unsafe { blocks(s, &turned, scratch) };
 }
 
 unsafe fn blocks<S: Simd>(s: S, p: &Product, scratch: *mut f32) {
@@ -136,12 +147,19 @@ unsafe fn small<S: Simd>(s: S, p: &Product) {
             unsafe { strips::<S, E>(s, &p.a, packed::<E>(ptr.cast(), k), 0, n, &store) };
         }),
         Rhs::Strided(b) => {
-            let direct = if b.col_stride == 1 { n - n % S::LANES } else { 0 };
+            // One lane reads all columns as they lie.
+            let one_lane = const { S::LANES == 1 };
+            let direct = if one_lane || b.col_stride == 1 { n - n % S::LANES } else { 0 };
             by_kind!(b.kind, E => {
-                let panels = Panels { ptr: b.at::<E>(0, 0).cast_const(), row_stride: b.row_stride, panel_stride: PANEL_COLS };
+                let (ptr, col_stride) = (b.at::<E>(0, 0).cast_const(), b.col_stride);
+                let panel_stride = PANEL_COLS.wrapping_mul(col_stride);
+                let panels = Panels { ptr, row_stride: b.row_stride, panel_stride, col_stride };
                 // SAFETY: the first `direct` columns fill whole vectors of the caller's rows.
                 unsafe { strips::<S, E>(s, &p.a, panels, 0, direct, &store) };
             });
+            if one_lane {
+                return;
+            }
             let mut panel = MaybeUninit::<[f32; SMALL * PANEL_COLS]>::uninit();
             let panel = panel.as_mut_ptr().cast::<f32>();
             let mut j = direct;
@@ -170,6 +188,14 @@ unsafe fn strips<S: Simd, E: Elem>(s: S, a: &RawMat, b: Panels<E>, j: usize, col
         // SAFETY: A has `a.rows` rows of `a.cols`; the rest is as the caller promises.
         return unsafe { tiles(s, (a.rows, a.cols, cols), rows, b, (0, j), store) };
     }
+    // SAFETY: as above.
+    unsafe { widened(s, a, b, j, cols, store) }
+}
+
+/// The same of an A that is not `f32`, a few rows at a time. Not inlined, so that its buffer is on the stack only
+/// then.
+#[inline(never)]
+unsafe fn widened<S: Simd, E: Elem>(s: S, a: &RawMat, b: Panels<E>, j: usize, cols: usize, store: &Store) {
     let mut strip = MaybeUninit::<[f32; 8 * SMALL]>::uninit();
     let strip = strip.as_mut_ptr().cast::<f32>();
     let rows = Rows { ptr: strip, row_stride: SMALL, col_stride: 1 };
@@ -185,7 +211,8 @@ unsafe fn strips<S: Simd, E: Elem>(s: S, a: &RawMat, b: Panels<E>, j: usize, col
     }
 }
 
-/// The five loops round [`tiles`].
+/// The five loops round [`tiles`]. Not inlined, as [`turned`].
+#[inline(never)]
 unsafe fn blocked<S: Simd>(s: S, p: &Product, scratch: *mut f32) {
     let (m, k, n) = (p.c.rows, p.a.cols, p.c.cols);
     let plan = Plan::new(m, k, n, k > KC && !Store::is_direct(&p.c));
@@ -260,7 +287,7 @@ pub unsafe fn rows_of<S: Simd>(s: S, a: RawMat, once: bool, to: *mut f32, stride
 
 /// Packed panels of `k` rows.
 fn packed<E>(ptr: *const E, k: usize) -> Panels<E> {
-    Panels { ptr, row_stride: PANEL_COLS, panel_stride: k * PANEL_COLS }
+    Panels { ptr, row_stride: PANEL_COLS, panel_stride: k * PANEL_COLS, col_stride: 1 }
 }
 
 /// `b` as panels of [`PANEL_COLS`] columns, one behind the other, the last one padded with zeros.
@@ -309,25 +336,53 @@ unsafe fn tiles_in_region<S: Simd, E: Elem>(
     store: &Store,
 ) {
     let (m, k, n) = sizes;
+    // One lane: the tallest tiles only store.
+    let small = S::LANES == 1 && !store.is_as_it_is();
     let mut jr = 0;
     while jr < n {
-        let cols = (n - jr).min(S::NV * S::LANES);
-        with_vectors!(S, cols.div_ceil(S::LANES), NV => {
+        let vectors = take::<S>((n - jr).div_ceil(S::LANES), S::NV);
+        let cols = (n - jr).min(vectors * S::LANES);
+        with_vectors!(S, vectors, NV => {
             let mut ir = 0;
             while ir < m {
-                let (left, most) = (m - ir, max_rows::<S>(NV));
-                // No tile of few rows, which has too few chains, if two tiles can share.
-                let rows = if left > most && left < 2 * most { left.div_ceil(2) } else { left.min(most) };
-                with_rows!(max_rows::<S>(NV), rows, MR => {
+                let rows = share::<S>(m - ir, if small { LONE_ROWS } else { max_rows::<S>(NV) });
+                with_rows!(S, max_rows::<S>(NV), rows, MR => {
                     // SAFETY: the tile is inside the block; columns beyond `n` are padding of the panel.
                     unsafe {
-                        let acc = tile::<S, E, MR, NV>(s, k, a.at(ir, 0), b.at(0, jr), zero(s));
-                        store.put(s, acc, at.0 + ir, at.1 + jr, cols);
+                        let at = (at.0 + ir, at.1 + jr);
+                        if const { S::LANES == 1 } {
+                            lone_tile::<S, E, MR, NV>(s, k, &a.at(ir, 0), &b.lane(jr), at, store);
+                        } else {
+                            let acc = tile::<S, E, MR, NV>(s, k, a.at(ir, 0), b.at(0, jr), zero(s));
+                            store.put(s, acc, at.0, at.1, cols);
+                        }
                     }
                 });
                 ir += rows;
             }
         });
         jr += cols;
+    }
+}
+
+/// A tile of one lane. Not inlined: with all tiles in one function, few registers and little stack are left for
+/// each.
+#[inline(never)]
+unsafe fn lone_tile<S: Simd, E: Elem, const MR: usize, const NV: usize>(
+    s: S,
+    k: usize,
+    a: &Rows,
+    b: &Panels<E>,
+    at: (usize, usize),
+    store: &Store,
+) {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let acc = tile::<S, E, MR, NV>(s, k, *a, *b, zero(s));
+        if MR > LONE_ROWS {
+            store.put_as_it_is(s, acc, at.0, at.1);
+        } else {
+            store.put(s, acc, at.0, at.1, NV);
+        }
     }
 }

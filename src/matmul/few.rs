@@ -78,13 +78,18 @@ pub unsafe fn run<S: Simd>(s: S, p: &Product, b: RawMat, room: &Room) {
                 if in_place {
                     by_kind!(b.kind, E => {
                         let ptr = b.at::<E>(0, 0).cast_const();
-                        let b = Panels { ptr, row_stride: b.row_stride, panel_stride: PANEL_COLS };
+                        let b = Panels { ptr, row_stride: b.row_stride, panel_stride: PANEL_COLS, col_stride: 1 };
                         block::<S, E>(s, (m, kc, nc), a, b, Chains { steps: STEPS, ptr: room.b, far: is_far }, &store);
                     });
                 } else {
                     let width = nc.next_multiple_of(PANEL_COLS);
                     pack(s, b, Grid { dst: room.b, stride: width, width });
-                    let b = Panels { ptr: room.b.cast_const(), row_stride: width, panel_stride: PANEL_COLS };
+                    let b = Panels {
+                        ptr: room.b.cast_const(),
+                        row_stride: width,
+                        panel_stride: PANEL_COLS,
+                        col_stride: 1,
+                    };
                     let none = Chains { steps: kc, ptr: core::ptr::null_mut(), far: false };
                     block::<S, f32>(s, (m, kc, nc), a, b, none, &store);
                 }

@@ -7,6 +7,7 @@ use crate::elem::sealed::Lanes;
 use crate::elem::{Kind, by_kind, load_up_to, store_up_to};
 use crate::kernel::pack::unpack_row;
 use crate::kernel::tile::Acc;
+use crate::kernel::unrolled::unrolled;
 use crate::simd::{MAX_LANES, Simd};
 use crate::view::RawMat;
 
@@ -53,9 +54,15 @@ impl Store<'_> {
         j: usize,
         cols: usize,
     ) {
-        if Self::is_direct(&self.p.c) {
+        let plain = self.first && self.p.beta == 0.0 && self.p.bias.is_null();
+        if const { S::LANES == 1 } {
+            // What is not as plain takes the way through memory, which costs less flash.
+            if self.is_as_it_is() {
+                // SAFETY: as the caller promises.
+                return unsafe { self.put_as_it_is(s, acc, i, j) };
+            }
+        } else if Self::is_direct(&self.p.c) {
             let alpha = s.splat(self.p.alpha);
-            let plain = self.first && self.p.beta == 0.0 && self.p.bias.is_null();
             if plain && cols == NV * S::LANES {
                 // Nothing to decide for each vector.
                 let zero = s.splat(0.0);
@@ -81,15 +88,47 @@ impl Store<'_> {
             }
             return;
         }
-        let mut sums = MaybeUninit::<[[f32; MAX_LANES]; NV]>::uninit();
-        for (r, row) in acc.iter().enumerate() {
-            for (v, &vector) in row.iter().enumerate() {
-                // SAFETY: `LANES <= MAX_LANES`.
-                unsafe { s.store(sums.as_mut_ptr().cast::<f32>().add(v * S::LANES), vector) };
-            }
+        let mut sums = MaybeUninit::<[[S::V; NV]; MR]>::uninit();
+        let mut row = |r: usize| sums.as_mut_ptr().cast::<f32>().wrapping_add(r * NV * S::LANES);
+        unrolled!(R < MR => {
+            unrolled!(V < NV => {
+                // SAFETY: a vector of the array.
+                unsafe { s.store(row(R).add(V * S::LANES), acc[R][V]) };
+            });
+        });
+        for r in 0..MR {
             // SAFETY: as the caller promises; the `NV` vectors with the `cols` columns are written.
-            unsafe { self.put_row(s, sums.as_mut_ptr().cast(), i + r, j, cols) };
+            unsafe { self.put_row(s, row(r), i + r, j, cols) };
         }
+    }
+
+    /// Whether chains of one lane are what C gets: one of two roundings is never -0, so that adding 0 would change
+    /// nothing.
+    pub fn is_as_it_is(&self) -> bool {
+        let p = self.p;
+        self.first && p.alpha == 1.0 && p.beta == 0.0 && p.bias.is_null() && Self::is_direct(&p.c)
+    }
+
+    /// [`put`](Self::put) for one lane, if it is so.
+    ///
+    /// # Safety
+    /// - As there.
+    #[inline(always)]
+    pub unsafe fn put_as_it_is<S: Simd, const MR: usize, const NV: usize>(
+        &self,
+        s: S,
+        acc: Acc<S::V, MR, NV>,
+        i: usize,
+        j: usize,
+    ) {
+        const { assert!(S::LANES > 1 || !S::FUSED) };
+        unrolled!(R < MR => {
+            let row = self.c_at(i, j).wrapping_add(R * self.p.c.row_stride);
+            unrolled!(V < NV => {
+                // SAFETY: the columns exist.
+                unsafe { s.store(row.wrapping_add(V), acc[R][V]) };
+            });
+        });
     }
 
     /// Where element `(i, j)` of the block lies in C, which is `f32`.
@@ -115,7 +154,8 @@ impl Store<'_> {
         }
     }
 
-    /// One row of a tile when C is strided or not `f32`; `sums` holds its chains in whole vectors.
+    /// One row of a tile when C is strided or not `f32`, or not plain with one lane; `sums` holds its chains in
+    /// whole vectors.
     #[inline(never)]
     unsafe fn put_row<S: Simd>(&self, s: S, sums: *mut f32, i: usize, j: usize, cols: usize) {
         // SAFETY: as the caller promises.
@@ -127,6 +167,17 @@ impl Store<'_> {
 
     #[inline(always)]
     unsafe fn put_row_in_region<S: Simd>(&self, s: S, sums: *mut f32, i: usize, j: usize, cols: usize) {
+        if S::LANES == 1 && Self::is_direct(&self.p.c) {
+            for x in 0..cols {
+                let p = self.c_at(i, j + x);
+                // SAFETY: the columns exist.
+                unsafe {
+                    let base = self.base(s, p, j + x, 1);
+                    s.store(p, s.fma(s.splat(self.p.alpha), s.load(sums.add(x)), base));
+                }
+            }
+            return;
+        }
         let partial = self.partial.wrapping_add(i * self.partial_stride + j);
         let c = self.p.c.block(self.at.0 + i, self.at.1 + j, 1, cols);
         let mut x = 0;

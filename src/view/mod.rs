@@ -184,7 +184,8 @@ fn check_disjoint<const N: usize>(mut dims: [(usize, usize); N], width: usize) -
     // Stable for equal strides, and without the sort of core, which may panic. Who repeats is outermost.
     for end in (1..N).rev() {
         for i in 0..end {
-            if let [a, b] = &mut dims[i..i + 2]
+            // At opt-level "z" the compiler does not see that an index is inside.
+            if let Some([a, b]) = dims.get_mut(i..i + 2)
                 && a.1.wrapping_sub(1) > b.1.wrapping_sub(1)
             {
                 core::mem::swap(a, b);

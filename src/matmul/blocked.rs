@@ -16,6 +16,7 @@ use core::mem::MaybeUninit;
 
 use super::store::Store;
 use super::{Product, Rhs, few};
+use crate::elem::sealed::Lanes;
 use crate::elem::{Elem, Kind, by_kind};
 use crate::kernel::pack::{Grid, pack};
 use crate::kernel::tile::{
@@ -42,6 +43,8 @@ const SMALL: usize = 64;
 const SKEW: usize = 16;
 /// Most rows of a tile of one lane whose sums are scaled or added to something: its registers go through memory.
 const LONE_ROWS: usize = 4;
+/// Columns of B that are packed together.
+const WIDE: usize = 4 * PANEL_COLS;
 /// Floats to move the scratch to a cache line.
 const ALIGN: usize = 16;
 
@@ -295,7 +298,24 @@ fn packed<E>(ptr: *const E, k: usize) -> Panels<E> {
 /// # Safety
 /// - `dst` is valid for writing `ceil(b.cols / PANEL_COLS) * PANEL_COLS * b.rows` floats.
 unsafe fn pack_panels<S: Simd>(s: S, b: RawMat, dst: *mut f32) {
-    for j in (0..b.cols).step_by(PANEL_COLS) {
+    // Rows that lie together are read several panels wide: memory answers faster in order.
+    let wide = if b.col_stride == 1 && S::LANES > 1 { b.cols - b.cols % WIDE } else { 0 };
+    s.vectorize(
+        #[inline(always)]
+        || {
+            by_kind!(b.kind, E => for j in (0..wide).step_by(WIDE) {
+                for i in 0..b.rows {
+                    for v in (0..WIDE).step_by(S::LANES) {
+                        let to = dst.wrapping_add((j + v / PANEL_COLS * PANEL_COLS) * b.rows);
+                        let to = to.wrapping_add(i * PANEL_COLS + v % PANEL_COLS);
+                        // SAFETY: vectors inside the row and inside the panel.
+                        unsafe { s.store(to, E::load(s, b.at::<E>(i, j + v))) };
+                    }
+                }
+            });
+        },
+    );
+    for j in (wide..b.cols).step_by(PANEL_COLS) {
         let cols = (b.cols - j).min(PANEL_COLS);
         // SAFETY: panel `j / PANEL_COLS` begins there.
         unsafe {

@@ -45,6 +45,8 @@ const SKEW: usize = 16;
 const LONE_ROWS: usize = 4;
 /// Columns of B that are packed together.
 const WIDE: usize = 4 * PANEL_COLS;
+/// Rows of B that are asked for ahead of the one that is packed.
+const AHEAD: usize = 16;
 /// Floats to move the scratch to a cache line.
 const ALIGN: usize = 16;
 
@@ -305,6 +307,9 @@ unsafe fn pack_panels<S: Simd>(s: S, b: RawMat, dst: *mut f32) {
         || {
             by_kind!(b.kind, E => for j in (0..wide).step_by(WIDE) {
                 for i in 0..b.rows {
+                    for line in (0..WIDE).step_by(64 / size_of::<E>()) {
+                        s.prefetch(b.at::<E>(i + AHEAD, j + line).cast_const());
+                    }
                     for v in (0..WIDE).step_by(S::LANES) {
                         let to = dst.wrapping_add((j + v / PANEL_COLS * PANEL_COLS) * b.rows);
                         let to = to.wrapping_add(i * PANEL_COLS + v % PANEL_COLS);

@@ -208,7 +208,9 @@ fn score(rotary: Rotary<'_>, q: &[f32], k: &[f32], (i, t): (usize, usize)) -> f6
         let heads = HeadsMut::token_major(x, 1, 1, dim).expect("one head");
         rotary.rotate(heads, &[position]).expect("a position of the table");
     }
-    q.iter().zip(&k).map(|(&x, &y)| f64::from(x) * f64::from(y)).sum()
+    // Widened before they are multiplied, as in `reference::matmul`.
+    let [q, k] = [q, k].map(|x| x.into_iter().map(f64::from).collect::<Vec<f64>>());
+    q.iter().zip(&k).map(|(x, y)| x * y).sum()
 }
 
 #[test]
@@ -225,7 +227,8 @@ fn scores_depend_on_the_difference_of_positions_only() {
             // product and one for the sum. A pair has two products of two such features, and there are two
             // scores; one more unit covers the table's error in f64.
             let [step, other] = pair;
-            let size = |x: &[f32], i: usize| f64::from(x[i * step].abs() + x[i * step + other].abs());
+            let size =
+                |x: &[f32], i: usize| f64::from(x[i * step]).abs() + f64::from(x[i * step + other]).abs();
             let bound: f64 =
                 (0..dim / 2).map(|i| size(&q, i) * size(&k, i)).sum::<f64>() * 21.0 * 2.0_f64.powi(-24);
             let distance = rng.below(200);

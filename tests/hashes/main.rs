@@ -21,7 +21,10 @@ fn lines(tier: Tier) -> Vec<String> {
 
 fn path(tier: Tier) -> PathBuf {
     let name = if tier.is_fused() { "fused.txt" } else { "separate.txt" };
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/hashes").join(name)
+    // A crate below this one runs the test on other processors.
+    let roots = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors();
+    let folder = roots.map(|root| root.join("tests/data/hashes")).find(|folder| folder.is_dir());
+    folder.expect("the repository has the folder tests/data/hashes").join(name)
 }
 
 #[test]

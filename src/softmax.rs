@@ -56,6 +56,9 @@ pub fn log_sum_exp<T: Elem>(x: MatRef<'_, T>, out: &mut [f32]) -> Result<(), Err
 
 /// `x[i] = e^x[i]`: within 1 ULP for every `f32`, subnormal results kept, overflow to infinity.
 ///
+/// But on a Cortex-M55 subnormal results may become 0: the compiler uses its vectors of floats (MVE), which
+/// flush subnormal numbers, unless the firmware is built with `-C target-feature=-mve.fp`.
+///
 /// ```
 /// let mut x = [0.0_f32, f32::NEG_INFINITY, 89.0];
 /// qkv::exp_in_place(&mut x);

@@ -8,6 +8,9 @@ export CARGO_TERM_COLOR=never
 target_dir="${CARGO_TARGET_DIR:-$root/target}/targets"
 unset CARGO_TARGET_DIR
 
+# Of all scripts together: what builds other crates runs on this machine and is the same for each target.
+export CARGO_BUILD_BUILD_DIR="$target_dir/build"
+
 fail() { # a sentence
     echo "$(basename "$0"): $1" >&2
     exit 2

@@ -1,7 +1,5 @@
 //! What the processor can do at most: fused multiply-adds, and reading memory.
 
-use std::hint::black_box;
-
 use super::Number;
 
 /// FLOPs of one run of fused multiply-adds in chains that do not wait for each other: two a cycle with
@@ -10,6 +8,7 @@ pub fn chains() -> Option<f64> {
     #[cfg(target_arch = "x86_64")]
     {
         use core::arch::x86_64::*;
+        use std::hint::black_box;
         const STEPS: usize = 10_000;
         macro_rules! chains {
             ($features:literal, $lanes:literal, $splat:ident, $fma:ident) => {{

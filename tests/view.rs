@@ -112,8 +112,10 @@ struct Size(usize);
 impl Arbitrary for Size {
     fn arbitrary(g: &mut Gen) -> Size {
         let mut rng = Rng::new(u64::arbitrary(g));
+        // Two of the square root multiply to 2^64, or 2^32 where pointers have 32 bits.
+        let root = 1 << (usize::BITS / 2);
         let extreme =
-            [MAX, MAX - 1, HALF, HALF + 1, 1 << 32, (1 << 32) - 1, 1 << 62, MAX / 3, rng.word() as usize];
+            [MAX, MAX - 1, HALF, HALF + 1, root, root - 1, MAX / 4 + 1, MAX / 3, rng.word() as usize];
         Size(if rng.below(3) == 0 { rng.pick(&extreme) } else { rng.below(9) })
     }
 }

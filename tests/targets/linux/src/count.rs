@@ -58,6 +58,7 @@ fn attention<T: Number>(tier: Tier, op: &str, shape: Shape) -> Result<(), Error>
     let plain = Attention::new().tier(tier);
     let attention = if causal { plain.causal() } else { plain };
     let name = format!("{op}/{}/{n_heads}x{kv_len}x{head_dim}/{tier}", T::NAME);
+    // Of a causal call half as many count, though a tile on the diagonal computes all of its own.
     count(&name, shape.flops() as usize / 2, || {
         attention.run(q, k, v, HeadsMut::token_major(&mut out, q_len, n_heads, head_dim)?, &mut scratch)
     })

@@ -1,11 +1,12 @@
 #!/bin/bash
 # The checks on other targets that take little time: firmware on a Cortex-M4F and on RISC-V, and the same
-# bits as a PC there, in wasm and on AArch64. Installs from Debian what is missing, if it may.
+# bits as a PC there, in wasm and on AArch64; a C program on the Cortex-M4F. Installs from Debian what is
+# missing, if it may.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 packages=(rustc-web cargo-web rust-web-src lld-22 qemu-system-arm qemu-system-misc qemu-user gcc libc6-dev
-    gcc-aarch64-linux-gnu libc6-dev-arm64-cross binutils)
+    gcc-aarch64-linux-gnu libc6-dev-arm64-cross gcc-arm-none-eabi libnewlib-arm-none-eabi binutils)
 
 missing() {
     local package
@@ -52,6 +53,7 @@ checks() {
     step examples/firmware/run.sh rv32imafc
     step tests/targets/wasm.sh --quick
     step tests/targets/user.sh aarch64 --quick
+    step capi/run.sh thumbv7em
 }
 step checks
 echo "other targets: all ok"

@@ -13,7 +13,7 @@ aarch64     NEON; Debian's own std for arm64, unpacked
 x86_64      of 2008 (Nehalem): SSE2 is what is used, no AVX; the machine's own Rust
 i686        32 bits, SSE2; std is built, as below
 s390x       big-endian
-powerpc64   big-endian"
+powerpc64   big-endian, without AltiVec, which flushes subnormal numbers to zero"
 
 processor="${1:-}"
 [ $# = 0 ] || shift
@@ -33,6 +33,7 @@ if [ -n "$gnu" ]; then
     qemu="$qemu -L /usr/$gnu"
 fi
 for_target "$target" RUNNER "$qemu"
+[ "$processor" != powerpc64 ] || for_target "$target" RUSTFLAGS "-C target-feature=-altivec,-vsx"
 
 # Debian's prebuilt std for arm64 into a sysroot of its own: nothing of the machine changes.
 arm_sysroot() {

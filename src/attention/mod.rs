@@ -16,6 +16,7 @@ mod rule;
 mod scratch;
 mod seen;
 mod steps;
+mod unseen;
 mod values;
 mod weights;
 mod work;

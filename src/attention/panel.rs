@@ -389,9 +389,7 @@ impl Run<'_> {
                 values::clear(&self.x, self.panel.all_lanes::<S>());
             }
             self.close_chunk(s);
-            self.panel.each(s, &self.x, |head, x| {
-                partial::finish(s, head.p, x, head.kv_head, head.first, head.rows);
-            });
+            self.panel.each(s, &self.x, |h, x| partial::finish(s, h.p, x, h.kv_head, h.first, h.rows));
         }
     }
 

@@ -5,12 +5,13 @@ use super::mask::{bits, hull};
 use super::panel::{Block, Panel};
 use super::scratch::Scratch;
 use super::seen;
+use super::unseen::{all_finite, seen_only};
 use crate::elem::{Elem, Kind, by_kind};
 use crate::kernel::pack::{Grid, pack};
 use crate::kernel::softmax::BLOCK;
 use crate::kernel::tile::{
-    Acc, PANEL_COLS, Panels, Rows, lone_columns, lone_tile_of_stride, panel_rows, share, take, tile,
-    tile_while, with_rows, with_vectors, zero,
+    PANEL_COLS, Panels, Rows, lone_columns, lone_tile, panel_rows, share, take, tile, tile_while, with_rows,
+    with_vectors, zero,
 };
 use crate::kernel::unrolled::unrolled;
 use crate::simd::Simd;
@@ -134,10 +135,10 @@ enum Ahead {
 
 /// Keys `t..end` of a block, whose values lie at one stride.
 #[derive(Clone, Copy)]
-struct Run<E> {
-    t: usize,
-    end: usize,
-    first: *const E,
+pub struct Run<E> {
+    pub t: usize,
+    pub end: usize,
+    pub first: *const E,
 }
 
 /// All rows of all heads.
@@ -225,13 +226,13 @@ unsafe fn one_head<S: Simd, E: Elem>(s: S, part: &Part, first: Run<E>, more: &[R
 }
 
 /// The values that tiles are made of and where these go.
-struct Strips<'a, E> {
-    x: &'a Scratch,
-    block: Block,
-    weights: Rows,
-    first: Run<E>,
-    more: &'a [Run<E>],
-    row_stride: usize,
+pub struct Strips<'a, E> {
+    pub x: &'a Scratch,
+    pub block: Block,
+    pub weights: Rows,
+    pub first: Run<E>,
+    pub more: &'a [Run<E>],
+    pub row_stride: usize,
     col: usize,
     cols: usize,
 }
@@ -408,7 +409,7 @@ unsafe fn columns<S: Simd, E: Elem, const MR: usize, const NV: usize>(
             chains = match &mut head.later {
                 // The weights' stride in the scores: a panel of as many lanes.
                 _ if const { S::LANES == 1 && S::PANEL == 4 } => {
-                    lone_tile_of_stride::<S, E, MR, NV, 4>(s, n, weights, v, chains)
+                    lone_tile::<S, E, MR, NV, 4>(s, n, weights, v, chains)
                 }
                 Some(later) if S::LANES > 1 => {
                     let ask = || later.ask(s, NV * S::LANES * size_of::<E>());
@@ -446,57 +447,4 @@ unsafe fn columns<S: Simd, E: Elem, const MR: usize, const NV: usize>(
             });
         });
     }
-}
-
-/// Whether no chain is infinite or NaN.
-#[inline(always)]
-fn all_finite<S: Simd, const MR: usize, const NV: usize>(s: S, chains: &Acc<S::V, MR, NV>) -> bool {
-    // 0 x chain is 0 or, for what is not finite, NaN, which stays in the sum.
-    let (zero, one) = (s.splat(0.0), s.splat(1.0));
-    let mut sum = zero;
-    unrolled!(I < MR => {
-        unrolled!(N < NV, 16 => {
-            sum = s.fma(chains[I][N], zero, sum);
-        });
-    });
-    s.gt_bits(s.select_gt(one, sum, zero, one), zero) == 0
-}
-
-/// Rows from `r` on and vectors of columns from `c` on, from the keys alone that each row sees, to `out`.
-#[cold]
-#[inline(never)]
-unsafe fn seen_only<S: Simd, E: Elem>(
-    s: S,
-    strips: &Strips<E>,
-    shift: usize,
-    (r, rows): (usize, usize),
-    (c, vectors): (usize, usize),
-    mut out: *mut f32,
-) {
-    let Strips { x, block, .. } = strips;
-    s.vectorize(
-        #[inline(always)]
-        || {
-            for (r, c) in (r..r + rows).flat_map(|r| (0..vectors).map(move |v| (r, c + v * S::LANES))) {
-                // SAFETY: keys that the row sees; `out` holds a vector of each.
-                unsafe {
-                    let (from, to) = seen::keys_of(x, *block, r, 1);
-                    let mut keys = block.keys & bits(from, to);
-                    if block.holes {
-                        keys &= seen::of_row(x, r);
-                    }
-                    let mut chain = zero::<S, 1, 1>(s);
-                    for run in core::iter::once(&strips.first).chain(strips.more) {
-                        for t in (run.t..run.end).filter(|t| keys >> t & 1 == 1) {
-                            let ptr = run.first.wrapping_add((t - run.t) * strips.row_stride + shift + c);
-                            let v = Panels { ptr, row_stride: 0, panel_stride: 0, col_stride: 1 };
-                            chain = tile::<S, E, 1, 1>(s, 1, strips.weights.at(r, t), v, chain);
-                        }
-                    }
-                    s.store(out, chain[0][0]);
-                    out = out.wrapping_add(S::LANES);
-                }
-            }
-        },
-    );
 }

@@ -8,7 +8,7 @@
 //!     [r0: 0 1 | r1: 0 1 | …]  nothing is transposed, nothing shuffled until the sums
 //! ```
 
-use super::tile::{Acc, PANEL_COLS, Panels, Rows, lone_tile_of_stride, step, zero};
+use super::tile::{Acc, PANEL_COLS, Panels, Rows, lone_tile, step, zero};
 use super::unrolled::unrolled;
 use crate::simd::Simd;
 
@@ -75,7 +75,7 @@ pub unsafe fn rows_in_one_lane<S: Simd, const MR: usize, const NV: usize>(
         // SAFETY: features below `d` of keys and queries, as the caller promises.
         unsafe {
             let steps = (d + CHAINS - 1 - chain) / CHAINS;
-            let sums = lone_tile_of_stride::<S, f32, MR, NV, CHAINS>(s, steps, k, q, zero(s));
+            let sums = lone_tile::<S, f32, MR, NV, CHAINS>(s, steps, k, q, zero(s));
             unrolled!(I < MR => {
                 unrolled!(V < NV => {
                     let to = to.wrapping_add(I * S::PANEL + V);

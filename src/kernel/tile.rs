@@ -118,7 +118,7 @@ pub unsafe fn tile_while<S: Simd, E: Elem, const MR: usize, const NV: usize>(
 ) -> Acc<S::V, MR, NV> {
     if const { S::LANES == 1 } {
         // SAFETY: as the caller promises.
-        return unsafe { lone_tile(s, k, a, b, acc) };
+        return unsafe { lone_tile::<S, E, MR, NV, 1>(s, k, a, b, acc) };
     }
     let vector_stride = b.vector_stride::<S>();
     // A pointer for each row and one offset for all: the loop then has no address arithmetic left.
@@ -147,28 +147,12 @@ const fn steps_at_once(size: usize) -> usize {
 }
 
 /// [`tile`] for one lane: a small processor counts every instruction, so pointers move every few steps. That asks
-/// for elements of `a` and of `b` at strides that the compiler knows; others take single steps.
+/// for columns of `a` at the `STRIDE` that is likely and for neighbours in `b`; others take single steps.
 ///
 /// # Safety
 /// - As [`tile`].
 #[inline(always)]
-pub unsafe fn lone_tile<S: Simd, E: Elem, const MR: usize, const NV: usize>(
-    s: S,
-    k: usize,
-    a: Rows,
-    b: Panels<E>,
-    acc: Acc<S::V, MR, NV>,
-) -> Acc<S::V, MR, NV> {
-    // SAFETY: as the caller promises.
-    unsafe { lone_tile_of_stride::<S, E, MR, NV, 1>(s, k, a, b, acc) }
-}
-
-/// [`lone_tile`] where columns of `a` are likely to be `STRIDE` apart.
-///
-/// # Safety
-/// - As [`tile`].
-#[inline(always)]
-pub unsafe fn lone_tile_of_stride<S: Simd, E: Elem, const MR: usize, const NV: usize, const STRIDE: usize>(
+pub unsafe fn lone_tile<S: Simd, E: Elem, const MR: usize, const NV: usize, const STRIDE: usize>(
     s: S,
     k: usize,
     mut a: Rows,
@@ -176,16 +160,23 @@ pub unsafe fn lone_tile_of_stride<S: Simd, E: Elem, const MR: usize, const NV: u
     mut acc: Acc<S::V, MR, NV>,
 ) -> Acc<S::V, MR, NV> {
     let at_once = const { steps_at_once(MR * NV) };
-    // The odd steps come first: behind the others they would want the pointers and the accumulators twice.
-    let singles = if a.col_stride == STRIDE && b.col_stride == 1 { k % at_once } else { k };
     // SAFETY: columns of the rows and rows of `b` below `k`, as the caller promises.
     unsafe {
-        for _ in 0..singles {
-            step(s, (&a.each(), 0), (b.ptr, b.col_stride), &mut acc);
-            b.ptr = b.ptr.wrapping_add(b.row_stride);
-            a.ptr = a.ptr.wrapping_add(a.col_stride);
+        if a.col_stride != STRIDE || b.col_stride != 1 {
+            for _ in 0..k {
+                step(s, (&a.each(), 0), (b.ptr, b.col_stride), &mut acc);
+                b.ptr = b.ptr.wrapping_add(b.row_stride);
+                a.ptr = a.ptr.wrapping_add(a.col_stride);
+            }
+            return acc;
         }
-        for _ in 0..(k - singles) / at_once {
+        // The odd steps come first: behind the others they would want the pointers and the accumulators twice.
+        for _ in 0..k % at_once {
+            step(s, (&a.each(), 0), (b.ptr, 1), &mut acc);
+            b.ptr = b.ptr.wrapping_add(b.row_stride);
+            a.ptr = a.ptr.wrapping_add(STRIDE);
+        }
+        for _ in 0..k / at_once {
             let rows = a.each();
             unrolled!(K < steps_at_once(MR * NV) => {
                 step(s, (&rows, K * STRIDE), (b.ptr, 1), &mut acc);

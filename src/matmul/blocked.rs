@@ -376,7 +376,7 @@ unsafe fn tiles_in_region<S: Simd, E: Elem>(
                     unsafe {
                         let at = (at.0 + ir, at.1 + jr);
                         if const { S::LANES == 1 } {
-                            lone_tile::<S, E, MR, NV>(s, k, &a.at(ir, 0), &b.lane(jr), at, store);
+                            tile_apart::<S, E, MR, NV>(s, k, &a.at(ir, 0), &b.lane(jr), at, store);
                         } else {
                             let acc = tile::<S, E, MR, NV>(s, k, a.at(ir, 0), b.at(0, jr), zero(s));
                             store.put(s, acc, at.0, at.1, cols);
@@ -393,7 +393,7 @@ unsafe fn tiles_in_region<S: Simd, E: Elem>(
 /// A tile of one lane. Not inlined: with all tiles in one function, few registers and little stack are left for
 /// each.
 #[inline(never)]
-unsafe fn lone_tile<S: Simd, E: Elem, const MR: usize, const NV: usize>(
+unsafe fn tile_apart<S: Simd, E: Elem, const MR: usize, const NV: usize>(
     s: S,
     k: usize,
     a: &Rows,

@@ -38,9 +38,12 @@ impl Rows {
     #[inline(always)]
     pub fn each<const MR: usize>(self) -> [*const f32; MR] {
         let mut rows = [core::ptr::null(); MR];
+        let mut row = self.ptr;
         unrolled!(I < MR => {
-            rows[I] = self.ptr.wrapping_add(I * self.row_stride);
+            rows[I] = row;
+            row = row.wrapping_add(self.row_stride);
         });
+        let _ = row;
         rows
     }
 }

@@ -79,9 +79,7 @@ pub unsafe fn rows_in_one_lane<S: Simd, const MR: usize, const NV: usize>(
             unrolled!(I < MR => {
                 unrolled!(V < NV => {
                     let to = to.wrapping_add(I * S::PANEL + V);
-                    let before = if chain == 0 { s.splat(0.0) } else { s.load(to) };
-                    // Chains of two roundings are never -0.
-                    s.store(to, s.add(before, sums[I][V]));
+                    s.store(to, if chain == 0 { sums[I][V] } else { s.add(s.load(to), sums[I][V]) });
                 });
             });
         }

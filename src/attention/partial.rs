@@ -259,11 +259,15 @@ pub unsafe fn scaled_row<S: Simd, E: Elem>(s: S, x: &Scratch, r: usize, out: *mu
         // Adding 0 turns -0 into 0: whether a masked key's 0 x v was added shows in nothing else.
         let value = |c: usize| s.fma(s.load(acc.add(c)), inverse, s.splat(0.0));
         let mut c = 0;
-        while S::LANES == 1 && c + 4 <= cols {
-            unrolled!(I < 4 => {
-                E::store(s, out.add(c + I), value(c + I));
-            });
-            c += 4;
+        if S::LANES == 1 {
+            let (mut acc, mut out) = (acc, out);
+            for _ in 0..cols / 4 {
+                unrolled!(I < 4 => {
+                    E::store(s, out.add(I), s.fma(s.load(acc.add(I)), inverse, s.splat(0.0)));
+                });
+                (acc, out) = (acc.wrapping_add(4), out.wrapping_add(4));
+            }
+            c = cols - cols % 4;
         }
         while c + S::LANES <= cols {
             E::store(s, out.add(c), value(c));

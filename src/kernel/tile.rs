@@ -138,14 +138,14 @@ pub unsafe fn tile_while<S: Simd, E: Elem, const MR: usize, const NV: usize>(
     acc
 }
 
-/// Steps of one lane between two moves of the pointers, for a tile of this size.
-const fn steps_at_once(size: usize) -> usize {
-    if size == 8 {
-        8
-    } else if size > 8 {
-        4
-    } else {
+/// Steps of one lane between two moves of the pointers: as many as leave loops of a few hundred instructions.
+const fn steps_at_once(mr: usize, nv: usize) -> usize {
+    if mr * nv < 8 {
         2
+    } else if mr == 1 || nv == 1 {
+        8
+    } else {
+        4
     }
 }
 
@@ -162,7 +162,7 @@ pub unsafe fn lone_tile<S: Simd, E: Elem, const MR: usize, const NV: usize, cons
     mut b: Panels<E>,
     mut acc: Acc<S::V, MR, NV>,
 ) -> Acc<S::V, MR, NV> {
-    let at_once = const { steps_at_once(MR * NV) };
+    let at_once = const { steps_at_once(MR, NV) };
     // SAFETY: columns of the rows and rows of `b` below `k`, as the caller promises.
     unsafe {
         if a.col_stride != STRIDE || b.col_stride != 1 {
@@ -181,7 +181,7 @@ pub unsafe fn lone_tile<S: Simd, E: Elem, const MR: usize, const NV: usize, cons
         }
         for _ in 0..k / at_once {
             let rows = a.each();
-            unrolled!(K < steps_at_once(MR * NV) => {
+            unrolled!(K < steps_at_once(MR, NV) => {
                 step(s, (&rows, K * STRIDE), (b.ptr, 1), &mut acc);
                 b.ptr = b.ptr.wrapping_add(b.row_stride);
             });

@@ -376,7 +376,8 @@ unsafe fn tiles_in_region<S: Simd, E: Elem>(
                     unsafe {
                         let at = (at.0 + ir, at.1 + jr);
                         if const { S::LANES == 1 } {
-                            tile_apart::<S, E, MR, NV>(s, k, &a.at(ir, 0), &b.lane(jr), at, store);
+                            let from = (a.at(ir, 0).ptr, b.lane(jr).ptr);
+                            tile_apart::<S, E, MR, NV>(s, k, from, (&a, &b), at, store);
                         } else {
                             let acc = tile::<S, E, MR, NV>(s, k, a.at(ir, 0), b.at(0, jr), zero(s));
                             store.put(s, acc, at.0, at.1, cols);
@@ -390,20 +391,21 @@ unsafe fn tiles_in_region<S: Simd, E: Elem>(
     }
 }
 
-/// A tile of one lane. Not inlined: with all tiles in one function, few registers and little stack are left for
-/// each.
+/// A tile of one lane, whose first elements are at `from`. Not inlined: with all tiles in one function, few
+/// registers and little stack are left for each.
 #[inline(never)]
 unsafe fn tile_apart<S: Simd, E: Elem, const MR: usize, const NV: usize>(
     s: S,
     k: usize,
-    a: &Rows,
-    b: &Panels<E>,
+    from: (*const f32, *const E),
+    (a, b): (&Rows, &Panels<E>),
     at: (usize, usize),
     store: &Store,
 ) {
+    let (a, b) = (Rows { ptr: from.0, ..*a }, Panels { ptr: from.1, ..*b });
     // SAFETY: as the caller promises.
     unsafe {
-        let acc = tile::<S, E, MR, NV>(s, k, *a, *b, zero(s));
+        let acc = tile::<S, E, MR, NV>(s, k, a, b, zero(s));
         if MR > LONE_ROWS {
             store.put_as_it_is(s, acc, at.0, at.1);
         } else {

@@ -51,6 +51,7 @@ fi
 checks() {
     step examples/firmware/run.sh m4f
     step examples/firmware/run.sh rv32imafc
+    step tests/targets/counts.sh
     step tests/targets/wasm.sh --quick
     step tests/targets/user.sh aarch64 --quick
     step capi/run.sh thumbv7em

@@ -16,8 +16,8 @@ macro_rules! unrolled {
     }};
     ($I:ident, $n:expr, $body:block; $($value:literal)*) => {
         $(
-            // Beyond the end the branch is dead; the lint looks at it all the same.
-            #[allow(unconditional_panic)]
+            // Beyond the end the branch is dead; the lints look at it all the same.
+            #[allow(unconditional_panic, clippy::out_of_bounds_indexing)]
             if const { $value < $n } {
                 const $I: usize = $value;
                 $body

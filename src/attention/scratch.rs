@@ -25,6 +25,7 @@ const Q_WIDTH: usize = if VECTORS { score::CHAINS } else { 1 };
 const COPIED: usize = if VECTORS { BLOCK } else { 0 };
 /// Keys that are copied: scalar lanes widen those of a tile.
 const COPIED_KEYS: usize = if VECTORS { BLOCK } else { LONE_KEYS };
+/// Most keys of a tile of one lane that are copied.
 pub const LONE_KEYS: usize = 4;
 /// A vector of values for each key of a block: scalar lanes need none.
 const LAST_COLUMNS: usize = if VECTORS { BLOCK * MAX_LANES } else { 0 };

@@ -3,7 +3,7 @@
 set -euo pipefail
 . "$(dirname "$0")/env.sh"
 expected="$root/tests/data/hashes/$1.txt"
-[ -s "$expected" ] || fail "there is no $expected: QKV_WRITE_HASHES=1 cargo test --test hashes"
+[ -s "$expected" ] || wrong "there is no $expected: QKV_WRITE_HASHES=1 cargo test --test hashes"
 got="$(mktemp)"
 trap 'rm -f "$got"' EXIT
 cat >"$got"

@@ -36,10 +36,10 @@ address() {
 }
 qemu-x86_64 -cpu max -d plugin -D "$work/counts" \
     -plugin "$work/count.so,start=$(address count_start),stop=$(address count_stop)" "$program" >"$work/calls" \
-    2>"$work/errors" || { cat "$work/errors"; fail "the program did not run under qemu-x86_64"; }
+    2>"$work/errors" || { cat "$work/errors"; wrong "the program did not run under qemu-x86_64"; }
 # AVX2 of qemu-user came with 7.2.
 grep -q '/avx2$' "$work/calls" || fail "this qemu-x86_64 has no AVX2: qemu-user 7.2 or later is needed"
-[ "$(wc -l <"$work/counts")" = "$(wc -l <"$work/calls")" ] || fail "there is not one count for each call"
+[ "$(wc -l <"$work/counts")" = "$(wc -l <"$work/calls")" ] || wrong "there is not one count for each call"
 {
     echo "# Instructions for each multiply-add: tests/targets/count_x86.sh --write"
     echo "# $version"
@@ -50,7 +50,7 @@ if [ "${1:-}" = --write ]; then
     cp "$work/table" "$table"
     exit
 fi
-[ -s "$table" ] || fail "there is no $table: tests/targets/count_x86.sh --write"
+[ -s "$table" ] || wrong "there is no $table: tests/targets/count_x86.sh --write"
 made_with="$(sed -n '2s/^# //p' "$table")"
 echo "== instructions for each multiply-add, $target, $version"
 same=yes

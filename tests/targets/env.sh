@@ -11,9 +11,14 @@ unset CARGO_TARGET_DIR
 # Of all scripts together: what builds other crates runs on this machine and is the same for each target.
 export CARGO_BUILD_BUILD_DIR="$target_dir/build"
 
-fail() { # a sentence
+fail() { # a sentence about what is missing
     echo "$(basename "$0"): $1" >&2
     exit 2
+}
+
+wrong() { # a sentence about what should not be so
+    echo "$(basename "$0"): $1" >&2
+    exit 1
 }
 
 need() { # command, Debian package

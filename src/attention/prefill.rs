@@ -162,7 +162,8 @@ impl Strip<'_> {
     unsafe fn lone_tiles<S: Simd, const NV: usize>(&self, s: S, lane: usize, (mut t, end): (usize, usize)) {
         let d = self.panel.p.k.dim();
         let most = lone_rows::<S>(NV);
-        let mut keys = self.keys_in_place(t);
+        let copies = Rows { ptr: self.x.keys.cast_const(), row_stride: d, col_stride: 1 };
+        let mut keys = if self.copied { copies } else { self.keys_in_place(t) };
         while t < end {
             let left = end - t;
             let n = take::<S>(left, if self.copied { LONE_KEYS } else { most });
@@ -171,7 +172,7 @@ impl Strip<'_> {
                 if self.copied {
                     let seen = self.block.keys & bits(t, t + n);
                     bring(s, self.panel, self.x, self.block.start, seen, t);
-                    keys = Rows { ptr: self.x.keys.cast_const(), row_stride: d, col_stride: 1 };
+                    keys = copies;
                 }
                 let q = self.x.q.wrapping_add(lane).cast_const();
                 let to = self.x.scores.wrapping_add(t * S::PANEL + lane);

@@ -240,14 +240,7 @@ unsafe fn blocked<S: Simd>(s: S, p: &Product, scratch: *mut f32) {
             let ms = (m - is).min(plan.ms);
             for pc in (0..k).step_by(plan.kc.max(1)) {
                 let kc = (k - pc).min(plan.kc);
-                let store = Store {
-                    at: (is, jc),
-                    partial,
-                    partial_stride: plan.nc,
-                    first: pc == 0,
-                    last: pc + kc == k,
-                    ..Store::whole(p)
-                };
+                let store = Store::block(p, (is, jc), pc..pc + kc, (partial, plan.nc));
                 if let Rhs::Strided(b) = p.b {
                     // SAFETY: the plan has room for `kc` rows of `nc` columns in panels.
                     unsafe { pack_panels(s, b.block(pc, jc, kc, nc), b_packed) };

@@ -63,14 +63,7 @@ pub unsafe fn run<S: Simd>(s: S, p: &Product, b: RawMat, room: &Room) {
     for (jc, nc, in_place) in places.chain(strips) {
         for pc in (0..p.a.cols).step_by(KC) {
             let kc = (p.a.cols - pc).min(KC);
-            let store = Store {
-                at: (0, jc),
-                partial: room.partial,
-                partial_stride: room.cols,
-                first: pc == 0,
-                last: pc + kc == p.a.cols,
-                ..Store::whole(p)
-            };
+            let store = Store::block(p, (0, jc), pc..pc + kc, (room.partial, room.cols));
             // SAFETY: blocks of the operands; the room is as the caller promises.
             unsafe {
                 let a = rows_of(s, p.a.block(0, pc, m, kc), true, room.a, room.a_stride);

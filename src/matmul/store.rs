@@ -1,6 +1,7 @@
 //! From a tile's accumulators to C: `C = alpha·chain + (beta·C + bias)`, rounded once.
 
 use core::mem::MaybeUninit;
+use core::ops::Range;
 
 use super::Product;
 use crate::elem::sealed::Lanes;
@@ -33,6 +34,18 @@ impl Store<'_> {
     /// All of C in one block of `k`.
     pub fn whole(p: &Product) -> Store<'_> {
         Store { p, at: (0, 0), partial: core::ptr::null_mut(), partial_stride: 0, first: true, last: true }
+    }
+
+    /// The steps `k` of the product, for the block of C that begins at `at`; sums between blocks may lie in
+    /// `partial`, rows `stride` apart.
+    pub fn block<'a>(
+        p: &'a Product,
+        at: (usize, usize),
+        k: Range<usize>,
+        partial: (*mut f32, usize),
+    ) -> Store<'a> {
+        let ((partial, partial_stride), all) = (partial, p.a.cols);
+        Store { p, at, partial, partial_stride, first: k.start == 0, last: k.end == all }
     }
 
     /// Whether C takes vectors of `f32` as they are.

@@ -54,14 +54,7 @@ unsafe fn columns<S: Simd, E: Elem, const M: usize>(s: S, p: &Product, b: RawMat
     for j in (0..n).step_by(S::LANES) {
         for pc in (0..k).step_by(KC) {
             let kc = (k - pc).min(KC);
-            let store = Store {
-                at: (0, j),
-                partial: room.partial,
-                partial_stride: room.cols,
-                first: pc == 0,
-                last: pc + kc == k,
-                ..Store::whole(p)
-            };
+            let store = Store::block(p, (0, j), pc..pc + kc, (room.partial, room.cols));
             // SAFETY: blocks of the operands; the room is as the caller promises.
             unsafe {
                 let a = rows_of(s, p.a.block(0, pc, M, kc), true, room.a, room.a_stride);

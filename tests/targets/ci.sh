@@ -33,18 +33,18 @@ step() {
 
 if ! command -v dpkg-query >/dev/null; then
     echo "ci.sh: this is not Debian: its compiler and qemu are what the targets are built and run with" >&2
-    exit 2
+    exit 77
 fi
 mapfile -t names < <(missing)
 if [ ${#names[@]} -gt 0 ]; then
     if [ "$(id --user)" != 0 ]; then
         echo "ci.sh: some packages are missing: apt-get install --no-install-recommends ${names[*]}" >&2
-        exit 2
+        exit 77
     fi
     # A mirror may be busy: once more, later.
     if ! installed "${names[@]}" && { sleep 20; ! installed "${names[@]}"; }; then
         echo "ci.sh: apt-get could not install, twice: ${names[*]} (of Debian 12 with its security updates)" >&2
-        exit 2
+        exit 77
     fi
 fi
 

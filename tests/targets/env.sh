@@ -13,7 +13,7 @@ export CARGO_BUILD_BUILD_DIR="$target_dir/build"
 
 fail() { # a sentence about what is missing
     echo "$(basename "$0"): $1" >&2
-    exit 2
+    exit 77
 }
 
 wrong() { # a sentence about what should not be so

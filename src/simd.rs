@@ -94,16 +94,16 @@ pub trait Simd: Copy + 'static {
     /// # Safety
     /// - As there, of 16-bit values.
     unsafe fn load_columns_bf16(self, p: *const u16, stride: usize) -> [Self::V; 4];
-    /// Two floats from `p` in every two lanes.
+    /// `C` floats from `p` in every `C` lanes; `C` is 2 or 4.
     /// # Safety
-    /// - `p` is valid for reading 2 floats.
+    /// - `p` is valid for reading `C` floats.
     #[inline(always)]
-    unsafe fn splat_two(self, p: *const f32) -> Self::V {
+    unsafe fn splat_group<const C: usize>(self, p: *const f32) -> Self::V {
         let mut lanes = [0.0; MAX_LANES];
-        // SAFETY: the array holds a whole vector; two floats are readable.
+        // SAFETY: the array holds a whole vector; `C` floats are readable.
         unsafe {
-            for two in lanes.as_chunks_mut::<2>().0 {
-                *two = p.cast::<[f32; 2]>().read_unaligned();
+            for group in lanes.as_chunks_mut::<C>().0 {
+                *group = p.cast::<[f32; C]>().read_unaligned();
             }
             self.load(lanes.as_ptr())
         }

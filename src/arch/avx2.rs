@@ -176,8 +176,11 @@ impl Simd for Avx2 {
         ]))
     }
     #[inline(always)]
-    unsafe fn splat_two(self, p: *const f32) -> __m256 {
-        avx2!(_mm256_castpd_ps(_mm256_set1_pd(p.cast::<f64>().read_unaligned())))
+    unsafe fn splat_group<const C: usize>(self, p: *const f32) -> __m256 {
+        avx2!(match C {
+            2 => _mm256_castpd_ps(_mm256_set1_pd(p.cast::<f64>().read_unaligned())),
+            _ => _mm256_set_m128(_mm_loadu_ps(p), _mm_loadu_ps(p)),
+        })
     }
     #[inline(always)]
     fn sum_twos(self, a: __m256, b: __m256) -> __m256 {

@@ -128,10 +128,10 @@ impl Simd for Neon {
         transpose(neon!([0, 1, 2, 3].map(|i| self.load_bf16(p.add(i * stride)))))
     }
     #[inline(always)]
-    unsafe fn splat_two(self, p: *const f32) -> float32x4_t {
-        neon!({
-            let two = vld1_f32(p);
-            vcombine_f32(two, two)
+    unsafe fn splat_group<const C: usize>(self, p: *const f32) -> float32x4_t {
+        neon!(match C {
+            2 => vcombine_f32(vld1_f32(p), vld1_f32(p)),
+            _ => vld1q_f32(p),
         })
     }
     #[inline(always)]

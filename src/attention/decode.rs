@@ -1,8 +1,8 @@
 //! Scores of a few queries, as in a decode step: features in the lanes.
 //!
-//! Rows would leave most lanes empty. Instead a vector holds two features of each of some rows of one key
-//! head, and two features of a key are broadcast against it as they lie in memory. A few keys of all heads
-//! are taken before the next keys, so that memory with tokens outermost is read in order. The scores come
+//! Rows would leave most lanes empty. Instead a vector holds two or four features of each of some rows of one
+//! key head, and as many features of a key are broadcast against it as they lie in memory. A few keys of all
+//! heads are taken before the next keys, so that memory with tokens outermost is read in order. The scores come
 //! out as in [`prefill`](super::prefill), rows in the lanes, for all heads together.
 
 use super::keys::Later;
@@ -10,7 +10,7 @@ use super::panel::{Block, Panel};
 use super::scratch::Scratch;
 use crate::elem::{Elem, Kind, by_kind};
 use crate::kernel::pack::{Grid, copy, pack};
-use crate::kernel::score::{CHAINS, features_in_lanes};
+use crate::kernel::score::{chains, features_in_lanes};
 use crate::kernel::softmax::BLOCK;
 use crate::kernel::tile::zero;
 use crate::simd::Simd;
@@ -18,7 +18,7 @@ use crate::view::RawMat;
 
 /// Up to this many rows of a head, features are in the lanes.
 pub const fn max_rows<S: Simd>() -> usize {
-    if S::LANES < 2 * CHAINS {
+    if S::LANES < 4 {
         0
     } else if S::LANES < 8 {
         S::LANES
@@ -27,18 +27,18 @@ pub const fn max_rows<S: Simd>() -> usize {
     }
 }
 
-/// Rows in a vector.
-const fn per_vector<S: Simd>() -> usize {
-    S::LANES / CHAINS
-}
-
-/// Lanes that the `rows` rows of a head take among the scores: one or two vectors of queries.
+/// Lanes that the `rows` rows of a head take among the scores: half a vector or a whole one.
 pub const fn lanes<S: Simd>(rows: usize) -> usize {
-    if rows <= per_vector::<S>() { per_vector::<S>() } else { 2 * per_vector::<S>() }
+    if rows <= S::LANES / 2 { S::LANES / 2 } else { S::LANES }
 }
 
-/// Writes a head's queries, times the scale: `[head_dim / 2][row][2]`, zeros where there is no row or no
-/// feature.
+/// Vectors of `rows` queries, of which each has `chains` features beside each other.
+const fn vectors<S: Simd>(rows: usize, chains: usize) -> usize {
+    (rows * chains).div_ceil(S::LANES).next_power_of_two()
+}
+
+/// Writes a head's queries, times the scale: `[head_dim / chains][row][chains]`, zeros where there is no row or
+/// no feature.
 ///
 /// # Safety
 /// - `x` has room for the panel; the panel's rows are inside Q.
@@ -47,18 +47,20 @@ pub unsafe fn load_q<S: Simd>(s: S, panel: &Panel, x: &Scratch) {
         return;
     }
     let (p, d, scale) = (panel.p, panel.p.q.head_dim, panel.p.scale);
-    let (width, row) = (d.next_multiple_of(CHAINS), x.keys);
-    // SAFETY: as the caller promises. The room for keys holds a row of `head_dim`, in whole twos.
+    let chains = chains(d);
+    let (width, step) = (d.next_multiple_of(chains), vectors::<S>(panel.rows, chains) * S::LANES);
+    let row = x.keys;
+    // SAFETY: as the caller promises. The room for keys holds a row of `head_dim`, in whole steps.
     unsafe {
-        core::slice::from_raw_parts_mut(x.q, width * panel.lanes).fill(0.0);
+        core::slice::from_raw_parts_mut(x.q, width / chains * step).fill(0.0);
         for (r, (query, head)) in p.rows(panel.kv_head, panel.first).enumerate().take(panel.rows) {
             pack(s, p.q.head(head).block(query, 0, 1, d), Grid { dst: row, stride: width, width });
-            let mut to = x.q.wrapping_add(r * CHAINS);
-            for two in core::slice::from_raw_parts(row, width).as_chunks::<CHAINS>().0 {
-                for (i, feature) in two.iter().enumerate() {
+            let mut to = x.q.wrapping_add(r * chains);
+            for group in core::slice::from_raw_parts(row, width).chunks_exact(chains) {
+                for (i, feature) in group.iter().enumerate() {
                     *to.add(i) = feature * scale;
                 }
-                to = to.wrapping_add(panel.lanes * CHAINS);
+                to = to.wrapping_add(step);
             }
         }
     }
@@ -78,25 +80,35 @@ pub unsafe fn scores<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
         || {
             // SAFETY: as the caller promises.
             unsafe {
-                by_kind!(panel.p.k.kind(), E => {
-                    if panel.rows <= per_vector::<S>() {
-                        // Eight rows that lie a power of two apart would fill a set of the L1.
-                        groups::<S, E, 7, 8, 1>(s, panel, x, block)
-                    } else {
-                        groups::<S, E, 4, 4, 2>(s, panel, x, block)
-                    }
+                let chains = chains(panel.p.k.dim());
+                by_kind!(panel.p.k.kind(), E => match (chains, vectors::<S>(panel.rows, chains)) {
+                    // Eight rows that lie a power of two apart would fill a set of the L1.
+                    (2, 1) => groups::<S, E, 2, 7, 8, 1, 1>(s, panel, x, block),
+                    (2, _) => groups::<S, E, 2, 4, 4, 2, 2>(s, panel, x, block),
+                    (_, 1) => groups::<S, E, 4, 7, 8, 1, 1>(s, panel, x, block),
+                    (_, 2) => groups::<S, E, 4, 4, 4, 2, 1>(s, panel, x, block),
+                    _ => groups::<S, E, 4, 2, 2, 4, 2>(s, panel, x, block),
                 });
             }
         },
     );
 }
 
-/// The block's keys, `FEW` at a time for each head, or `MANY` where that leaves none over.
+/// The block's keys, `FEW` at a time for each head, or `MANY` where that leaves none over, for `NQ` vectors of
+/// queries with features of `C` chains. Added two by two these are `NS` vectors.
 ///
 /// Heads that lie side by side are read in order, and the keys behind them asked for. A head that lies alone
 /// is read on several pages at a time, which memory answers faster, and what is read next is asked for.
 #[inline(always)]
-unsafe fn groups<S: Simd, E: Elem, const FEW: usize, const MANY: usize, const NQ: usize>(
+unsafe fn groups<
+    S: Simd,
+    E: Elem,
+    const C: usize,
+    const FEW: usize,
+    const MANY: usize,
+    const NQ: usize,
+    const NS: usize,
+>(
     s: S,
     panel: &Panel,
     x: &Scratch,
@@ -106,7 +118,7 @@ unsafe fn groups<S: Simd, E: Elem, const FEW: usize, const MANY: usize, const NQ
     let keys = block.keys.count_ones() as usize;
     let mut places = [(core::ptr::null(), 0); BLOCK];
     let place = if k.one_run(block.start, block.keys) {
-        Place::Run(k.run(panel.kv_head, block.start + block.from, keys))
+        Place::Run(k.run(panel.kv_head, block.start + block.from, keys), block.from)
     } else {
         let keys = k.runs(panel.kv_head, block.start, block.keys);
         let keys =
@@ -138,9 +150,9 @@ unsafe fn groups<S: Simd, E: Elem, const FEW: usize, const MANY: usize, const NQ
         // SAFETY: as the caller promises.
         unsafe {
             if i < many {
-                group::<S, E, MANY, NQ>(s, panel, x, &place, block, which, (ahead, &mut next));
+                group::<S, E, C, MANY, NQ, NS>(s, panel, x, &place, which, (ahead, &mut next));
             } else {
-                group::<S, E, FEW, NQ>(s, panel, x, &place, block, which, (ahead, &mut next));
+                group::<S, E, C, FEW, NQ, NS>(s, panel, x, &place, which, (ahead, &mut next));
             }
         }
         at += p;
@@ -157,112 +169,131 @@ struct Which {
 
 /// `P` of the block's keys, for all heads. Meanwhile the keys from `ahead` on are asked for, or what is `next`.
 #[inline(always)]
-unsafe fn group<S: Simd, E: Elem, const P: usize, const NQ: usize>(
+unsafe fn group<S: Simd, E: Elem, const C: usize, const P: usize, const NQ: usize, const NS: usize>(
     s: S,
     panel: &Panel,
     x: &Scratch,
-    k: &Place<E>,
-    block: Block,
+    place: &Place<E>,
     which: Which,
     (ahead, next): (Option<usize>, &mut Option<Later>),
 ) {
-    let (rows, d) = ([core::ptr::null(); P], panel.p.k.dim());
-    let mut group = Group { rows, to: [x.scores; P], buffer: x.keys, d };
-    for (i, (row, to)) in group.rows.iter_mut().zip(&mut group.to).enumerate() {
-        let key = (which.first + i * which.step).min(which.keys - 1);
-        let t = match k {
-            Place::Run(run) => {
-                *row = run.at::<E>(key, 0).cast_const();
-                block.from + key
-            }
-            Place::Each(places) => {
-                let (place, t) = places.get(key).copied().unwrap_or((*row, 0));
-                *row = place;
-                t
-            }
-        };
-        *to = to.wrapping_add(t * S::PANEL);
-    }
-    let mut q = x.q.cast_const();
+    let mut group =
+        Group::<E, P> { place, which, shift: 0, d: panel.p.k.dim(), q: x.q, buffer: x.keys, to: x.scores };
+    let k = &panel.p.k;
     for h in 0..panel.heads {
         if let Some(t) = ahead {
-            *next = panel.p.k.later(panel.kv_head + h, t, P, 1);
+            *next = k.later(panel.kv_head + h, t, P, 1);
         }
         // SAFETY: as the caller promises; keys that some row sees, the lanes of a head that there is.
-        unsafe { group.scores::<S, NQ>(s, q, next) };
-        q = q.wrapping_add(panel.lanes * x.q_stride);
-        group.rows = group.rows.map(|row| row.wrapping_add(panel.p.k.head_stride()));
-        group.to = group.to.map(|to| to.wrapping_add(panel.lanes));
+        unsafe { group.scores::<S, C, NQ, NS>(s, next) };
+        group.q = group.q.wrapping_add(panel.lanes * x.q_stride);
+        group.to = group.to.wrapping_add(panel.lanes);
+        group.shift += k.head_stride();
     }
 }
 
 /// Where the keys of a block lie that some row sees.
 enum Place<'a, E> {
-    Run(RawMat),
+    /// At one stride, and where in the block the first is.
+    Run(RawMat, usize),
     /// Address and place in the block of each.
     Each(&'a [(*const E, usize); BLOCK]),
 }
 
 /// Some keys of one head.
-struct Group<E, const P: usize> {
-    rows: [*const E; P],
-    /// Where each key's scores go.
-    to: [*mut f32; P],
+struct Group<'a, E, const P: usize> {
+    place: &'a Place<'a, E>,
+    which: Which,
+    /// What is added to the keys' addresses.
+    shift: usize,
+    d: usize,
+    q: *const f32,
     /// Room for `P` keys.
     buffer: *mut f32,
-    d: usize,
+    /// The first key's scores.
+    to: *mut f32,
 }
 
-impl<E: Elem, const P: usize> Group<E, P> {
+impl<E: Elem, const P: usize> Group<'_, E, P> {
+    /// Address and place in the block of key `i`. Found anew instead of kept: the compiler keeps such arrays in
+    /// the vectors that the chains need.
+    #[inline(always)]
+    fn key(&self, i: usize) -> (*const E, usize) {
+        let key = (self.which.first + i * self.which.step).min(self.which.keys - 1);
+        let (first, t) = match self.place {
+            Place::Run(run, from) => (run.at::<E>(key, 0).cast_const(), from + key),
+            Place::Each(places) => places.get(key).copied().unwrap_or((core::ptr::null(), 0)),
+        };
+        (first.wrapping_add(self.shift), t)
+    }
+
     /// Scores for the rows of the head; meanwhile what is wanted later is asked for.
     ///
     /// # Safety
     /// - All parts are valid; `q` holds the head's queries.
     #[inline(always)]
-    unsafe fn scores<S: Simd, const NQ: usize>(&self, s: S, q: *const f32, later: &mut Option<Later>) {
-        let (d, twos) = (self.d, self.d / CHAINS);
-        let mut rows = self.rows.map(<*const E>::cast::<f32>);
+    unsafe fn scores<S: Simd, const C: usize, const NQ: usize, const NS: usize>(
+        &self,
+        s: S,
+        later: &mut Option<Later>,
+    ) {
+        let (d, steps, q) = (self.d, self.d / C, self.q);
+        let mut rows = [core::ptr::null::<f32>(); P];
         let mut acc = zero::<S, P, NQ>(s);
-        // SAFETY: `d` features of each row; queries are padded to whole twos.
+        let mut copied = Grid { dst: self.buffer, stride: d, width: d };
+        // SAFETY: `d` features of each row; queries are padded to whole steps.
         unsafe {
-            if E::KIND != Kind::F32 {
-                let mut to = Grid { dst: self.buffer, stride: d, width: d };
-                for (row, &from) in rows.iter_mut().zip(&self.rows) {
-                    copy::<S, E>(s, RawMat::row(from, d), to);
-                    *row = to.dst;
-                    to.dst = to.dst.wrapping_add(d);
+            for (i, row) in rows.iter_mut().enumerate() {
+                let key = self.key(i).0;
+                *row = key.cast();
+                if E::KIND != Kind::F32 {
+                    copy::<S, E>(s, RawMat::row(key, d), copied);
+                    *row = copied.dst;
+                    copied.dst = copied.dst.wrapping_add(d);
                 }
             }
             // Without asking the loop is a shorter one.
             match later {
                 Some(later) => {
-                    let ask = || later.ask(s, P * CHAINS * size_of::<E>());
-                    features_in_lanes(s, twos, rows, q, ask, &mut acc);
+                    let ask = || later.ask(s, P * C * size_of::<E>());
+                    features_in_lanes::<S, C, P, NQ>(s, steps, rows, q, ask, &mut acc);
                 }
-                None => features_in_lanes(s, twos, rows, q, || {}, &mut acc),
+                None => features_in_lanes::<S, C, P, NQ>(s, steps, rows, q, || {}, &mut acc),
             }
-            if d % CHAINS > 0 {
-                let last = rows.map(|row| [*row.add(twos * CHAINS), 0.0]);
-                let last = last.each_ref().map(|two| two.as_ptr());
-                features_in_lanes(s, 1, last, q.wrapping_add(twos * NQ * S::LANES), || {}, &mut acc);
+            let left = d % C;
+            if left > 0 {
+                let mut last = [[0.0; C]; P];
+                for (last, row) in last.iter_mut().zip(rows) {
+                    for (i, feature) in last.iter_mut().enumerate() {
+                        // A copy of a length that is not constant would be a call.
+                        if i < left {
+                            *feature = *row.add(steps * C + i);
+                        }
+                    }
+                }
+                let (last, q) =
+                    (last.each_ref().map(|row| row.as_ptr()), q.wrapping_add(steps * NQ * S::LANES));
+                features_in_lanes::<S, C, P, NQ>(s, 1, last, q, || {}, &mut acc);
             }
         }
-        // Two vectors of chains give one of sums: of two keys, or of all rows of one.
-        let half = per_vector::<S>();
-        let to: [[*mut f32; NQ]; P] = self.to.map(
-            #[inline(always)]
-            |to| core::array::from_fn(|v| to.wrapping_add(v * half)),
-        );
-        let (chains, one) = acc.as_flattened().as_chunks::<2>();
-        let (halves, last) = to.as_flattened().as_chunks::<2>();
-        // SAFETY: a head's lanes are inside the scores' rows.
-        unsafe {
-            for (&[a, b], &[low, high]) in chains.iter().zip(halves) {
-                s.store_halves(low, high, s.sum_twos(a, b));
+        // Two vectors of chains give one of sums. Of four chains these are two still.
+        let mut sums = zero::<S, P, NS>(s);
+        for (sums, chains) in sums.iter_mut().zip(&acc) {
+            for (v, sum) in sums.iter_mut().enumerate() {
+                *sum = match C {
+                    2 => chains[v],
+                    _ if NQ == 1 => s.sum_twos(chains[0], s.splat(0.0)),
+                    _ => s.sum_twos(chains[2 * v], chains[2 * v + 1]),
+                };
             }
-            for (&a, &to) in one.iter().zip(last) {
-                s.store_halves(to, to, s.sum_twos(a, a));
-            }
+        }
+        // Of two keys, or of all rows of one.
+        let sums = sums.as_flattened();
+        let place = |i: usize| self.to.wrapping_add(self.key(i / NS).1 * S::PANEL + i % NS * (S::LANES / 2));
+        for (i, two) in sums.chunks(2).enumerate() {
+            let (a, b, j) = (two[0], *two.get(1).unwrap_or(&two[0]), (2 * i + 1).min(P * NS - 1));
+            // SAFETY: a head's lanes are inside the scores' rows.
+            unsafe { s.store_halves(place(2 * i), place(j), s.sum_twos(a, b)) };
         }
     }
 }

@@ -181,6 +181,7 @@ impl RawKeys {
 
 /// Bytes of all keys from which on they are taken to come from memory.
 const CACHED: usize = 4 << 20;
+const LINE: usize = 64;
 /// Bytes that are asked for ahead of those that are worked on.
 const AHEAD: usize = 32 << 10;
 
@@ -199,6 +200,8 @@ pub(crate) struct Later {
     step: usize,
     row: usize,
     turn: usize,
+    /// Bytes that are no whole line yet.
+    due: usize,
 }
 
 impl Later {
@@ -206,10 +209,22 @@ impl Later {
     /// never asked for more than it can note. Whole rows, since memory answers faster in order.
     #[inline(always)]
     pub fn ask<S: Simd>(&mut self, s: S, bytes: usize) {
-        for line in (0..bytes).step_by(64) {
-            s.prefetch(self.at.wrapping_add(line));
+        self.due += bytes % LINE;
+        let more = self.due >= LINE;
+        for _ in 0..bytes / LINE {
+            self.line(s);
         }
-        self.at = self.at.wrapping_add(bytes);
+        if more {
+            self.due -= LINE;
+            self.line(s);
+        }
+    }
+
+    /// Asks for one line: none twice, since that would hold what takes note of lines that memory has to bring.
+    #[inline(always)]
+    fn line<S: Simd>(&mut self, s: S) {
+        s.prefetch(self.at);
+        self.at = self.at.wrapping_add(LINE);
         if self.at >= self.end {
             self.row += self.step;
             if self.row >= self.rows {
@@ -217,10 +232,8 @@ impl Later {
                 self.turn = if self.turn + 1 < self.step { self.turn + 1 } else { 0 };
                 self.row = self.turn;
             }
-            let over = self.at as usize - self.end as usize;
             self.at = self.first.wrapping_add(self.row * self.stride);
             self.end = self.at.wrapping_add(self.len);
-            self.at = self.at.wrapping_add(over);
         }
     }
 }
@@ -307,7 +320,7 @@ impl SequenceKeys {
         let (first, stride) = (run.bytes(), run.row_stride * size);
         let (len, rows) = (run.cols * size, run.rows);
         let end = first.wrapping_add(len);
-        Some(Later { at: first, end, first, stride, len, rows, step, row: 0, turn: 0 })
+        Some(Later { at: first, end, first, stride, len, rows, step, row: 0, turn: 0, due: 0 })
     }
 
     /// The keys of `keys`, bits relative to key `start`, as runs that lie at one stride, each with its first

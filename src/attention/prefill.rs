@@ -176,7 +176,7 @@ impl Strip<'_> {
                 }
                 let q = self.x.q.wrapping_add(lane).cast_const();
                 let to = self.x.scores.wrapping_add(t * S::PANEL + lane);
-                with_rows!(S, lone_rows::<S>(NV), n, MR => rows_in_one_lane::<S, MR, NV>(s, d, keys, q, to));
+                with_rows!(S, lone_rows::<S>(NV), n, MR => rows_in_one_lane::<S, MR, NV>(s, d, keys, q, to, self.x.biases));
             }
             keys = keys.at(n, 0);
             t += n;
@@ -207,14 +207,7 @@ impl Strip<'_> {
         };
         let to = self.x.scores.wrapping_add(t * S::PANEL + lane);
         // SAFETY: as the caller promises.
-        unsafe {
-            let scores = rows_in_lanes::<S, MR, NV>(s, self.panel.p.k.dim(), keys, q);
-            unrolled!(I < MR => {
-                unrolled!(V < NV => {
-                    s.store(to.add(I * S::PANEL + V * S::LANES), scores[I][V]);
-                });
-            });
-        }
+        unsafe { rows_in_lanes::<S, MR, NV>(s, self.panel.p.k.dim(), keys, q, to) };
     }
 }
 

@@ -1,6 +1,6 @@
 //! How the caller's scratch is cut up for one panel of rows.
 
-use crate::kernel::score;
+use crate::kernel::score::chains;
 use crate::kernel::softmax::BLOCK;
 use crate::simd::{MAX_LANES, Simd};
 
@@ -19,8 +19,6 @@ pub const MAX_PANEL: usize = if VECTORS { 48 } else { 4 };
 pub const MAX_PANELS: usize = if VECTORS { 4 } else { 1 };
 /// What rows of values are rounded up to, so that whole vectors fit.
 const WIDTH: usize = if VECTORS { MAX_LANES } else { 4 };
-/// What the features of a query are rounded up to.
-const Q_WIDTH: usize = if VECTORS { score::CHAINS } else { 1 };
 /// Values that are copied: scalar lanes read them all in place.
 const COPIED: usize = if VECTORS { BLOCK } else { 0 };
 /// Keys that are copied: scalar lanes widen those of a tile.
@@ -36,7 +34,8 @@ const HOLES: usize = 2;
 /// Floats from one row of biases to the next: no power of two, which would put all rows into few sets of the
 /// L1. Scalar lanes read biases in place.
 pub const BIAS_STRIDE: usize = BLOCK + MAX_LANES;
-const BIASES: usize = if VECTORS { MAX_PANEL * BIAS_STRIDE } else { 0 };
+/// Room for biases, or before for two chains of a tile of scores of one lane.
+const BIASES: usize = if VECTORS { MAX_PANEL * BIAS_STRIDE } else { 8 * MAX_PANEL };
 /// Floats to move the scratch to a cache line.
 const ALIGN: usize = 16;
 
@@ -50,7 +49,7 @@ pub struct Scratch {
     pub q_stride: usize,
     /// Scores, then weights: `[BLOCK][PANEL]`.
     pub scores: *mut f32,
-    /// A block's biases: `[rows][BIAS_STRIDE]`.
+    /// A block's biases: `[rows][BIAS_STRIDE]`. One lane: a tile's second two chains.
     pub biases: *mut f32,
     /// A block's keys where they are not read in place: `[BLOCK][head_dim]`. Scalar lanes: a tile's. Then the
     /// last columns of values that fill no vector: `[BLOCK][LANES]`.
@@ -84,6 +83,11 @@ pub const fn width(v_head_dim: usize) -> usize {
     round_up(v_head_dim, WIDTH)
 }
 
+/// Floats that a query takes, with features in the lanes in whole groups.
+const fn q_stride(head_dim: usize) -> usize {
+    if VECTORS { round_up(head_dim, chains(head_dim)) } else { head_dim }
+}
+
 const fn round_up(n: usize, to: usize) -> usize {
     n.saturating_add(to - 1) / to * to
 }
@@ -99,9 +103,8 @@ pub const fn scratch_len(q_len: usize, kv_len: usize, head_dim: usize, v_head_di
     let accs = if kv_len > CHUNK { 2 } else { 1 };
     let rows = MAX_PANEL * panels(q_len);
     let values = width(v_head_dim).saturating_mul(rows * accs + COPIED);
-    let queries = round_up(head_dim, Q_WIDTH)
-        .saturating_mul(rows)
-        .saturating_add(keys_room(round_up(head_dim, Q_WIDTH)));
+    let q_stride = q_stride(head_dim);
+    let queries = q_stride.saturating_mul(rows).saturating_add(keys_room(q_stride));
     let fixed = ALIGN + MAX_PANEL * BLOCK + BIASES + rows * (ROW_ARRAYS + HOLES);
     values.saturating_add(queries).saturating_add(fixed)
 }
@@ -122,7 +125,7 @@ impl Scratch {
         const { assert!(S::PANEL == <S::Few as Simd>::PANEL) };
         const { assert!(COPIED_KEYS >= if S::LANES == 1 { LONE_KEYS } else { BLOCK }) };
         const { assert!(COPIED == 0 || COPIED >= S::PANEL) };
-        let (q_stride, width) = (round_up(p.q.head_dim, Q_WIDTH), width(p.v.dim()));
+        let (q_stride, width) = (q_stride(p.q.head_dim), width(p.v.dim()));
         let rows = S::PANEL * panels(p.q.len);
         let mut at = scratch.wrapping_add(scratch.align_offset(64).min(ALIGN));
         let mut take = |len: usize| {

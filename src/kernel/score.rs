@@ -1,10 +1,10 @@
 //! The register tiles of scores, in both directions, with the same bits.
 //!
-//! A score `q · k` is two chains, of the even and of the odd features, added:
+//! A score `q · k` is [`chains`] of features, each of every second or fourth one, added two by two:
 //! ```text
 //! rows in the lanes:       a key's features broadcast one by one against vectors of queries
-//!     [r0 r1 r2 r3 …]          both chains of a tile side by side
-//! features in the lanes:   two of a key's features broadcast against the same two of each query
+//!     [r0 r1 r2 r3 …]          two chains of a tile side by side, then the other two
+//! features in the lanes:   a feature of each chain of a key broadcast against the same of each query
 //!     [r0: 0 1 | r1: 0 1 | …]  nothing is transposed, nothing shuffled until the sums
 //! ```
 
@@ -12,50 +12,71 @@ use super::tile::{Acc, PANEL_COLS, Panels, Rows, lone_tile, step, zero};
 use super::unrolled::unrolled;
 use crate::simd::Simd;
 
-/// Chains of a score; part of the contract.
-pub const CHAINS: usize = 2;
+/// Chains of a score of `d` features; part of the contract. Four halve the loads of a decode step; with few
+/// features many rows would pay for it.
+pub const fn chains(d: usize) -> usize {
+    if d < 128 { 2 } else { 4 }
+}
 
-/// Scores of `MR` keys for `NV` vectors of rows.
+/// Steps of two neighbouring ones of some chains, of which the first begins at feature `first`: of both, and
+/// whether the first one has another.
+const fn steps(d: usize, chains: usize, first: usize) -> (usize, bool) {
+    let left = d.saturating_sub(first);
+    (left / chains + (left % chains > 1) as usize, left % chains == 1)
+}
+
+/// Scores of `MR` keys for `NV` vectors of rows, to `[MR][PANEL]` at `to`.
 ///
 /// # Safety
 /// - `k` is valid for reading `MR` rows of `d` neighbouring features, `q` for `d` rows of `NV` vectors.
+/// - `to` is valid for reading and writing.
 #[inline(always)]
 pub unsafe fn rows_in_lanes<S: Simd, const MR: usize, const NV: usize>(
     s: S,
     d: usize,
     k: Rows,
     q: Panels<f32>,
-) -> Acc<S::V, MR, NV> {
-    let (mut even, mut odd) = (zero::<S, MR, NV>(s), zero::<S, MR, NV>(s));
-    let (stride, next) = (q.vector_stride::<S>(), q.row_stride);
-    let (mut rows, mut row) = (k.each::<MR>(), q.ptr);
-    // SAFETY: features below `d` of keys and queries, as the caller promises.
-    unsafe {
-        for _ in 0..d / CHAINS {
-            step(s, (&rows, 0), (row, stride), &mut even);
-            step(s, (&rows, 1), (row.wrapping_add(next), stride), &mut odd);
-            unrolled!(I < MR => {
-                rows[I] = rows[I].wrapping_add(CHAINS);
-            });
-            row = row.wrapping_add(CHAINS * next);
+    to: *mut f32,
+) {
+    let (stride, next, chains) = (q.vector_stride::<S>(), q.row_stride, chains(d));
+    let mut first = 0;
+    loop {
+        let (mut even, mut odd) = (zero::<S, MR, NV>(s), zero::<S, MR, NV>(s));
+        let (mut rows, mut row) = (k.at(0, first).each::<MR>(), q.ptr.wrapping_add(first * next));
+        let (twos, one) = steps(d, chains, first);
+        // SAFETY: features below `d` of keys and queries, as the caller promises.
+        unsafe {
+            for _ in 0..twos {
+                step(s, (&rows, 0), (row, stride), &mut even);
+                step(s, (&rows, 1), (row.wrapping_add(next), stride), &mut odd);
+                unrolled!(I < MR => {
+                    rows[I] = rows[I].wrapping_add(chains);
+                });
+                row = row.wrapping_add(chains * next);
+            }
+            if one {
+                step(s, (&rows, 0), (row, stride), &mut even);
+            }
         }
-        if d % CHAINS == 1 {
-            step(s, (&rows, 0), (row, stride), &mut even);
+        unrolled!(I < MR => {
+            unrolled!(V < NV => {
+                even[I][V] = s.add(even[I][V], odd[I][V]);
+            });
+        });
+        // SAFETY: as the caller promises.
+        unsafe { keep(s, &even, to, first > 0) };
+        first += 2;
+        if first >= chains {
+            return;
         }
     }
-    unrolled!(I < MR => {
-        unrolled!(V < NV => {
-            even[I][V] = s.add(even[I][V], odd[I][V]);
-        });
-    });
-    even
 }
 
-/// [`rows_in_lanes`] for one lane, to `[MR][PANEL]` scores at `to`. One chain after the other: a tile then has
-/// twice as many keys.
+/// [`rows_in_lanes`] for one lane. One chain after the other: a tile then has twice as many keys. The second two
+/// chains are added `apart`.
 ///
 /// # Safety
-/// - As there; `to` is valid for reading and writing.
+/// - As there; `apart` is valid for as much.
 #[inline(always)]
 pub unsafe fn rows_in_one_lane<S: Simd, const MR: usize, const NV: usize>(
     s: S,
@@ -63,45 +84,70 @@ pub unsafe fn rows_in_one_lane<S: Simd, const MR: usize, const NV: usize>(
     k: Rows,
     q: *const f32,
     to: *mut f32,
+    apart: *mut f32,
 ) {
-    for chain in 0..CHAINS {
-        let k = Rows { col_stride: CHAINS, ..k.at(0, chain) };
+    let chains = chains(d);
+    for chain in 0..chains {
+        let k = Rows { col_stride: chains, ..k.at(0, chain) };
         let q = Panels {
             ptr: q.wrapping_add(chain * S::PANEL),
-            row_stride: CHAINS * S::PANEL,
+            row_stride: chains * S::PANEL,
             panel_stride: PANEL_COLS,
             col_stride: 1,
         };
+        let to = if chain < 2 { to } else { apart };
         // SAFETY: features below `d` of keys and queries, as the caller promises.
         unsafe {
-            let steps = (d + CHAINS - 1 - chain) / CHAINS;
-            let sums = lone_tile::<S, f32, MR, NV, CHAINS>(s, steps, k, q, zero(s));
-            unrolled!(I < MR => {
-                unrolled!(V < NV => {
-                    let to = to.wrapping_add(I * S::PANEL + V);
-                    s.store(to, if chain == 0 { sums[I][V] } else { s.add(s.load(to), sums[I][V]) });
-                });
-            });
+            let steps = (d + chains - 1 - chain) / chains;
+            let sums = lone_tile::<S, f32, MR, NV, 2>(s, steps, k, q, zero(s));
+            keep(s, &sums, to, chain % 2 == 1);
+        }
+    }
+    if chains > 2 {
+        for (i, v) in (0..MR).flat_map(|i| (0..NV).map(move |v| (i, v))) {
+            let at = i * S::PANEL + v;
+            // SAFETY: what has just been written.
+            unsafe { *to.add(at) += *apart.add(at) };
         }
     }
 }
 
-/// The chains of `P` keys for `NQ` vectors of queries, [`CHAINS`] features of a row in neighbouring lanes.
+/// Writes sums to `[MR][PANEL]` at `to`, or adds them to what is there.
+///
+/// # Safety
+/// - `to` is valid for it.
+#[inline(always)]
+unsafe fn keep<S: Simd, const MR: usize, const NV: usize>(
+    s: S,
+    sums: &Acc<S::V, MR, NV>,
+    to: *mut f32,
+    add: bool,
+) {
+    unrolled!(I < MR => {
+        unrolled!(V < NV => {
+            let to = to.wrapping_add(I * S::PANEL + V * S::LANES);
+            // SAFETY: as the caller promises.
+            unsafe { s.store(to, if add { s.add(s.load(to), sums[I][V]) } else { sums[I][V] }) };
+        });
+    });
+}
+
+/// The chains of `P` keys for `NQ` vectors of queries, a feature of each of `C` chains in neighbouring lanes.
 /// Each step does something else `meanwhile`.
 ///
 /// # Safety
-/// - Each of `keys` is valid for reading `twos` times two features, `q` for `twos * NQ` vectors.
+/// - Each of `keys` is valid for reading `steps * C` features, `q` for `steps * NQ` vectors.
 #[inline(always)]
-pub unsafe fn features_in_lanes<S: Simd, const P: usize, const NQ: usize>(
+pub unsafe fn features_in_lanes<S: Simd, const C: usize, const P: usize, const NQ: usize>(
     s: S,
-    twos: usize,
+    steps: usize,
     keys: [*const f32; P],
     q: *const f32,
     mut meanwhile: impl FnMut(),
     acc: &mut Acc<S::V, P, NQ>,
 ) {
     let mut q = q;
-    for f in 0..twos {
+    for f in 0..steps {
         let mut queries = [s.splat(0.0); NQ];
         for (v, query) in queries.iter_mut().enumerate() {
             // SAFETY: as the caller promises.
@@ -109,9 +155,9 @@ pub unsafe fn features_in_lanes<S: Simd, const P: usize, const NQ: usize>(
         }
         for (sums, key) in acc.iter_mut().zip(&keys) {
             // SAFETY: as the caller promises.
-            let two = unsafe { s.splat_two(key.wrapping_add(f * CHAINS)) };
+            let some = unsafe { s.splat_group::<C>(key.wrapping_add(f * C)) };
             for (sum, &query) in sums.iter_mut().zip(&queries) {
-                *sum = s.fma(two, query, *sum);
+                *sum = s.fma(some, query, *sum);
             }
         }
         meanwhile();

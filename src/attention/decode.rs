@@ -82,33 +82,26 @@ pub unsafe fn scores<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
             unsafe {
                 let chains = chains(panel.p.k.dim());
                 by_kind!(panel.p.k.kind(), E => match (chains, vectors::<S>(panel.rows, chains)) {
-                    // Eight rows that lie a power of two apart would fill a set of the L1.
-                    (2, 1) => groups::<S, E, 2, 7, 8, 1, 1>(s, panel, x, block),
-                    (2, _) => groups::<S, E, 2, 4, 4, 2, 2>(s, panel, x, block),
-                    (_, 1) => groups::<S, E, 4, 7, 8, 1, 1>(s, panel, x, block),
-                    (_, 2) => groups::<S, E, 4, 4, 4, 2, 1>(s, panel, x, block),
-                    _ => groups::<S, E, 4, 2, 2, 4, 2>(s, panel, x, block),
+                    // Eight rows that lie a power of two apart would fill a set of the L1. From memory four are
+                    // read faster than more.
+                    (2, 1) => groups::<S, E, 2, 1, 7, 8>(s, panel, x, block),
+                    (2, _) => groups::<S, E, 2, 2, 4, 4>(s, panel, x, block),
+                    (_, 1) => groups::<S, E, 4, 1, 7, 8>(s, panel, x, block),
+                    (_, 2) => groups::<S, E, 4, 2, 4, 4>(s, panel, x, block),
+                    _ => groups::<S, E, 4, 4, 2, 2>(s, panel, x, block),
                 });
             }
         },
     );
 }
 
-/// The block's keys, `FEW` at a time for each head, or `MANY` where that leaves none over, for `NQ` vectors of
-/// queries with features of `C` chains. Added two by two these are `NS` vectors.
+/// The block's keys for `NQ` vectors of queries with features of `C` chains, `FEW` keys at a time for each head,
+/// or `MANY` where that leaves none over.
 ///
 /// Heads that lie side by side are read in order, and the keys behind them asked for. A head that lies alone
 /// is read on several pages at a time, which memory answers faster, and what is read next is asked for.
 #[inline(always)]
-unsafe fn groups<
-    S: Simd,
-    E: Elem,
-    const C: usize,
-    const FEW: usize,
-    const MANY: usize,
-    const NQ: usize,
-    const NS: usize,
->(
+unsafe fn groups<S: Simd, E: Elem, const C: usize, const NQ: usize, const FEW: usize, const MANY: usize>(
     s: S,
     panel: &Panel,
     x: &Scratch,
@@ -150,9 +143,9 @@ unsafe fn groups<
         // SAFETY: as the caller promises.
         unsafe {
             if i < many {
-                group::<S, E, C, MANY, NQ, NS>(s, panel, x, &place, which, (ahead, &mut next));
+                group::<S, E, C, NQ, MANY>(s, panel, x, &place, which, (ahead, &mut next));
             } else {
-                group::<S, E, C, FEW, NQ, NS>(s, panel, x, &place, which, (ahead, &mut next));
+                group::<S, E, C, NQ, FEW>(s, panel, x, &place, which, (ahead, &mut next));
             }
         }
         at += p;
@@ -169,7 +162,7 @@ struct Which {
 
 /// `P` of the block's keys, for all heads. Meanwhile the keys from `ahead` on are asked for, or what is `next`.
 #[inline(always)]
-unsafe fn group<S: Simd, E: Elem, const C: usize, const P: usize, const NQ: usize, const NS: usize>(
+unsafe fn group<S: Simd, E: Elem, const C: usize, const NQ: usize, const P: usize>(
     s: S,
     panel: &Panel,
     x: &Scratch,
@@ -185,7 +178,7 @@ unsafe fn group<S: Simd, E: Elem, const C: usize, const P: usize, const NQ: usiz
             *next = k.later(panel.kv_head + h, t, P, 1);
         }
         // SAFETY: as the caller promises; keys that some row sees, the lanes of a head that there is.
-        unsafe { group.scores::<S, C, NQ, NS>(s, next) };
+        unsafe { group.scores::<S, C, NQ>(s, next) };
         group.q = group.q.wrapping_add(panel.lanes * x.q_stride);
         group.to = group.to.wrapping_add(panel.lanes);
         group.shift += k.head_stride();
@@ -232,11 +225,7 @@ impl<E: Elem, const P: usize> Group<'_, E, P> {
     /// # Safety
     /// - All parts are valid; `q` holds the head's queries.
     #[inline(always)]
-    unsafe fn scores<S: Simd, const C: usize, const NQ: usize, const NS: usize>(
-        &self,
-        s: S,
-        later: &mut Option<Later>,
-    ) {
+    unsafe fn scores<S: Simd, const C: usize, const NQ: usize>(&self, s: S, later: &mut Option<Later>) {
         let (d, steps, q) = (self.d, self.d / C, self.q);
         let mut rows = [core::ptr::null::<f32>(); P];
         let mut acc = zero::<S, P, NQ>(s);
@@ -276,24 +265,23 @@ impl<E: Elem, const P: usize> Group<'_, E, P> {
                 features_in_lanes::<S, C, P, NQ>(s, 1, last, q, || {}, &mut acc);
             }
         }
-        // Two vectors of chains give one of sums. Of four chains these are two still.
-        let mut sums = zero::<S, P, NS>(s);
-        for (sums, chains) in sums.iter_mut().zip(&acc) {
-            for (v, sum) in sums.iter_mut().enumerate() {
-                *sum = match C {
-                    2 => chains[v],
-                    _ if NQ == 1 => s.sum_twos(chains[0], s.splat(0.0)),
-                    _ => s.sum_twos(chains[2 * v], chains[2 * v + 1]),
-                };
+        // Two vectors of chains give one of sums, which of four chains are two still.
+        let halves = const { if 2 * NQ > C { 2 * NQ / C } else { 1 } };
+        let twos = |j: usize| {
+            let (chains, v) = (&acc[j / halves], j % halves);
+            match C {
+                2 => chains[v],
+                _ if NQ == 1 => s.sum_twos(chains[0], s.splat(0.0)),
+                _ => s.sum_twos(chains[2 * v], chains[2 * v + 1]),
             }
-        }
+        };
+        let place =
+            |j: usize| self.to.wrapping_add(self.key(j / halves).1 * S::PANEL + j % halves * (S::LANES / 2));
         // Of two keys, or of all rows of one.
-        let sums = sums.as_flattened();
-        let place = |i: usize| self.to.wrapping_add(self.key(i / NS).1 * S::PANEL + i % NS * (S::LANES / 2));
-        for (i, two) in sums.chunks(2).enumerate() {
-            let (a, b, j) = (two[0], *two.get(1).unwrap_or(&two[0]), (2 * i + 1).min(P * NS - 1));
+        for j in (0..P * halves).step_by(2) {
+            let next = (j + 1).min(P * halves - 1);
             // SAFETY: a head's lanes are inside the scores' rows.
-            unsafe { s.store_halves(place(2 * i), place(j), s.sum_twos(a, b)) };
+            unsafe { s.store_halves(place(j), place(next), s.sum_twos(twos(j), twos(next))) };
         }
     }
 }

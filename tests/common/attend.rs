@@ -74,7 +74,7 @@ impl Shape {
     pub fn random(q_len: usize, kv_len: usize, seed: u64) -> Shape {
         let mut rng = Rng::new(seed);
         let (n_kv_heads, group) = rng.pick(&[(1, 1), (2, 1), (1, 2), (2, 3), (1, 8), (3, 1), (2, 4)]);
-        let dims = [1, 2, 5, 8, 16, 17, 40, 64, 72];
+        let dims = [1, 2, 5, 8, 16, 17, 40, 64, 72, 131];
         let head_dim = rng.pick(&dims);
         let v_head_dim = if rng.below(2) == 0 { head_dim } else { rng.pick(&dims) };
         let offset = rng.below(kv_len + 9) as isize - 4 - rng.below(q_len + 1) as isize;

@@ -182,12 +182,15 @@ fn score(
     extra: &Extra,
 ) -> f32 {
     let (key, options) = (k.token(t, kv_head), extra.options);
-    // Two chains, of every other feature.
-    let [even, odd] = [0, 1].map(|c| {
+    // Two chains, of every second feature, or from 128 features on four.
+    let chains = |n: usize, first: usize| {
         let pairs = query.iter().copied().zip(key.iter().copied());
-        chain(fused, pairs.skip(c).step_by(2))
-    });
-    let mut score = even + odd;
+        chain(fused, pairs.skip(first).step_by(n))
+    };
+    let mut score = match query.len() {
+        0..128 => chains(2, 0) + chains(2, 1),
+        _ => (chains(4, 0) + chains(4, 1)) + (chains(4, 2) + chains(4, 3)),
+    };
     if let Some(cap) = options.softcap {
         score = softcap(fused, score, cap);
     }

@@ -143,8 +143,8 @@ const fn shape(q_len: usize, kv_len: usize, heads: [usize; 2], dims: [usize; 2])
 }
 
 /// A prefill and a decode step with grouped heads; more than a panel of queries; more than a chunk of keys,
-/// in both; more queries than keys; one of everything.
-const SHAPES: [Shape; 7] = [
+/// in both; more queries than keys; one of everything; scores of four chains, in both.
+const SHAPES: [Shape; 9] = [
     shape(33, 33, [4, 2], [20, 11]),
     shape(1, 70, [6, 2], [24, 24]),
     shape(59, 130, [2, 1], [16, 17]),
@@ -152,6 +152,8 @@ const SHAPES: [Shape; 7] = [
     shape(1, 1_100, [3, 3], [8, 8]),
     shape(20, 5, [1, 1], [65, 3]),
     shape(1, 1, [1, 1], [1, 1]),
+    shape(5, 20, [4, 1], [130, 5]),
+    shape(1, 70, [4, 1], [128, 3]),
 ];
 const MAX_HEADS: usize = 6;
 const MAX_Q: usize = 33 * 4 * 20;

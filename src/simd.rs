@@ -124,6 +124,11 @@ pub trait Simd: Copy + 'static {
             self.load(sums.as_ptr())
         }
     }
+    /// [`sum_twos`](Simd::sum_twos) twice: the sums `(0 + 1) + (2 + 3)` of every four neighbouring lanes, in order.
+    #[inline(always)]
+    fn sum_fours(self, [a, b, c, d]: [Self::V; 4]) -> Self::V {
+        self.sum_twos(self.sum_twos(a, b), self.sum_twos(c, d))
+    }
     /// Stores the lower half of the lanes to `low`, the upper to `high`.
     /// # Safety
     /// - Both are valid for writing half a vector.

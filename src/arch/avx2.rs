@@ -190,6 +190,13 @@ impl Simd for Avx2 {
         })
     }
     #[inline(always)]
+    fn sum_fours(self, [a, b, c, d]: [__m256; 4]) -> __m256 {
+        avx2!({
+            let sums = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
+            _mm256_permutevar8x32_ps(sums, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7))
+        })
+    }
+    #[inline(always)]
     unsafe fn store_halves(self, low: *mut f32, high: *mut f32, v: __m256) {
         avx2!({
             _mm_storeu_ps(low, _mm256_castps256_ps128(v));

@@ -88,7 +88,7 @@ pub unsafe fn scores<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
                     (2, _) => groups::<S, E, 2, 2, 4, 4>(s, panel, x, block),
                     (_, 1) => groups::<S, E, 4, 1, 7, 8>(s, panel, x, block),
                     (_, 2) => groups::<S, E, 4, 2, 4, 4>(s, panel, x, block),
-                    _ => groups::<S, E, 4, 4, 2, 2>(s, panel, x, block),
+                    _ => groups::<S, E, 4, 4, 3, 3>(s, panel, x, block),
                 });
             }
         },
@@ -265,23 +265,22 @@ impl<E: Elem, const P: usize> Group<'_, E, P> {
                 features_in_lanes::<S, C, P, NQ>(s, 1, last, q, || {}, &mut acc);
             }
         }
-        // Two vectors of chains give one of sums, which of four chains are two still.
+        // Two or four vectors of chains give one of sums: of two keys, or of all rows of one.
         let halves = const { if 2 * NQ > C { 2 * NQ / C } else { 1 } };
-        let twos = |j: usize| {
-            let (chains, v) = (&acc[j / halves], j % halves);
-            match C {
-                2 => chains[v],
-                _ if NQ == 1 => s.sum_twos(chains[0], s.splat(0.0)),
-                _ => s.sum_twos(chains[2 * v], chains[2 * v + 1]),
-            }
+        let chains = |j: usize, i: usize| {
+            let v = j % halves * (C / 2) + i;
+            if v < NQ { acc[j / halves][v] } else { s.splat(0.0) }
         };
         let place =
             |j: usize| self.to.wrapping_add(self.key(j / halves).1 * S::PANEL + j % halves * (S::LANES / 2));
-        // Of two keys, or of all rows of one.
         for j in (0..P * halves).step_by(2) {
             let next = (j + 1).min(P * halves - 1);
+            let sums = match C {
+                2 => s.sum_twos(chains(j, 0), chains(next, 0)),
+                _ => s.sum_fours([chains(j, 0), chains(j, 1), chains(next, 0), chains(next, 1)]),
+            };
             // SAFETY: a head's lanes are inside the scores' rows.
-            unsafe { s.store_halves(place(j), place(next), s.sum_twos(twos(j), twos(next))) };
+            unsafe { s.store_halves(place(j), place(next), sums) };
         }
     }
 }

@@ -147,11 +147,15 @@ macro_rules! half_lanes {
             unsafe fn load_partial<S: Simd>(s: S, p: *const $t, n: usize) -> S::V {
                 debug_assert!(n <= S::LANES);
                 let mut bits = [0_u16; MAX_LANES];
-                // SAFETY: `n <= LANES <= MAX_LANES` elements are readable and fit the buffer.
-                unsafe {
-                    core::ptr::copy_nonoverlapping(p.cast(), bits.as_mut_ptr(), n);
-                    s.$load(bits.as_ptr())
+                // A copy of a length that is not constant would be a call, round which all registers are saved.
+                for (i, bits) in bits.iter_mut().enumerate().take(S::LANES) {
+                    if i < n {
+                        // SAFETY: one of the `n` elements.
+                        *bits = unsafe { *p.cast::<u16>().wrapping_add(i) };
+                    }
                 }
+                // SAFETY: the array holds a whole vector.
+                unsafe { s.$load(bits.as_ptr()) }
             }
             #[inline(always)]
             unsafe fn load_columns<S: Simd>(s: S, p: *const $t, stride: usize) -> [S::V; 4] {

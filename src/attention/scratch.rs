@@ -25,8 +25,6 @@ const COPIED: usize = if VECTORS { BLOCK } else { 0 };
 const COPIED_KEYS: usize = if VECTORS { BLOCK } else { LONE_KEYS };
 /// Most keys of a tile of one lane that are copied.
 pub const LONE_KEYS: usize = 4;
-/// A vector of values for each key of a block: scalar lanes need none.
-const LAST_COLUMNS: usize = if VECTORS { BLOCK * MAX_LANES } else { 0 };
 /// Arrays of one float a row: `m`, `l`, their totals, the factors, each row's keys, its slope and place.
 const ROW_ARRAYS: usize = 9;
 /// Floats of a row that say which keys of the block it sees.
@@ -51,8 +49,7 @@ pub struct Scratch {
     pub scores: *mut f32,
     /// A block's biases: `[rows][BIAS_STRIDE]`. With one lane, before them, a tile's second two chains.
     pub biases: *mut f32,
-    /// A block's keys where they are not read in place: `[BLOCK][head_dim]`. Scalar lanes: a tile's. Then the
-    /// last columns of values that fill no vector: `[BLOCK][LANES]`.
+    /// A block's keys where they are not read in place: `[BLOCK][head_dim]`. Scalar lanes: a tile's.
     pub keys: *mut f32,
     /// A block's values where they are not read in place: `[BLOCK][width]`. Scalar lanes always do. With
     /// several heads, the chains of values that are not complete: `[rows][width]`.
@@ -104,15 +101,9 @@ pub const fn scratch_len(q_len: usize, kv_len: usize, head_dim: usize, v_head_di
     let rows = MAX_PANEL * panels(q_len);
     let values = width(v_head_dim).saturating_mul(rows * accs + COPIED);
     let q_stride = q_stride(head_dim);
-    let queries = q_stride.saturating_mul(rows).saturating_add(keys_room(q_stride));
+    let queries = q_stride.saturating_mul(rows + COPIED_KEYS);
     let fixed = ALIGN + MAX_PANEL * BLOCK + BIASES + rows * (ROW_ARRAYS + HOLES);
     values.saturating_add(queries).saturating_add(fixed)
-}
-
-/// Floats for copied keys of `q_stride` features, or for the last columns of the values.
-const fn keys_room(q_stride: usize) -> usize {
-    let keys = q_stride.saturating_mul(COPIED_KEYS);
-    if keys < LAST_COLUMNS { LAST_COLUMNS } else { keys }
 }
 
 impl Scratch {
@@ -139,7 +130,7 @@ impl Scratch {
         let biases = take(BIASES);
         let values = take(COPIED * width);
         let q = take(q_stride * rows);
-        let keys = take(keys_room(q_stride));
+        let keys = take(q_stride * COPIED_KEYS);
         let acc = take(width * rows);
         let total_acc = if p.k.len > CHUNK { take(width * rows) } else { acc };
         Scratch {

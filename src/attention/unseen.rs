@@ -3,8 +3,8 @@
 use super::mask::bits;
 use super::seen;
 use super::values::Strips;
-use crate::elem::Elem;
-use crate::kernel::tile::{Acc, Panels, tile, zero};
+use crate::elem::{Elem, load_up_to};
+use crate::kernel::tile::Acc;
 use crate::kernel::unrolled::unrolled;
 use crate::simd::Simd;
 
@@ -48,15 +48,16 @@ pub unsafe fn seen_only<S: Simd, E: Elem>(
                     if block.holes {
                         keys &= seen::of_row(x, r);
                     }
-                    let mut chain = zero::<S, 1, 1>(s);
+                    let mut chain = s.splat(0.0);
                     for run in core::iter::once(&strips.first).chain(strips.more) {
                         for t in (run.t..run.end).filter(|t| keys >> t & 1 == 1) {
                             let ptr = run.first.wrapping_add((t - run.t) * strips.row_stride + shift + c);
-                            let v = Panels { ptr, row_stride: 0, panel_stride: 0, col_stride: 1 };
-                            chain = tile::<S, E, 1, 1>(s, 1, strips.weights.at(r, t), v, chain);
+                            let v = load_up_to(s, ptr, strips.cols - c);
+                            let weight = s.splat(*strips.weights.at(r, t).ptr);
+                            chain = s.fma(weight, v, chain);
                         }
                     }
-                    s.store(out, chain[0][0]);
+                    s.store(out, chain);
                     out = out.wrapping_add(S::LANES);
                 }
             }

@@ -10,8 +10,8 @@ use crate::elem::{Elem, Kind, by_kind};
 use crate::kernel::pack::{Grid, pack};
 use crate::kernel::softmax::BLOCK;
 use crate::kernel::tile::{
-    PANEL_COLS, Panels, Rows, lone_columns, lone_tile, panel_rows, share, take, tile, tile_while, with_rows,
-    with_vectors, zero,
+    PANEL_COLS, Panels, Rows, lone_columns, lone_tile, panel_rows, partial_tile, share, take, tile,
+    tile_while, with_rows, with_vectors, zero,
 };
 use crate::kernel::unrolled::unrolled;
 use crate::simd::Simd;
@@ -37,24 +37,13 @@ pub unsafe fn clear(x: &Scratch, rows: usize) {
 #[inline(never)]
 pub unsafe fn apply<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
     let v = &panel.p.v;
-    let (dim, ragged) = (v.dim(), v.dim() % S::LANES);
+    let dim = v.dim();
     let apart = v.kind() != Kind::F32 || !v.side_by_side() || !v.one_run(block.start, block.together);
-    let cols = dim - ragged;
-    let all = Part {
-        x,
-        panel,
-        heads: panel.heads,
-        block,
-        at_a_time: BLOCK,
-        row: 0,
-        col: 0,
-        cols,
-        ahead: Ahead::Nothing,
-    };
+    let all = Part { x, panel, block, at_a_time: BLOCK, cols: dim, ahead: Ahead::Nothing };
     // SAFETY: as the caller promises.
     unsafe {
         // Many rows read each value several times: widened and side by side it costs them less.
-        if panel.in_lanes && S::LANES > 1 && (apart || ragged > 0) {
+        if panel.in_lanes && S::LANES > 1 && (apart || !dim.is_multiple_of(S::LANES)) {
             let (from, to) = hull(block.together);
             if block.brings {
                 if block.together != bits(from, to) {
@@ -85,17 +74,6 @@ pub unsafe fn apply<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
         };
         let values = Values { v, head: panel.kv_head, start: block.start };
         by_kind!(v.kind(), E => strips::<S, E>(s, Part { at_a_time, ahead, ..all }, values));
-        // The last columns, which fill no vector.
-        let heads = if ragged > 0 { panel.heads } else { 0 };
-        for h in 0..heads {
-            for (t, rows) in v.runs(panel.kv_head + h, block.start, block.keys) {
-                let rows = rows.block(0, cols, rows.rows, ragged);
-                pack(s, rows, Grid { dst: x.keys.add(t * S::LANES), stride: S::LANES, width: S::LANES });
-            }
-            let v = SequenceKeys::in_scratch(x.keys, BLOCK, S::LANES, S::LANES);
-            let part = Part { row: h * panel.lanes, heads: 1, col: cols, cols: S::LANES, ..all };
-            strips::<S, f32>(s, part, Values { v: &v, head: 0, start: 0 });
-        }
     }
 }
 
@@ -113,14 +91,9 @@ struct Values<'a> {
 struct Part<'a> {
     x: &'a Scratch,
     panel: &'a Panel<'a>,
-    heads: usize,
     block: Block,
     /// Keys that are taken for all columns and heads before the next keys.
     at_a_time: usize,
-    /// The first head's first row, as the scratch counts them.
-    row: usize,
-    /// Where the values' columns belong, and how many there are, in whole vectors.
-    col: usize,
     cols: usize,
     ahead: Ahead,
 }
@@ -171,7 +144,7 @@ unsafe fn strips<S: Simd, E: Elem>(s: S, part: Part, v: Values) {
             while from < block.to {
                 let to = block.to.min(from + part.at_a_time);
                 let (first, more) = strips.between(from, to);
-                for h in 0..part.heads {
+                for h in 0..part.panel.heads {
                     let later = match part.ahead {
                         Ahead::Nothing => None,
                         Ahead::Values(ahead) => v.v.later(v.head + h, v.start + from + ahead, to - from, 1),
@@ -180,7 +153,7 @@ unsafe fn strips<S: Simd, E: Elem>(s: S, part: Part, v: Values) {
                     let shift = h * v.v.head_stride();
                     let mut head = Head { keys: (from, to), first, more, shift, later };
                     // SAFETY: as the caller promises.
-                    unsafe { rows(s, &strips, &mut head, part.row + h * part.panel.lanes, part.panel.rows) };
+                    unsafe { rows(s, &strips, &mut head, h * part.panel.lanes, part.panel.rows) };
                 }
                 from = to;
             }
@@ -222,7 +195,7 @@ unsafe fn one_head<S: Simd, E: Elem>(s: S, part: &Part, first: Run<E>, more: &[R
     let strips = Strips::of::<S>(part, first, more, row_stride);
     let mut head = Head { keys: (part.block.from, part.block.to), first, more, shift: 0, later: None };
     // SAFETY: as the caller promises.
-    unsafe { rows(s, &strips, &mut head, part.row, part.panel.rows) };
+    unsafe { rows(s, &strips, &mut head, 0, part.panel.rows) };
 }
 
 /// The values that tiles are made of and where these go.
@@ -233,24 +206,14 @@ pub struct Strips<'a, E> {
     pub first: Run<E>,
     pub more: &'a [Run<E>],
     pub row_stride: usize,
-    col: usize,
-    cols: usize,
+    pub cols: usize,
 }
 
 impl<'a, E: Elem> Strips<'a, E> {
     #[inline(always)]
     fn of<S: Simd>(part: &Part<'a>, first: Run<E>, more: &'a [Run<E>], row_stride: usize) -> Self {
         let weights = Rows { ptr: part.x.scores, row_stride: 1, col_stride: S::PANEL };
-        Strips {
-            x: part.x,
-            block: part.block,
-            weights,
-            first,
-            more,
-            row_stride,
-            col: part.col,
-            cols: part.cols,
-        }
+        Strips { x: part.x, block: part.block, weights, first, more, row_stride, cols: part.cols }
     }
 
     /// Of the runs one that ends behind key `from` and those after it that begin before key `to`, if there are.
@@ -346,7 +309,8 @@ unsafe fn strip<S: Simd, E: Elem>(
         }
         with_rows!(S, panel_rows::<S>(), n, MR => {
             while c < cols {
-                let vectors = take::<S>((cols - c) / S::LANES, S::NV);
+                // What fills no vector is a tile of its own.
+                let vectors = take::<S>(((cols - c) / S::LANES).max(1), S::NV);
                 with_vectors!(S, vectors, NV => columns::<S, E, MR, NV>(s, strips, head, r, keys, c));
                 c += vectors * S::LANES;
             }
@@ -386,6 +350,7 @@ unsafe fn columns<S: Simd, E: Elem, const MR: usize, const NV: usize>(
     // One lane takes all keys of a block at a time.
     let begins = S::LANES == 1 || head.open(block);
     let ends = S::LANES == 1 || head.close(block);
+    let left = strips.cols - c;
     // Chains that go on lie in the order in which they are used.
     let open = values.wrapping_add(r * width + c * MR);
     let open = |i: usize, n: usize| open.wrapping_add((i * NV + n) * S::LANES);
@@ -410,6 +375,14 @@ unsafe fn columns<S: Simd, E: Elem, const MR: usize, const NV: usize>(
                 // The weights' stride in the scores: a panel of as many lanes.
                 _ if const { S::LANES == 1 && S::PANEL == 4 } => {
                     lone_tile::<S, E, MR, NV, 4>(s, n, weights, v, chains)
+                }
+                later if NV == 1 && left < S::LANES => {
+                    let ask = || {
+                        if let Some(later) = later {
+                            later.ask(s, left * size_of::<E>());
+                        }
+                    };
+                    partial_tile::<S, E, MR, NV>(s, n, weights, (v, left), ask, chains)
                 }
                 Some(later) if S::LANES > 1 => {
                     let ask = || later.ask(s, NV * S::LANES * size_of::<E>());
@@ -438,7 +411,7 @@ unsafe fn columns<S: Simd, E: Elem, const MR: usize, const NV: usize>(
             return;
         }
         unrolled!(I < MR => {
-            let acc = acc.wrapping_add((r + I) * width + strips.col + c);
+            let acc = acc.wrapping_add((r + I) * width + c);
             let factor = s.splat(*factor.add(r + I));
             unrolled!(N < NV, 16 => {
                 let (acc, chain) = (acc.wrapping_add(N * S::LANES), chains[I][N]);

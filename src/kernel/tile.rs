@@ -138,6 +138,35 @@ pub unsafe fn tile_while<S: Simd, E: Elem, const MR: usize, const NV: usize>(
     acc
 }
 
+/// [`tile_while`] of a single vector, of which memory has the first `n` lanes: the others become zero.
+///
+/// # Safety
+/// - As there, of `n` elements.
+#[inline(always)]
+pub unsafe fn partial_tile<S: Simd, E: Elem, const MR: usize, const NV: usize>(
+    s: S,
+    k: usize,
+    a: Rows,
+    (b, n): (Panels<E>, usize),
+    mut meanwhile: impl FnMut(),
+    mut acc: Acc<S::V, MR, NV>,
+) -> Acc<S::V, MR, NV> {
+    let (rows, mut at, mut b_row) = (a.each::<MR>(), 0, b.ptr);
+    for _ in 0..k {
+        // SAFETY: as the caller promises.
+        unsafe {
+            let vector = E::load_partial(s, b_row, n);
+            unrolled!(I < MR => {
+                acc[I][0] = s.fma(s.splat(*rows[I].wrapping_add(at)), vector, acc[I][0]);
+            });
+        }
+        meanwhile();
+        at += a.col_stride;
+        b_row = b_row.wrapping_add(b.row_stride);
+    }
+    acc
+}
+
 /// Steps of one lane between two moves of the pointers: as many as leave loops of a few hundred instructions.
 const fn steps_at_once(mr: usize, nv: usize) -> usize {
     if mr * nv < 8 {

@@ -1,5 +1,6 @@
 //! `Elem`: what may lie in memory (`f32`, `f16`, `bf16`). In registers everything is `f32`.
 
+use crate::apart::apart;
 use crate::simd::{MAX_LANES, Simd};
 
 /// A number type of operands and outputs: `f32`, and with the feature `half` also [`half::f16`] and
@@ -192,7 +193,7 @@ half_lanes!(half::bf16, Bf16, load_bf16, load_columns_bf16, store_bf16, bf16_to_
 #[inline(always)]
 pub unsafe fn load_up_to<S: Simd, E: Elem>(s: S, p: *const E, n: usize) -> S::V {
     // SAFETY: as the caller promises.
-    unsafe { if n >= S::LANES { E::load(s, p) } else { E::load_partial(s, p, n) } }
+    apart!(s => unsafe { if n >= S::LANES { E::load(s, p) } else { E::load_partial(s, p, n) } })
 }
 
 /// The first `n` lanes or all of them, whichever is less.
@@ -202,7 +203,7 @@ pub unsafe fn load_up_to<S: Simd, E: Elem>(s: S, p: *const E, n: usize) -> S::V 
 #[inline(always)]
 pub unsafe fn store_up_to<S: Simd, E: Elem>(s: S, p: *mut E, n: usize, v: S::V) {
     // SAFETY: as the caller promises.
-    unsafe { if n >= S::LANES { E::store(s, p, v) } else { E::store_partial(s, p, n, v) } }
+    apart!(s => unsafe { if n >= S::LANES { E::store(s, p, v) } else { E::store_partial(s, p, n, v) } })
 }
 
 /// [`Lanes::load_columns`] where only `columns <= 4` of each row exist, and only the rows for which `row`

@@ -104,6 +104,7 @@
 #![warn(missing_docs)]
 #![deny(unsafe_op_in_unsafe_fn, clippy::undocumented_unsafe_blocks)]
 
+mod apart;
 mod arch;
 mod attention;
 mod elem;

@@ -12,6 +12,7 @@
 //! blocks, the caller's own rows and the scores of attention all go through it as they lie.
 
 use super::unrolled::unrolled;
+use crate::apart::apart;
 use crate::elem::Elem;
 use crate::simd::Simd;
 
@@ -123,19 +124,21 @@ pub unsafe fn tile_while<S: Simd, E: Elem, const MR: usize, const NV: usize>(
         // SAFETY: as the caller promises.
         return unsafe { lone_tile::<S, E, MR, NV, 1>(s, k, a, b, acc) };
     }
-    let vector_stride = b.vector_stride::<S>();
-    // A pointer for each row and one offset for all: the loop then has no address arithmetic left.
-    let rows = a.each::<MR>();
-    let (mut at, mut b_row) = (0, b.ptr);
-    for _ in 0..k {
-        // SAFETY: one of the first `k` columns of the rows and rows of `b`, as the caller promises.
-        unsafe { step(s, (&rows, at), (b_row, vector_stride), &mut acc) };
-        meanwhile();
-        at += a.col_stride;
-        // Past the last step this may point outside; it is not read there.
-        b_row = b_row.wrapping_add(b.row_stride);
-    }
-    acc
+    apart!(s => {
+        let vector_stride = b.vector_stride::<S>();
+        // A pointer for each row and one offset for all: the loop then has no address arithmetic left.
+        let rows = a.each::<MR>();
+        let (mut at, mut b_row) = (0, b.ptr);
+        for _ in 0..k {
+            // SAFETY: one of the first `k` columns of the rows and rows of `b`, as the caller promises.
+            unsafe { step(s, (&rows, at), (b_row, vector_stride), &mut acc) };
+            meanwhile();
+            at += a.col_stride;
+            // Past the last step this may point outside; it is not read there.
+            b_row = b_row.wrapping_add(b.row_stride);
+        }
+        acc
+    })
 }
 
 /// [`tile_while`] of a single vector, of which memory has the first `n` lanes: the others become zero.

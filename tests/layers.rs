@@ -5,11 +5,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// DESIGN's table of layers. A file may use those of a smaller number, and its own folder.
-const LAYERS: [(&str, usize); 22] = [
+const LAYERS: [(&str, usize); 23] = [
     ("error", 0),
     ("simd", 0),
     ("attention/mask", 0),
     ("elem", 1),
+    ("apart", 0),
     ("kernel/unrolled", 0),
     ("kernel/exp", 1),
     ("view/", 2),

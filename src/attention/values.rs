@@ -17,9 +17,11 @@ use crate::kernel::unrolled::unrolled;
 use crate::simd::Simd;
 use crate::view::RawMat;
 
-/// Keys that are taken for all heads before the next keys: eight rows that lie a power of two apart fill a set of
-/// the L1, and from memory more of them are slower.
-const FEW: usize = 8;
+/// Keys that are taken for all heads before the next keys: more of them load and store chains less often, but from
+/// memory are slower. Eight vectors of 32 bytes that lie a power of two apart fill a set of the L1.
+const fn at_a_time<S: Simd>() -> usize {
+    if S::LANES > 8 { 16 } else { 8 }
+}
 
 /// Weighted values of nothing.
 ///
@@ -65,9 +67,9 @@ pub unsafe fn apply<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
         // Heads that lie side by side: all of a few tokens before the next ones, in the order of memory, if a
         // tile takes whole cache lines.
         let in_order = panel.heads > 1 && S::NV * S::LANES * v.kind().size() >= 64;
-        let at_a_time = if in_order { FEW } else { BLOCK };
+        let at_a_time = if in_order { at_a_time::<S>() } else { BLOCK };
         let ahead = match v.far() && !panel.in_lanes {
-            true if in_order => Ahead::Values(v.ahead(panel.heads)),
+            true if in_order => Ahead::Values(v.ahead(panel.heads).next_multiple_of(at_a_time)),
             true if panel.heads == 1 => Ahead::Keys,
             true => Ahead::Values(BLOCK),
             false => Ahead::Nothing,

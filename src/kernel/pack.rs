@@ -116,6 +116,17 @@ pub unsafe fn turn<S: Simd, E: Elem>(
         if let Some(apart) = size.apart
             && cols == S::LANES
         {
+            while i + 8 <= size.len {
+                // SAFETY: eight rows of `LANES` columns that exist, and their places in `to`.
+                unsafe {
+                    let eight = E::load_eight_columns(s, column[0].wrapping_add(i), apart);
+                    for (r, &v) in eight.iter().enumerate() {
+                        let at = to.at(i + r, j);
+                        s.store(at, map(v, at));
+                    }
+                }
+                i += 8;
+            }
             while i + 4 <= size.len {
                 // SAFETY: four rows of `LANES` columns that exist, and their places in `to`.
                 unsafe {

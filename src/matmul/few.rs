@@ -55,7 +55,7 @@ pub unsafe fn run<S: Simd>(s: S, p: &Product, b: RawMat, room: &Room) {
     let (m, n) = (p.c.rows, p.c.cols);
     let in_place = if b.col_stride == 1 { n - n % S::LANES } else { 0 };
     // SAFETY: as the caller promises.
-    let turned = if turned::takes(m, &b) { unsafe { turned::run(s.few(), p, b, room) } } else { 0 };
+    let turned = if turned::takes::<S>(m, &b) { unsafe { turned::run(s, p, b, room) } } else { 0 };
     let cols = (CHAINS / m.max(1)).next_multiple_of(STRIP).min(room.cols);
     let places = (0..in_place).step_by(cols.max(1)).map(|j| (j, cols.min(in_place - j), true));
     let strips = (in_place.max(turned)..n).step_by(STRIP).map(|j| (j, STRIP.min(n - j), false));

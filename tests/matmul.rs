@@ -203,7 +203,7 @@ fn few_rows_have_the_bits_they_have_among_many() {
             let any = Shape::random((19, k, n), rng.word());
             // Columns that lie together are turned in registers.
             let layouts = [any.layouts[0], Layout::COLUMNS, any.layouts[2]];
-            for many in [Shape { layouts, ..any }, any] {
+            for many in [Shape { layouts, ..any.clone() }, any] {
                 let product = many.product();
                 for tier in tiers() {
                     let whole = product.run(tier).bits();

@@ -147,8 +147,8 @@ unsafe fn blocks<S: Simd>(s: S, p: &Product, scratch: *mut f32) {
 unsafe fn small<S: Simd>(s: S, p: &Product) {
     let (k, n) = (p.a.cols, p.c.cols);
     let store = Store::whole(p);
-    match p.b {
-        Rhs::Packed { ptr, kind, .. } => by_kind!(kind, E => {
+    match &p.b {
+        Rhs::Packed { ptr, kind, .. } => by_kind!(*kind, E => {
             // SAFETY: packed B has `k` rows and at least `n` columns.
             unsafe { strips::<S, E>(s, &p.a, packed::<E>(ptr.cast(), k), 0, n, &store) };
         }),
@@ -156,28 +156,39 @@ unsafe fn small<S: Simd>(s: S, p: &Product) {
             // One lane reads all columns as they lie.
             let one_lane = const { S::LANES == 1 };
             let direct = if one_lane || b.col_stride == 1 { n - n % S::LANES } else { 0 };
-            by_kind!(b.kind, E => {
-                let (ptr, col_stride) = (b.at::<E>(0, 0).cast_const(), b.col_stride);
-                let panel_stride = PANEL_COLS.wrapping_mul(col_stride);
-                let panels = Panels { ptr, row_stride: b.row_stride, panel_stride, col_stride };
-                // SAFETY: the first `direct` columns fill whole vectors of the caller's rows.
-                unsafe { strips::<S, E>(s, &p.a, panels, 0, direct, &store) };
-            });
-            if one_lane {
-                return;
+            if direct > 0 {
+                by_kind!(b.kind, E => {
+                    let (ptr, col_stride) = (b.at::<E>(0, 0).cast_const(), b.col_stride);
+                    let panel_stride = PANEL_COLS.wrapping_mul(col_stride);
+                    let panels = Panels { ptr, row_stride: b.row_stride, panel_stride, col_stride };
+                    // SAFETY: the first `direct` columns fill whole vectors of the caller's rows.
+                    unsafe { strips::<S, E>(s, &p.a, panels, 0, direct, &store) };
+                });
             }
-            let rest = n - direct;
-            if rest == 0 {
-                return;
-            }
-            let mut panels = MaybeUninit::<[f32; SMALL * SMALL]>::uninit();
-            let panels = panels.as_mut_ptr().cast::<f32>();
-            // SAFETY: `k <= SMALL` rows of `rest <= SMALL` columns fit the panels.
-            unsafe {
-                pack_panels(s, b.block(0, direct, k, rest), panels);
-                strips::<S, f32>(s, &p.a, packed(panels.cast_const(), k), direct, rest, &store);
+            if !one_lane && direct < n {
+                let run =
+                    if n - direct > PANEL_COLS { through::<S, SMALL> } else { through::<S, PANEL_COLS> };
+                // SAFETY: `k <= SMALL` rows, and as many columns as are said.
+                unsafe { run(s, p, b, direct, &store) };
             }
         }
+    }
+}
+
+/// All rows of a small A against up to `COLS` columns of B, those from `j` on, through a buffer. Not inlined, so that
+/// it is on the stack only then.
+#[inline(never)]
+unsafe fn through<S: Simd, const COLS: usize>(s: S, p: &Product, b: &RawMat, j: usize, store: &Store) {
+    let mut panels = MaybeUninit::<[[f32; COLS]; SMALL]>::uninit();
+    let panels = panels.as_mut_ptr().cast::<f32>();
+    let (k, n) = (b.rows, b.cols - j);
+    // SAFETY: `k <= SMALL` rows of `n <= COLS` columns fit the panels.
+    unsafe {
+        for x in (0..n).step_by(PANEL_COLS) {
+            let to = Grid { dst: panels.add(x * k), stride: PANEL_COLS, width: PANEL_COLS };
+            pack(s, b.block(0, j + x, k, (n - x).min(PANEL_COLS)), to);
+        }
+        strips::<S, f32>(s, &p.a, packed(panels.cast_const(), k), j, n, store);
     }
 }
 

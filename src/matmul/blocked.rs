@@ -3,14 +3,14 @@
 //! ```text
 //! for jc in 0..n step nc                        B columns that fit the L3
 //!   for is in 0..m step ms                      C rows whose partial sums fit (all of m if C is f32)
-//!     for pc in 0..k step KC                    pack B[pc.., jc..] into panels of 16 columns
-//!       for ic in is..is+ms step mc             pack A[ic.., pc..] into rows: it fits the L2
+//!     for pc in 0..k step KC                    pack B[pc.., jc..] into panels of 16 columns, unless caches hold it
+//!       for ic in is..is+ms step mc             pack A[ic.., pc..] into rows, unless it has rows: it fits the L2
 //!         for jr in 0..nc step NR               a panel of B: it fits the L1
 //!           for ir in 0..mc step MR             the tile
 //! ```
 //! The loops and their names are those of Goto and van de Geijn (2008) and Van Zee and van de Geijn
-//! (2015). The departure is that A keeps its rows: they are copied side by side instead of being
-//! interleaved, since the tile broadcasts from rows as well as from columns.
+//! (2015). The departure is that A keeps its rows: they are read where they lie, or copied side by side, instead of
+//! being interleaved, since the tile broadcasts from rows as well as from columns.
 
 use core::mem::MaybeUninit;
 
@@ -27,7 +27,7 @@ use crate::view::RawMat;
 /// The logical block of `k`, part of the contract: an element is one chain over a block, and the
 /// blocks are added in order. It is also the cache block: 512 rows of a 16-column panel fill the L1.
 pub const KC: usize = 512;
-/// Rows of A packed at a time: 72 x 512 floats are 144 KiB, a part of the L2. 12 tiles of 6 rows, 9 of 8.
+/// Rows of A at a time: 72 x 512 floats are 144 KiB, a part of the L2. 12 tiles of 6 rows, 9 of 8.
 const MC: usize = 72;
 /// Columns of B packed at a time: 512 x 2,048 floats are 4 MiB, a part of the L3.
 const NC: usize = 2048;
@@ -44,7 +44,7 @@ const SKEW: usize = 16;
 const WIDE: usize = 4 * PANEL_COLS;
 /// Rows of B that are asked for ahead of the one that is packed.
 const AHEAD: usize = 16;
-/// A B of up to so many bytes for each lane is not packed: wide vectors read it less often.
+/// A B of up to so many bytes for each lane is not packed: tiles of wide vectors read it less often.
 const IN_PLACE: usize = 16 << 10;
 /// Rows so many bytes apart, or a multiple, share a set of the L1, which holds eight.
 const CROWDED: usize = 4096;
@@ -250,7 +250,7 @@ unsafe fn blocked<S: Simd>(s: S, p: &Product, scratch: *mut f32) {
                 // Whole vectors of a B that caches hold are read where they lie.
                 let mut direct = 0;
                 if let Rhs::Strided(b) = p.b {
-                    if lies_well::<S>(&b) {
+                    if const { S::LANES > 1 } && b.kind == Kind::F32 && lies_well::<S>(&b) {
                         direct = nc - nc % S::LANES;
                     }
                     // SAFETY: the plan has room for `kc` rows of `nc` columns in panels.
@@ -261,13 +261,10 @@ unsafe fn blocked<S: Simd>(s: S, p: &Product, scratch: *mut f32) {
                     // SAFETY: the plan has room for `mc` rows of `kc + SKEW`; blocks are inside.
                     unsafe {
                         let a = p.a.block(is + ic, pc, mc, kc);
-                        // One lane: a single tile of columns reads each element once.
-                        let as_it_is = a.col_stride == 1
-                            && if const { S::LANES == 1 } {
-                                n <= S::NV * S::LANES
-                            } else {
-                                !(a.row_stride * size_of::<f32>()).is_multiple_of(CROWDED)
-                            };
+                        // A single tile of columns reads each element once.
+                        let once = n <= S::NV * S::LANES;
+                        let crowded = (a.row_stride * size_of::<f32>()).is_multiple_of(CROWDED);
+                        let as_it_is = a.col_stride == 1 && (once || S::LANES > 1 && !crowded);
                         let rows = rows_of(s, a, as_it_is, a_packed, kc + SKEW);
                         let sizes = (mc, kc, nc);
                         match p.b {
@@ -277,13 +274,9 @@ unsafe fn blocked<S: Simd>(s: S, p: &Product, scratch: *mut f32) {
                             }),
                             Rhs::Strided(b) => {
                                 if direct > 0 {
-                                    let ptr = b.at::<f32>(pc, jc).cast_const();
-                                    let b = Panels {
-                                        ptr,
-                                        row_stride: b.row_stride,
-                                        panel_stride: PANEL_COLS,
-                                        col_stride: 1,
-                                    };
+                                    let (ptr, row_stride) = (b.at::<f32>(pc, jc).cast_const(), b.row_stride);
+                                    let b =
+                                        Panels { ptr, row_stride, panel_stride: PANEL_COLS, col_stride: 1 };
                                     tiles::<S, f32>(s, (mc, kc, direct), rows, b, (ic, 0), &store);
                                 }
                                 let rest = packed(b_packed, kc);
@@ -297,9 +290,11 @@ unsafe fn blocked<S: Simd>(s: S, p: &Product, scratch: *mut f32) {
     }
 }
 
-/// Whether the tile may read a B where it lies: in the L2, and in few of its pages.
-fn lies_well<S: Simd>(b: &RawMat) -> bool {
-    S::LANES > 1 && b.kind == Kind::F32 && b.col_stride == 1 && few::bytes(b) <= S::LANES * IN_PLACE
+/// Whether rows of B may be read again and again where they lie: all with what is between them fits the L2, and their
+/// lines fill the sets of the L1 evenly.
+pub fn lies_well<S: Simd>(b: &RawMat) -> bool {
+    let apart = b.row_stride.saturating_mul(b.kind.size());
+    b.col_stride == 1 && b.rows.saturating_mul(apart) <= S::LANES * IN_PLACE && !apart.is_multiple_of(CROWDED)
 }
 
 /// Rows of A: `as_they_lie`, if they are floats, or side by side at `to`.

@@ -93,7 +93,7 @@ impl Store<'_> {
         let sums = sums.as_mut_ptr().cast::<f32>();
         let row = |r: usize| sums.wrapping_add(r * NV * S::LANES);
         unrolled!(R < MR => {
-            unrolled!(V < NV => {
+            unrolled!(V < NV, 16 => {
                 // SAFETY: a vector of the array.
                 unsafe { s.store(row(R).add(V * S::LANES), acc[R][V]) };
             });
@@ -130,7 +130,7 @@ impl Store<'_> {
     ) {
         let (mut row, apart) = (self.c_at(i, j), self.p.c.row_stride);
         unrolled!(R < MR => {
-            unrolled!(V < NV => {
+            unrolled!(V < NV, 16 => {
                 // SAFETY: as the caller promises.
                 unsafe { s.store(row.wrapping_add(V * S::LANES), last(acc[R][V])) };
             });
@@ -166,7 +166,7 @@ impl Store<'_> {
         const { assert!(S::LANES > 1 || !S::FUSED) };
         unrolled!(R < MR => {
             let row = self.c_at(i, j).wrapping_add(R * self.p.c.row_stride);
-            unrolled!(V < NV => {
+            unrolled!(V < NV, 16 => {
                 // SAFETY: the columns exist.
                 unsafe { s.store(row.wrapping_add(V), acc[R][V]) };
             });

@@ -48,25 +48,22 @@ unsafe fn tiles_in_region<S: Simd, E: Elem>(
         // SAFETY: as the caller promises.
         unsafe {
             if const { <S::Few as Simd>::LANES < S::LANES } && vectors == 0 {
-                column::<S::Few, E, 1>(s.few(), (m, k, cols), a, b.at(0, jr), (at.0, at.1 + jr), store);
+                column::<S::Few, E, 1>(s.few(), (m, k, cols), a, (b, jr), at, store);
             } else {
-                with_vectors!(S, vectors, NV => {
-                    let b = if const { S::LANES == 1 } { b.lane(jr) } else { b.at(0, jr) };
-                    column::<S, E, NV>(s, (m, k, cols), a, b, (at.0, at.1 + jr), store);
-                });
+                with_vectors!(S, vectors, NV => column::<S, E, NV>(s, (m, k, cols), a, (b, jr), at, store));
             }
         }
         jr += cols;
     }
 }
 
-/// The tiles of up to `NV` vectors of columns.
+/// The tiles of the columns of `b` from `jr` on: `cols` of them, in up to `NV` vectors.
 #[inline(always)]
 unsafe fn column<S: Simd, E: Elem, const NV: usize>(
     s: S,
     (m, k, cols): (usize, usize, usize),
     a: Rows,
-    b: Panels<E>,
+    (b, jr): (Panels<E>, usize),
     at: (usize, usize),
     store: &Store,
 ) {
@@ -78,11 +75,12 @@ unsafe fn column<S: Simd, E: Elem, const NV: usize>(
         with_rows!(S, max_rows::<S>(NV), rows, MR => {
             // SAFETY: the tile is inside the block; columns beyond `cols` are padding of the panel.
             unsafe {
-                let at = (at.0 + ir, at.1);
+                let at = (at.0 + ir, at.1 + jr);
                 if const { S::LANES == 1 } {
-                    tile_apart::<S, E, MR, NV>(s, k, (a.at(ir, 0).ptr, b.ptr), (&a, &b), at, store);
+                    let from = (a.at(ir, 0).ptr, b.lane(jr).ptr);
+                    tile_apart::<S, E, MR, NV>(s, k, from, (&a, &b), at, store);
                 } else {
-                    let acc = tile::<S, E, MR, NV>(s, k, a.at(ir, 0), b, zero(s));
+                    let acc = tile::<S, E, MR, NV>(s, k, a.at(ir, 0), b.at(0, jr), zero(s));
                     store.put(s, acc, at.0, at.1, cols);
                 }
             }

@@ -36,6 +36,8 @@ unsafe fn tiles_in_region<S: Simd, E: Elem>(
     store: &Store,
 ) {
     let (m, k, n) = sizes;
+    // One lane: the tallest tiles only store.
+    let small = S::LANES == 1 && !store.is_as_it_is();
     let mut jr = 0;
     while jr < n {
         // Not a vector of which half would be empty.
@@ -44,13 +46,13 @@ unsafe fn tiles_in_region<S: Simd, E: Elem>(
             && (1..=<S::Few as Simd>::LANES).contains(&(left % S::LANES));
         let vectors = if few { left / S::LANES } else { left.div_ceil(S::LANES) };
         let vectors = take::<S>(vectors, S::NV);
-        let cols = left.min(vectors.max(1) * S::LANES);
+        let cols = left.min(if few && vectors == 0 { left } else { vectors * S::LANES });
         // SAFETY: as the caller promises.
         unsafe {
             if const { <S::Few as Simd>::LANES < S::LANES } && vectors == 0 {
-                column::<S::Few, E, 1>(s.few(), (m, k, cols), a, (b, jr), at, store);
+                column::<S::Few, E, 1>(s.few(), (m, k, cols), (&a, &b, jr), at, (store, small));
             } else {
-                with_vectors!(S, vectors, NV => column::<S, E, NV>(s, (m, k, cols), a, (b, jr), at, store));
+                with_vectors!(S, vectors, NV => column::<S, E, NV>(s, (m, k, cols), (&a, &b, jr), at, (store, small)));
             }
         }
         jr += cols;
@@ -62,13 +64,10 @@ unsafe fn tiles_in_region<S: Simd, E: Elem>(
 unsafe fn column<S: Simd, E: Elem, const NV: usize>(
     s: S,
     (m, k, cols): (usize, usize, usize),
-    a: Rows,
-    (b, jr): (Panels<E>, usize),
+    (a, b, jr): (&Rows, &Panels<E>, usize),
     at: (usize, usize),
-    store: &Store,
+    (store, small): (&Store, bool),
 ) {
-    // One lane: the tallest tiles only store.
-    let small = S::LANES == 1 && !store.is_as_it_is();
     let mut ir = 0;
     while ir < m {
         let rows = share::<S>(m - ir, if small { LONE_ROWS } else { max_rows::<S>(NV) });
@@ -78,7 +77,7 @@ unsafe fn column<S: Simd, E: Elem, const NV: usize>(
                 let at = (at.0 + ir, at.1 + jr);
                 if const { S::LANES == 1 } {
                     let from = (a.at(ir, 0).ptr, b.lane(jr).ptr);
-                    tile_apart::<S, E, MR, NV>(s, k, from, (&a, &b), at, store);
+                    tile_apart::<S, E, MR, NV>(s, k, from, (a, b), at, store);
                 } else {
                     let acc = tile::<S, E, MR, NV>(s, k, a.at(ir, 0), b.at(0, jr), zero(s));
                     store.put(s, acc, at.0, at.1, cols);

@@ -72,6 +72,16 @@ pub mod sealed {
         /// # Safety
         /// - `p` is valid for reading 4 elements at each of `S::LANES` rows, `stride` apart.
         unsafe fn load_columns<S: Simd>(s: S, p: *const Self, stride: usize) -> [S::V; 4];
+        /// Eight columns of `LANES` rows.
+        /// # Safety
+        /// - `p` is valid for reading 8 elements at each of `S::LANES` rows, `stride` apart.
+        #[inline(always)]
+        unsafe fn load_eight_columns<S: Simd>(s: S, p: *const Self, stride: usize) -> [S::V; 8] {
+            // SAFETY: as the caller promises.
+            let ([a, b, c, d], [e, f, g, h]) =
+                unsafe { (Self::load_columns(s, p, stride), Self::load_columns(s, p.add(4), stride)) };
+            [a, b, c, d, e, f, g, h]
+        }
         /// # Safety
         /// - `p` is valid for writing `S::LANES` elements.
         unsafe fn store<S: Simd>(s: S, p: *mut Self, v: S::V);
@@ -109,6 +119,11 @@ impl Lanes for f32 {
     unsafe fn load_columns<S: Simd>(s: S, p: *const f32, stride: usize) -> [S::V; 4] {
         // SAFETY: as the caller promises.
         unsafe { s.load_columns(p, stride) }
+    }
+    #[inline(always)]
+    unsafe fn load_eight_columns<S: Simd>(s: S, p: *const f32, stride: usize) -> [S::V; 8] {
+        // SAFETY: as the caller promises.
+        unsafe { s.load_eight_columns(p, stride) }
     }
     #[inline(always)]
     unsafe fn store<S: Simd>(s: S, p: *mut f32, v: S::V) {

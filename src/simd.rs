@@ -94,6 +94,16 @@ pub trait Simd: Copy + 'static {
     /// # Safety
     /// - As there, of 16-bit values.
     unsafe fn load_columns_bf16(self, p: *const u16, stride: usize) -> [Self::V; 4];
+    /// Eight columns of `LANES` rows: lane `i` of vector `e` is `p[i * stride + e]`.
+    /// # Safety
+    /// - `p` is valid for reading 8 floats at each of `LANES` rows, `stride` apart.
+    #[inline(always)]
+    unsafe fn load_eight_columns(self, p: *const f32, stride: usize) -> [Self::V; 8] {
+        // SAFETY: as the caller promises.
+        let ([a, b, c, d], [e, f, g, h]) =
+            unsafe { (self.load_columns(p, stride), self.load_columns(p.add(4), stride)) };
+        [a, b, c, d, e, f, g, h]
+    }
     /// `C` floats from `p` in every `C` lanes; `C` is 2 or 4.
     /// # Safety
     /// - `p` is valid for reading `C` floats.

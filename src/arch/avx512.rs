@@ -59,6 +59,15 @@ unsafe fn four_short_quads(p: *const u16, apart: usize) -> __m256i {
     })
 }
 
+/// Eight floats from each of `p` and `p + apart`.
+#[inline(always)]
+unsafe fn two_eights(p: *const f32, apart: usize) -> __m512 {
+    avx512!({
+        let low = _mm512_castpd256_pd512(_mm256_loadu_pd(p.cast()));
+        _mm512_castpd_ps(_mm512_insertf64x4::<1>(low, _mm256_loadu_pd(p.add(apart).cast())))
+    })
+}
+
 /// Quarter `g` of vector `i` holds four columns of row `i + 4 g`: 8 shuffles turn them into four
 /// columns of sixteen rows.
 #[inline(always)]
@@ -166,6 +175,32 @@ impl Simd for Avx512 {
             four_quads(p.add(2 * stride), 4 * stride),
             four_quads(p.add(3 * stride), 4 * stride),
         ]))
+    }
+    // Reads of 32 bytes, and a shuffle of quarters: inserts of 16 bytes into a whole vector take as long each.
+    #[inline(always)]
+    unsafe fn load_eight_columns(self, p: *const f32, stride: usize) -> [__m512; 8] {
+        avx512!({
+            let q = p.add(8 * stride);
+            let (a, e) = (two_eights(p, 4 * stride), two_eights(q, 4 * stride));
+            let (b, f) = (two_eights(p.add(stride), 4 * stride), two_eights(q.add(stride), 4 * stride));
+            let (c, g) =
+                (two_eights(p.add(2 * stride), 4 * stride), two_eights(q.add(2 * stride), 4 * stride));
+            let (d, h) =
+                (two_eights(p.add(3 * stride), 4 * stride), two_eights(q.add(3 * stride), 4 * stride));
+            let [s, t, u, v] = transpose_quarters([
+                _mm512_shuffle_f32x4::<0x88>(a, e),
+                _mm512_shuffle_f32x4::<0x88>(b, f),
+                _mm512_shuffle_f32x4::<0x88>(c, g),
+                _mm512_shuffle_f32x4::<0x88>(d, h),
+            ]);
+            let [w, x, y, z] = transpose_quarters([
+                _mm512_shuffle_f32x4::<0xdd>(a, e),
+                _mm512_shuffle_f32x4::<0xdd>(b, f),
+                _mm512_shuffle_f32x4::<0xdd>(c, g),
+                _mm512_shuffle_f32x4::<0xdd>(d, h),
+            ]);
+            [s, t, u, v, w, x, y, z]
+        })
     }
     #[inline(always)]
     unsafe fn load_columns_f16(self, p: *const u16, stride: usize) -> [__m512; 4] {

@@ -23,8 +23,9 @@ pub const PANEL_COLS: usize = 16;
 /// The broadcast operand: element `(i, k)` is at `ptr + i * row_stride + k * col_stride`.
 #[derive(Clone, Copy)]
 pub struct Rows {
-    pub ptr: *const f32,
+    // Between the strides: two that lie together are copied at once, which waits for both to have been stored.
     pub row_stride: usize,
+    pub ptr: *const f32,
     pub col_stride: usize,
 }
 
@@ -55,8 +56,8 @@ impl Rows {
 #[derive(Clone, Copy)]
 pub struct Panels<E> {
     pub ptr: *const E,
-    pub row_stride: usize,
     pub panel_stride: usize,
+    pub row_stride: usize,
     /// From one column of a panel to the next. Vectors want 1; a single lane takes any.
     pub col_stride: usize,
 }

@@ -3,32 +3,31 @@
 //! ```text
 //! for jc in 0..n step nc                        B columns that fit the L3
 //!   for is in 0..m step ms                      C rows whose partial sums fit (all of m if C is f32)
-//!     for pc in 0..k step KC                    pack B[pc.., jc..] into panels of 16 columns
-//!       for ic in is..is+ms step mc             pack A[ic.., pc..] into rows: it fits the L2
+//!     for pc in 0..k step KC                    pack B[pc.., jc..] into panels of 16 columns, unless caches hold it
+//!       for ic in is..is+ms step mc             pack A[ic.., pc..] into rows, unless it has rows: it fits the L2
 //!         for jr in 0..nc step NR               a panel of B: it fits the L1
 //!           for ir in 0..mc step MR             the tile
 //! ```
 //! The loops and their names are those of Goto and van de Geijn (2008) and Van Zee and van de Geijn
-//! (2015). The departure is that A keeps its rows: they are copied side by side instead of being
-//! interleaved, since the tile broadcasts from rows as well as from columns.
+//! (2015). The departure is that A keeps its rows: they are read where they lie, or copied side by side, instead of
+//! being interleaved, since the tile broadcasts from rows as well as from columns.
 
 use core::mem::MaybeUninit;
 
 use super::store::Store;
+use super::tiles::tiles;
 use super::{Product, Rhs, few};
 use crate::elem::sealed::Lanes;
 use crate::elem::{Elem, Kind, by_kind};
 use crate::kernel::pack::{Grid, pack};
-use crate::kernel::tile::{
-    PANEL_COLS, Panels, Rows, max_rows, share, take, tile, with_rows, with_vectors, zero,
-};
+use crate::kernel::tile::{PANEL_COLS, Panels, Rows};
 use crate::simd::Simd;
 use crate::view::RawMat;
 
 /// The logical block of `k`, part of the contract: an element is one chain over a block, and the
 /// blocks are added in order. It is also the cache block: 512 rows of a 16-column panel fill the L1.
 pub const KC: usize = 512;
-/// Rows of A packed at a time: 72 x 512 floats are 144 KiB, a part of the L2. 12 tiles of 6 rows, 9 of 8.
+/// Rows of A at a time: 72 x 512 floats are 144 KiB, a part of the L2. 12 tiles of 6 rows, 9 of 8.
 const MC: usize = 72;
 /// Columns of B packed at a time: 512 x 2,048 floats are 4 MiB, a part of the L3.
 const NC: usize = 2048;
@@ -41,12 +40,14 @@ const SMALL: usize = 64;
 /// Floats between the rows of packed A beyond their length: no power of two, which would put the rows
 /// of a tile into the same sets of the L1.
 const SKEW: usize = 16;
-/// Most rows of a tile of one lane whose sums are scaled or added to something: its registers go through memory.
-const LONE_ROWS: usize = 4;
 /// Columns of B that are packed together.
 const WIDE: usize = 4 * PANEL_COLS;
 /// Rows of B that are asked for ahead of the one that is packed.
 const AHEAD: usize = 16;
+/// A B of up to so many bytes for each lane is not packed: tiles of wide vectors read it less often.
+const IN_PLACE: usize = 16 << 10;
+/// Rows so many bytes apart, or a multiple, share a set of the L1, which holds eight.
+const CROWDED: usize = 4096;
 /// Floats to move the scratch to a cache line.
 const ALIGN: usize = 16;
 
@@ -146,8 +147,8 @@ unsafe fn blocks<S: Simd>(s: S, p: &Product, scratch: *mut f32) {
 unsafe fn small<S: Simd>(s: S, p: &Product) {
     let (k, n) = (p.a.cols, p.c.cols);
     let store = Store::whole(p);
-    match p.b {
-        Rhs::Packed { ptr, kind, .. } => by_kind!(kind, E => {
+    match &p.b {
+        Rhs::Packed { ptr, kind, .. } => by_kind!(*kind, E => {
             // SAFETY: packed B has `k` rows and at least `n` columns.
             unsafe { strips::<S, E>(s, &p.a, packed::<E>(ptr.cast(), k), 0, n, &store) };
         }),
@@ -155,34 +156,39 @@ unsafe fn small<S: Simd>(s: S, p: &Product) {
             // One lane reads all columns as they lie.
             let one_lane = const { S::LANES == 1 };
             let direct = if one_lane || b.col_stride == 1 { n - n % S::LANES } else { 0 };
-            by_kind!(b.kind, E => {
-                let (ptr, col_stride) = (b.at::<E>(0, 0).cast_const(), b.col_stride);
-                let panel_stride = PANEL_COLS.wrapping_mul(col_stride);
-                let panels = Panels { ptr, row_stride: b.row_stride, panel_stride, col_stride };
-                // SAFETY: the first `direct` columns fill whole vectors of the caller's rows.
-                unsafe { strips::<S, E>(s, &p.a, panels, 0, direct, &store) };
-            });
-            if one_lane {
-                return;
+            if direct > 0 {
+                by_kind!(b.kind, E => {
+                    let (ptr, col_stride) = (b.at::<E>(0, 0).cast_const(), b.col_stride);
+                    let panel_stride = PANEL_COLS.wrapping_mul(col_stride);
+                    let panels = Panels { ptr, row_stride: b.row_stride, panel_stride, col_stride };
+                    // SAFETY: the first `direct` columns fill whole vectors of the caller's rows.
+                    unsafe { strips::<S, E>(s, &p.a, panels, 0, direct, &store) };
+                });
             }
-            let mut panel = MaybeUninit::<[f32; SMALL * PANEL_COLS]>::uninit();
-            let panel = panel.as_mut_ptr().cast::<f32>();
-            let mut j = direct;
-            while j < n {
-                let cols = (n - j).min(PANEL_COLS);
-                let panels = packed(panel.cast_const(), k);
-                // SAFETY: `k <= SMALL` rows of `cols <= PANEL_COLS` columns fit the panel.
-                unsafe {
-                    pack(
-                        s,
-                        b.block(0, j, k, cols),
-                        Grid { dst: panel, stride: PANEL_COLS, width: PANEL_COLS },
-                    );
-                    strips::<S, f32>(s, &p.a, panels, j, cols, &store);
-                }
-                j += cols;
+            if !one_lane && direct < n {
+                let run =
+                    if n - direct > PANEL_COLS { through::<S, SMALL> } else { through::<S, PANEL_COLS> };
+                // SAFETY: `k <= SMALL` rows, and as many columns as are said.
+                unsafe { run(s, p, b, direct, &store) };
             }
         }
+    }
+}
+
+/// All rows of a small A against up to `COLS` columns of B, those from `j` on, through a buffer. Not inlined, so that
+/// it is on the stack only then.
+#[inline(never)]
+unsafe fn through<S: Simd, const COLS: usize>(s: S, p: &Product, b: &RawMat, j: usize, store: &Store) {
+    let mut panels = MaybeUninit::<[[f32; COLS]; SMALL]>::uninit();
+    let panels = panels.as_mut_ptr().cast::<f32>();
+    let (k, n) = (b.rows, b.cols - j);
+    // SAFETY: `k <= SMALL` rows of `n <= COLS` columns fit the panels.
+    unsafe {
+        for x in (0..n).step_by(PANEL_COLS) {
+            let to = Grid { dst: panels.add(x * k), stride: PANEL_COLS, width: PANEL_COLS };
+            pack(s, b.block(0, j + x, k, (n - x).min(PANEL_COLS)), to);
+        }
+        strips::<S, f32>(s, &p.a, packed(panels.cast_const(), k), j, n, store);
     }
 }
 
@@ -241,9 +247,14 @@ unsafe fn blocked<S: Simd>(s: S, p: &Product, scratch: *mut f32) {
             for pc in (0..k).step_by(plan.kc.max(1)) {
                 let kc = (k - pc).min(plan.kc);
                 let store = Store::block(p, (is, jc), pc..pc + kc, (partial, plan.nc));
+                // Whole vectors of a B that caches hold are read where they lie.
+                let mut direct = 0;
                 if let Rhs::Strided(b) = p.b {
+                    if const { S::LANES > 1 } && b.kind == Kind::F32 && lies_well::<S>(&b) {
+                        direct = nc - nc % S::LANES;
+                    }
                     // SAFETY: the plan has room for `kc` rows of `nc` columns in panels.
-                    unsafe { pack_panels(s, b.block(pc, jc, kc, nc), b_packed) };
+                    unsafe { pack_panels(s, b.block(pc, jc + direct, kc, nc - direct), b_packed) };
                 }
                 for ic in (0..ms).step_by(plan.mc.max(1)) {
                     let mc = (ms - ic).min(plan.mc);
@@ -251,16 +262,25 @@ unsafe fn blocked<S: Simd>(s: S, p: &Product, scratch: *mut f32) {
                     unsafe {
                         let a = p.a.block(is + ic, pc, mc, kc);
                         // A single tile of columns reads each element once.
-                        let once = n <= S::NV * S::LANES && a.col_stride == 1;
-                        let rows = rows_of(s, a, once, a_packed, kc + SKEW);
+                        let once = n <= S::NV * S::LANES;
+                        let crowded = (a.row_stride * size_of::<f32>()).is_multiple_of(CROWDED);
+                        let as_it_is = a.col_stride == 1 && (once || S::LANES > 1 && !crowded);
+                        let rows = rows_of(s, a, as_it_is, a_packed, kc + SKEW);
                         let sizes = (mc, kc, nc);
                         match p.b {
                             Rhs::Packed { ptr, kind, .. } => by_kind!(kind, E => {
                                 let panels = packed::<E>(ptr.cast(), k).at(pc, jc);
                                 tiles::<S, E>(s, sizes, rows, panels, (ic, 0), &store);
                             }),
-                            Rhs::Strided(_) => {
-                                tiles::<S, f32>(s, sizes, rows, packed(b_packed, kc), (ic, 0), &store);
+                            Rhs::Strided(b) => {
+                                if direct > 0 {
+                                    let (ptr, row_stride) = (b.at::<f32>(pc, jc).cast_const(), b.row_stride);
+                                    let b =
+                                        Panels { ptr, row_stride, panel_stride: PANEL_COLS, col_stride: 1 };
+                                    tiles::<S, f32>(s, (mc, kc, direct), rows, b, (ic, 0), &store);
+                                }
+                                let rest = packed(b_packed, kc);
+                                tiles::<S, f32>(s, (mc, kc, nc - direct), rows, rest, (ic, direct), &store);
                             }
                         }
                     }
@@ -270,12 +290,19 @@ unsafe fn blocked<S: Simd>(s: S, p: &Product, scratch: *mut f32) {
     }
 }
 
-/// Rows of A: as they lie, if they are read but `once` and are floats, or side by side at `to`.
+/// Whether rows of B may be read again and again where they lie: all with what is between them fits the L2, and their
+/// lines fill the sets of the L1 evenly.
+pub fn lies_well<S: Simd>(b: &RawMat) -> bool {
+    let apart = b.row_stride.saturating_mul(b.kind.size());
+    b.col_stride == 1 && b.rows.saturating_mul(apart) <= S::LANES * IN_PLACE && !apart.is_multiple_of(CROWDED)
+}
+
+/// Rows of A: `as_they_lie`, if they are floats, or side by side at `to`.
 ///
 /// # Safety
 /// - `to` is valid for writing `a.rows` rows, `stride` apart.
-pub unsafe fn rows_of<S: Simd>(s: S, a: RawMat, once: bool, to: *mut f32, stride: usize) -> Rows {
-    if once && a.kind == Kind::F32 {
+pub unsafe fn rows_of<S: Simd>(s: S, a: RawMat, as_they_lie: bool, to: *mut f32, stride: usize) -> Rows {
+    if as_they_lie && a.kind == Kind::F32 {
         return Rows { ptr: a.at::<f32>(0, 0), row_stride: a.row_stride, col_stride: a.col_stride };
     }
     // SAFETY: as the caller promises.
@@ -295,24 +322,26 @@ fn packed<E>(ptr: *const E, k: usize) -> Panels<E> {
 unsafe fn pack_panels<S: Simd>(s: S, b: RawMat, dst: *mut f32) {
     // Rows that lie together are read several panels wide: memory answers faster in order.
     let wide = if b.col_stride == 1 && S::LANES > 1 { b.cols - b.cols % WIDE } else { 0 };
-    s.vectorize(
-        #[inline(always)]
-        || {
-            by_kind!(b.kind, E => for j in (0..wide).step_by(WIDE) {
-                for i in 0..b.rows {
-                    for line in (0..WIDE).step_by(64 / size_of::<E>()) {
-                        s.prefetch(b.at::<E>(i + AHEAD, j + line).cast_const());
+    if wide > 0 {
+        s.vectorize(
+            #[inline(always)]
+            || {
+                by_kind!(b.kind, E => for j in (0..wide).step_by(WIDE) {
+                    for i in 0..b.rows {
+                        for line in (0..WIDE).step_by(64 / size_of::<E>()) {
+                            s.prefetch(b.at::<E>(i + AHEAD, j + line).cast_const());
+                        }
+                        for v in (0..WIDE).step_by(S::LANES) {
+                            let to = dst.wrapping_add((j + v / PANEL_COLS * PANEL_COLS) * b.rows);
+                            let to = to.wrapping_add(i * PANEL_COLS + v % PANEL_COLS);
+                            // SAFETY: vectors inside the row and inside the panel.
+                            unsafe { s.store(to, E::load(s, b.at::<E>(i, j + v))) };
+                        }
                     }
-                    for v in (0..WIDE).step_by(S::LANES) {
-                        let to = dst.wrapping_add((j + v / PANEL_COLS * PANEL_COLS) * b.rows);
-                        let to = to.wrapping_add(i * PANEL_COLS + v % PANEL_COLS);
-                        // SAFETY: vectors inside the row and inside the panel.
-                        unsafe { s.store(to, E::load(s, b.at::<E>(i, j + v))) };
-                    }
-                }
-            });
-        },
-    );
+                });
+            },
+        );
+    }
     for j in (wide..b.cols).step_by(PANEL_COLS) {
         let cols = (b.cols - j).min(PANEL_COLS);
         // SAFETY: panel `j / PANEL_COLS` begins there.
@@ -323,86 +352,5 @@ unsafe fn pack_panels<S: Simd>(s: S, b: RawMat, dst: *mut f32) {
                 Grid { dst: dst.add(j * b.rows), stride: PANEL_COLS, width: PANEL_COLS },
             )
         };
-    }
-}
-
-/// `sizes` = (rows, k, columns) of one block, which lies at `at` in C: all its tiles. This is the hot
-/// loop, compiled once for each tier and type of B.
-#[inline(never)]
-unsafe fn tiles<S: Simd, E: Elem>(
-    s: S,
-    sizes: (usize, usize, usize),
-    a: Rows,
-    b: Panels<E>,
-    at: (usize, usize),
-    store: &Store,
-) {
-    // SAFETY: as the caller promises.
-    s.vectorize(
-        #[inline(always)]
-        || unsafe { tiles_in_region(s, sizes, a, b, at, store) },
-    );
-}
-
-#[inline(always)]
-unsafe fn tiles_in_region<S: Simd, E: Elem>(
-    s: S,
-    sizes: (usize, usize, usize),
-    a: Rows,
-    b: Panels<E>,
-    at: (usize, usize),
-    store: &Store,
-) {
-    let (m, k, n) = sizes;
-    // One lane: the tallest tiles only store.
-    let small = S::LANES == 1 && !store.is_as_it_is();
-    let mut jr = 0;
-    while jr < n {
-        let vectors = take::<S>((n - jr).div_ceil(S::LANES), S::NV);
-        let cols = (n - jr).min(vectors * S::LANES);
-        with_vectors!(S, vectors, NV => {
-            let mut ir = 0;
-            while ir < m {
-                let rows = share::<S>(m - ir, if small { LONE_ROWS } else { max_rows::<S>(NV) });
-                with_rows!(S, max_rows::<S>(NV), rows, MR => {
-                    // SAFETY: the tile is inside the block; columns beyond `n` are padding of the panel.
-                    unsafe {
-                        let at = (at.0 + ir, at.1 + jr);
-                        if const { S::LANES == 1 } {
-                            let from = (a.at(ir, 0).ptr, b.lane(jr).ptr);
-                            tile_apart::<S, E, MR, NV>(s, k, from, (&a, &b), at, store);
-                        } else {
-                            let acc = tile::<S, E, MR, NV>(s, k, a.at(ir, 0), b.at(0, jr), zero(s));
-                            store.put(s, acc, at.0, at.1, cols);
-                        }
-                    }
-                });
-                ir += rows;
-            }
-        });
-        jr += cols;
-    }
-}
-
-/// A tile of one lane, whose first elements are at `from`. Not inlined: with all tiles in one function, few
-/// registers and little stack are left for each.
-#[inline(never)]
-unsafe fn tile_apart<S: Simd, E: Elem, const MR: usize, const NV: usize>(
-    s: S,
-    k: usize,
-    from: (*const f32, *const E),
-    (a, b): (&Rows, &Panels<E>),
-    at: (usize, usize),
-    store: &Store,
-) {
-    let (a, b) = (Rows { ptr: from.0, ..*a }, Panels { ptr: from.1, ..*b });
-    // SAFETY: as the caller promises.
-    unsafe {
-        let acc = tile::<S, E, MR, NV>(s, k, a, b, zero(s));
-        if MR > LONE_ROWS {
-            store.put_as_it_is(s, acc, at.0, at.1);
-        } else {
-            store.put(s, acc, at.0, at.1, NV);
-        }
     }
 }

@@ -10,7 +10,7 @@
 //! What is not row-major is packed, a strip of columns at a time, and then takes one such step.
 
 use super::Product;
-use super::blocked::{KC, rows_of};
+use super::blocked::{KC, lies_well, rows_of};
 use super::store::Store;
 use super::turned;
 use crate::elem::{Elem, by_kind};
@@ -55,11 +55,13 @@ pub unsafe fn run<S: Simd>(s: S, p: &Product, b: RawMat, room: &Room) {
     let (m, n) = (p.c.rows, p.c.cols);
     let in_place = if b.col_stride == 1 { n - n % S::LANES } else { 0 };
     // SAFETY: as the caller promises.
-    let turned = if turned::takes(m, &b) { unsafe { turned::run(s.few(), p, b, room) } } else { 0 };
+    let turned = if turned::takes::<S>(m, &b) { unsafe { turned::run(s, p, b, room) } } else { 0 };
     let cols = (CHAINS / m.max(1)).next_multiple_of(STRIP).min(room.cols);
     let places = (0..in_place).step_by(cols.max(1)).map(|j| (j, cols.min(in_place - j), true));
     let strips = (in_place.max(turned)..n).step_by(STRIP).map(|j| (j, STRIP.min(n - j), false));
     let is_far = bytes(&b) >= FAR;
+    // What the L2 holds need not be read in order, so that chains stay in registers.
+    let steps = if lies_well::<S>(&b) { KC } else { STEPS };
     for (jc, nc, in_place) in places.chain(strips) {
         for pc in (0..p.a.cols).step_by(KC) {
             let kc = (p.a.cols - pc).min(KC);
@@ -72,7 +74,7 @@ pub unsafe fn run<S: Simd>(s: S, p: &Product, b: RawMat, room: &Room) {
                     by_kind!(b.kind, E => {
                         let ptr = b.at::<E>(0, 0).cast_const();
                         let b = Panels { ptr, row_stride: b.row_stride, panel_stride: PANEL_COLS, col_stride: 1 };
-                        block::<S, E>(s, (m, kc, nc), a, b, Chains { steps: STEPS, ptr: room.b, far: is_far }, &store);
+                        block::<S, E>(s, (m, kc, nc), a, b, Chains { steps, ptr: room.b, far: is_far }, &store);
                     });
                 } else {
                     let width = nc.next_multiple_of(PANEL_COLS);
@@ -155,15 +157,18 @@ impl<E: Elem> Strip<'_, E> {
         // SAFETY: as the caller promises.
         unsafe {
             let mut j = 0;
+            let many = const { S::MR * S::NV >= 24 };
             if rows == 1 {
-                j = self.wide::<S, ASK, 1, 8>(s);
+                j = if many { self.wide::<S, ASK, 1, 16>(s, 0) } else { 0 };
+                j = self.wide::<S, ASK, 1, 8>(s, j);
             } else if rows == 2 {
-                j = self.wide::<S, ASK, 2, 4>(s);
-            } else if rows <= 4 && const { S::MR * S::NV >= 24 } {
+                j = if many { self.wide::<S, ASK, 2, 8>(s, 0) } else { 0 };
+                j = self.wide::<S, ASK, 2, 4>(s, j);
+            } else if rows <= 4 && many {
                 if rows == 3 {
-                    j = self.wide::<S, ASK, 3, 4>(s);
+                    j = self.wide::<S, ASK, 3, 4>(s, 0);
                 } else {
-                    j = self.wide::<S, ASK, 4, 4>(s);
+                    j = self.wide::<S, ASK, 4, 4>(s, 0);
                 }
             }
             with_rows!(S, rows, MR => {
@@ -176,10 +181,13 @@ impl<E: Elem> Strip<'_, E> {
         }
     }
 
-    /// As many tiles of `NV` vectors as fit; returns the first column that is left.
+    /// As many tiles of `NV` vectors from column `j` on as fit; returns the first column that is left.
     #[inline(always)]
-    unsafe fn wide<S: Simd, const ASK: bool, const MR: usize, const NV: usize>(&self, s: S) -> usize {
-        let mut j = 0;
+    unsafe fn wide<S: Simd, const ASK: bool, const MR: usize, const NV: usize>(
+        &self,
+        s: S,
+        mut j: usize,
+    ) -> usize {
         while j + NV * S::LANES <= self.n {
             // SAFETY: as the caller promises.
             unsafe { self.tile::<S, ASK, MR, NV>(s, j) };

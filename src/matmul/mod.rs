@@ -4,6 +4,7 @@ mod blocked;
 mod few;
 mod packed;
 mod store;
+mod tiles;
 mod turned;
 
 pub use packed::PackedMat;

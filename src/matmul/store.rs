@@ -67,59 +67,88 @@ impl Store<'_> {
         j: usize,
         cols: usize,
     ) {
-        let plain = self.first && self.p.beta == 0.0 && self.p.bias.is_null();
+        let direct = Self::is_direct(&self.p.c);
         if const { S::LANES == 1 } {
             // What is not as plain takes the way through memory, which costs less flash.
             if self.is_as_it_is() {
                 // SAFETY: as the caller promises.
                 return unsafe { self.put_as_it_is(s, acc, i, j) };
             }
-        } else if Self::is_direct(&self.p.c) {
-            let alpha = s.splat(self.p.alpha);
-            if plain && cols == NV * S::LANES {
-                // Nothing to decide for each vector.
-                let zero = s.splat(0.0);
-                for (r, row) in acc.iter().enumerate() {
-                    let p = self.c_at(i + r, j);
-                    for (v, &chain) in row.iter().enumerate() {
-                        // SAFETY: the columns exist.
-                        unsafe { s.store(p.wrapping_add(v * S::LANES), s.fma(alpha, chain, zero)) };
-                    }
-                }
-                return;
-            }
-            for (r, row) in acc.iter().enumerate() {
-                for (v, &chain) in row.iter().enumerate() {
-                    let (column, n) = (j + v * S::LANES, cols.saturating_sub(v * S::LANES));
-                    let p = self.c_at(i + r, column);
-                    // SAFETY: `n` columns from there on exist.
-                    unsafe {
-                        let base = if plain { s.splat(0.0) } else { self.base(s, p, column, n) };
-                        store_up_to(s, p, n, s.fma(alpha, chain, base));
-                    }
+        } else if direct && cols == NV * S::LANES && self.is_plain() {
+            // Nothing to decide for each vector.
+            let (alpha, zero) = (self.p.alpha, s.splat(0.0));
+            // SAFETY: the columns exist.
+            unsafe {
+                if alpha == 1.0 {
+                    // A sum gives the same bits, without the units that the next chains wait for.
+                    self.put_each(s, acc, (i, j), |chain| s.add(chain, zero));
+                } else {
+                    let alpha = s.splat(alpha);
+                    self.put_each(s, acc, (i, j), |chain| s.fma(alpha, chain, zero));
                 }
             }
             return;
         }
         let mut sums = MaybeUninit::<[[S::V; NV]; MR]>::uninit();
-        let mut row = |r: usize| sums.as_mut_ptr().cast::<f32>().wrapping_add(r * NV * S::LANES);
+        let sums = sums.as_mut_ptr().cast::<f32>();
+        let row = |r: usize| sums.wrapping_add(r * NV * S::LANES);
         unrolled!(R < MR => {
-            unrolled!(V < NV => {
+            unrolled!(V < NV, 16 => {
                 // SAFETY: a vector of the array.
                 unsafe { s.store(row(R).add(V * S::LANES), acc[R][V]) };
             });
         });
+        if S::LANES > 1 && direct {
+            let (alpha, plain) = (s.splat(self.p.alpha), self.is_plain());
+            for r in 0..MR {
+                for v in (0..cols).step_by(S::LANES) {
+                    let p = self.c_at(i + r, j + v);
+                    // SAFETY: `cols - v` columns from there on exist, and the chains of these are written.
+                    unsafe {
+                        let chain = s.load(row(r).add(v));
+                        let base = if plain { s.splat(0.0) } else { self.base(s, p, j + v, cols - v) };
+                        store_up_to(s, p, cols - v, s.fma(alpha, chain, base));
+                    }
+                }
+            }
+            return;
+        }
         for r in 0..MR {
             // SAFETY: as the caller promises; the `NV` vectors with the `cols` columns are written.
             unsafe { self.put_row(s, row(r), i + r, j, cols) };
         }
     }
 
+    /// Stores whole vectors of a C that takes them.
+    #[inline(always)]
+    unsafe fn put_each<S: Simd, const MR: usize, const NV: usize>(
+        &self,
+        s: S,
+        acc: Acc<S::V, MR, NV>,
+        (i, j): (usize, usize),
+        last: impl Fn(S::V) -> S::V,
+    ) {
+        let (mut row, apart) = (self.c_at(i, j), self.p.c.row_stride);
+        unrolled!(R < MR => {
+            unrolled!(V < NV, 16 => {
+                // SAFETY: as the caller promises.
+                unsafe { s.store(row.wrapping_add(V * S::LANES), last(acc[R][V])) };
+            });
+            row = row.wrapping_add(apart);
+        });
+        let _ = row;
+    }
+
+    /// Whether the chains are all that goes into C.
+    #[inline(always)]
+    fn is_plain(&self) -> bool {
+        self.first && self.p.beta == 0.0 && self.p.bias.is_null()
+    }
+
     /// Whether chains of one lane are what C gets: one of two roundings is never -0, so that adding 0 would change
     /// nothing.
     pub fn is_as_it_is(&self) -> bool {
-        let p = self.p;
-        self.first && p.alpha == 1.0 && p.beta == 0.0 && p.bias.is_null() && Self::is_direct(&p.c)
+        self.is_plain() && self.p.alpha == 1.0 && Self::is_direct(&self.p.c)
     }
 
     /// [`put`](Self::put) for one lane, if it is so.
@@ -137,7 +166,7 @@ impl Store<'_> {
         const { assert!(S::LANES > 1 || !S::FUSED) };
         unrolled!(R < MR => {
             let row = self.c_at(i, j).wrapping_add(R * self.p.c.row_stride);
-            unrolled!(V < NV => {
+            unrolled!(V < NV, 16 => {
                 // SAFETY: the columns exist.
                 unsafe { s.store(row.wrapping_add(V), acc[R][V]) };
             });

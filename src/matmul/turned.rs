@@ -1,12 +1,18 @@
 //! Very few rows against a B whose columns lie together, as weights of `out x in` do: a few columns at a time
-//! are turned in registers, in the order of memory, and what is read next is asked for. Nothing is packed.
+//! are turned in registers, in the order of memory. Nothing is packed.
 //!
 //! ```text
-//! for j in 0..n step LANES
+//! for j in 0..n step G LANES         groups of columns: chains that hide each other's latency
 //!   for pc in 0..k step KC
-//!     for at in 0..KC step STEPS     a cache line of each column
-//!       ask for what is read later; turn; take the steps
+//!     for at in 0..KC step 8
+//!       for g in 0..G                turn; take the steps
 //! ```
+//! A B that comes from memory takes one group of narrow vectors: columns that lie a power of two apart share a set
+//! of the L1, which holds eight. What is read later is asked for.
+
+use core::hint::black_box;
+use core::ops::Range;
+use core::sync::atomic::{Ordering, compiler_fence};
 
 use super::Product;
 use super::blocked::{KC, rows_of};
@@ -14,21 +20,36 @@ use super::few::{Room, bytes};
 use super::store::Store;
 use crate::elem::{Elem, by_kind, load_some_columns};
 use crate::kernel::tile::{Acc, Rows, zero};
+use crate::kernel::unrolled::unrolled;
 use crate::simd::Simd;
 use crate::view::RawMat;
 
-/// Up to this many rows.
-const MAX: usize = 4;
+/// Up to this many rows of a B from memory.
+const FAR_ROWS: usize = 4;
 /// A B of so many bytes for each row waits for memory, not for what is done with it.
 const FAR: usize = 4 << 20;
-/// Steps at a time: a cache line of floats of each column.
-const STEPS: usize = 16;
+/// A B of up to so many bytes is held by caches.
+const NEAR: usize = 16 << 20;
+/// Columns so many bytes apart, or a multiple, share a set of the L1, which holds eight.
+const CROWDED: usize = 4096;
+/// Floats of a cache line.
+const LINE: usize = 16;
 /// What is read so many elements later is asked for.
 const AHEAD: usize = 256;
 
-/// Whether a product of `m` rows with `b` is for [`run`].
-pub fn takes(m: usize, b: &RawMat) -> bool {
-    b.row_stride == 1 && b.col_stride != 1 && m <= MAX && bytes(b) >= m * FAR
+/// Whether [`run`] takes a product of `m` rows with `b`.
+pub fn takes<S: Simd>(m: usize, b: &RawMat) -> bool {
+    let is_near = bytes(b) <= NEAR && m <= S::MR && !bytes_apart(b).is_multiple_of(CROWDED);
+    b.row_stride == 1 && b.col_stride != 1 && (is_far(m, b) && m <= FAR_ROWS || is_near)
+}
+
+/// From column to column.
+fn bytes_apart(b: &RawMat) -> usize {
+    b.col_stride.wrapping_mul(b.kind.size())
+}
+
+fn is_far(m: usize, b: &RawMat) -> bool {
+    bytes(b) >= m * FAR
 }
 
 /// The product's columns that fill vectors; returns how many these are.
@@ -36,32 +57,83 @@ pub fn takes(m: usize, b: &RawMat) -> bool {
 /// # Safety
 /// - As `few::run`; the product is one that [`takes`] has said yes to.
 pub unsafe fn run<S: Simd>(s: S, p: &Product, b: RawMat, room: &Room) -> usize {
+    let m = p.c.rows;
     // SAFETY: as the caller promises.
     unsafe {
-        by_kind!(b.kind, E => match p.c.rows {
-            1 => columns::<S, E, 1>(s, p, b, room),
-            2 => columns::<S, E, 2>(s, p, b, room),
-            3 => columns::<S, E, 3>(s, p, b, room),
-            _ => columns::<S, E, MAX>(s, p, b, room),
+        by_kind!(b.kind, E => {
+            if is_far(m, &b) {
+                match m {
+                    1 => far::<S::Few, E, 1>(s.few(), p, b, room),
+                    2 => far::<S::Few, E, 2>(s.few(), p, b, room),
+                    3 => far::<S::Few, E, 3>(s.few(), p, b, room),
+                    _ => far::<S::Few, E, FAR_ROWS>(s.few(), p, b, room),
+                }
+            } else {
+                match m {
+                    1 => near::<S, E, 1, 2>(s, p, b, room),
+                    2 if S::LANES < 16 => near::<S, E, 2, 2>(s, p, b, room),
+                    2 => near::<S, E, 2, 1>(s, p, b, room),
+                    3 if S::LANES < 16 => near::<S, E, 3, 2>(s, p, b, room),
+                    3 => near::<S, E, 3, 1>(s, p, b, room),
+                    4 => near::<S, E, 4, 1>(s, p, b, room),
+                    5 => near::<S, E, 5, 1>(s, p, b, room),
+                    6 => near::<S, E, 6, 1>(s, p, b, room),
+                    7 => near::<S, E, 7, 1>(s, p, b, room),
+                    _ => near::<S, E, 8, 1>(s, p, b, room),
+                }
+            }
         })
     }
 }
 
-/// `M` rows. One column for each lane at a time: columns that lie a power of two apart share a set of the L1,
-/// which holds eight.
-unsafe fn columns<S: Simd, E: Elem, const M: usize>(s: S, p: &Product, b: RawMat, room: &Room) -> usize {
+/// `M` rows with a B from memory, in its order.
+unsafe fn far<S: Simd, E: Elem, const M: usize>(s: S, p: &Product, b: RawMat, room: &Room) -> usize {
     let (k, n) = (b.rows, b.cols - b.cols % S::LANES);
     for j in (0..n).step_by(S::LANES) {
         for pc in (0..k).step_by(KC) {
-            let kc = (k - pc).min(KC);
-            let store = Store::block(p, (0, j), pc..pc + kc, (room.partial, room.cols));
             // SAFETY: blocks of the operands; the room is as the caller promises.
             unsafe {
-                let a = rows_of(s, p.a.block(0, pc, M, kc), true, room.a, room.a_stride);
-                let part = Part { a, b: b.block(pc, j, kc, S::LANES), pc, k, store: &store };
+                let part = Part::new(s, p, b, room, (pc, j, S::LANES));
                 s.vectorize(
                     #[inline(always)]
-                    || part.run::<S, E, M>(s),
+                    || part.run::<S, E, M, 1, true>(s, 0),
+                );
+            }
+        }
+    }
+    n
+}
+
+/// `M` rows with a B that caches hold, `G` groups at a time.
+unsafe fn near<S: Simd, E: Elem, const M: usize, const G: usize>(
+    s: S,
+    p: &Product,
+    b: RawMat,
+    room: &Room,
+) -> usize {
+    let (k, n) = (b.rows, b.cols - b.cols % S::LANES);
+    // Columns that share two sets, which hold 16.
+    let crowded = bytes_apart(&b).is_multiple_of(CROWDED / 2) && G * S::LANES > 16;
+    // As many columns as there is room for sums between blocks of `k`.
+    for jc in (0..n).step_by(room.cols.max(1)) {
+        let nc = (n - jc).min(room.cols);
+        for pc in (0..k).step_by(KC) {
+            // SAFETY: as in `far`.
+            unsafe {
+                let part = Part::new(s, p, b, room, (pc, jc, nc));
+                s.vectorize(
+                    #[inline(always)]
+                    || {
+                        let mut j = 0;
+                        while !crowded && j + G * S::LANES <= nc {
+                            part.run::<S, E, M, G, false>(s, j);
+                            j += G * S::LANES;
+                        }
+                        while j < nc {
+                            part.run::<S, E, M, 1, false>(s, j);
+                            j += S::LANES;
+                        }
+                    },
                 );
             }
         }
@@ -76,35 +148,58 @@ struct Part<'a> {
     /// Where the block begins, and all of `k`.
     pc: usize,
     k: usize,
-    store: &'a Store<'a>,
+    store: Store<'a>,
 }
 
-impl Part<'_> {
+impl<'a> Part<'a> {
+    /// The block that begins at row `pc` and column `jc` of B, of `nc` columns.
+    unsafe fn new<S: Simd>(
+        s: S,
+        p: &'a Product,
+        b: RawMat,
+        room: &Room,
+        (pc, jc, nc): (usize, usize, usize),
+    ) -> Part<'a> {
+        let (k, kc) = (b.rows, (b.rows - pc).min(KC));
+        let store = Store::block(p, (0, jc), pc..pc + kc, (room.partial, room.cols));
+        let a = p.a.block(0, pc, p.a.rows, kc);
+        // SAFETY: there is room for a block of A.
+        let a = unsafe { rows_of(s, a, a.col_stride == 1, room.a, room.a_stride) };
+        Part { a, b: b.block(pc, jc, kc, nc), pc, k, store }
+    }
+
+    /// `G` groups of columns from `j` on, a column for each lane.
     #[inline(always)]
-    unsafe fn run<S: Simd, E: Elem, const M: usize>(&self, s: S) {
-        let (kc, apart) = (self.b.rows, self.b.col_stride);
-        let column = self.b.at::<E>(0, 0).cast_const();
-        let mut acc = zero(s);
-        for at in (0..kc).step_by(STEPS) {
-            self.ask(s, column, at);
-            // SAFETY: `kc` elements of each row and of each column; the columns exist.
-            unsafe {
-                if at + STEPS <= kc {
-                    for at in [at, at + 4, at + 8, at + 12] {
-                        let b = E::load_columns(s, column.wrapping_add(at), apart);
-                        self.steps::<S, M>(s, at, &b, &mut acc);
-                    }
-                } else {
-                    for at in (at..kc).step_by(4) {
-                        let n = (kc - at).min(4);
-                        let b = load_some_columns(s, n, |c| Some(column.wrapping_add(at + c * apart)));
-                        self.steps::<S, M>(s, at, b.get(..n).unwrap_or_default(), &mut acc);
-                    }
-                }
+    unsafe fn run<S: Simd, E: Elem, const M: usize, const G: usize, const FAR: bool>(&self, s: S, j: usize) {
+        let (kc, apart, a) = (self.b.rows, self.b.col_stride, self.a.each::<M>());
+        let mut acc = [zero::<S, M, 1>(s); G];
+        let column = |g: usize| self.b.at::<E>(0, j + g * S::LANES).cast_const();
+        let mut at = 0;
+        while at + 8 <= kc {
+            if FAR && at.is_multiple_of(LINE) {
+                self.ask(s, column(0), at);
             }
+            unrolled!(I < G => {
+                // Addresses from a stride that is not known: sixteen that are would be kept in memory.
+                let apart = black_box(apart);
+                // SAFETY: eight elements of each row and of each column; the columns exist.
+                unsafe {
+                    let b = E::load_eight_columns(s, column(I).wrapping_add(at), apart);
+                    steps(s, &a, at, &b, &mut acc[I]);
+                }
+                // The compiler would read all groups first, for which there are too few registers.
+                compiler_fence(Ordering::SeqCst);
+            });
+            at += 8;
         }
-        // SAFETY: the columns exist.
-        unsafe { self.store.put(s, acc, 0, 0, S::LANES) };
+        unrolled!(I < G => {
+            // SAFETY: the other elements.
+            unsafe { rest(s, &a, (column(I), apart), at..kc, &mut acc[I]) };
+        });
+        unrolled!(I < G => {
+            // SAFETY: the columns exist.
+            unsafe { self.store.put(s, acc[I], 0, j + I * S::LANES, S::LANES) };
+        });
     }
 
     /// Asks for what lies `AHEAD` further on in the columns of the block, or in the columns after those.
@@ -118,17 +213,41 @@ impl Part<'_> {
             s.prefetch(column.wrapping_add(ahead).wrapping_add(c * apart));
         }
     }
+}
 
-    /// The steps from `at` on with the turned `b`.
-    #[inline(always)]
-    unsafe fn steps<S: Simd, const M: usize>(&self, s: S, at: usize, b: &[S::V], acc: &mut Acc<S::V, M, 1>) {
-        let rows = self.a.each::<M>();
-        for (i, &b) in b.iter().enumerate() {
-            for (sums, row) in acc.iter_mut().zip(rows) {
-                // SAFETY: one of the row's elements, as the caller promises.
-                let a = s.splat(unsafe { *row.wrapping_add((at + i) * self.a.col_stride) });
-                sums[0] = s.fma(a, b, sums[0]);
-            }
+/// The `last` steps, fewer than eight, of the rows `a` with the columns from `column` on, which are `apart`.
+#[inline(always)]
+unsafe fn rest<S: Simd, E: Elem, const M: usize>(
+    s: S,
+    a: &[*const f32; M],
+    (column, apart): (*const E, usize),
+    last: Range<usize>,
+    acc: &mut Acc<S::V, M, 1>,
+) {
+    for at in last.clone().step_by(4) {
+        let n = (last.end - at).min(4);
+        // SAFETY: as the caller promises.
+        unsafe {
+            let b = load_some_columns(s, n, |c| Some(column.wrapping_add(at + c * apart)));
+            steps(s, a, at, b.get(..n).unwrap_or_default(), acc);
+        }
+    }
+}
+
+/// The steps from `at` on with the turned `b`.
+#[inline(always)]
+unsafe fn steps<S: Simd, const M: usize>(
+    s: S,
+    a: &[*const f32; M],
+    at: usize,
+    b: &[S::V],
+    acc: &mut Acc<S::V, M, 1>,
+) {
+    for (i, &b) in b.iter().enumerate() {
+        for (sums, row) in acc.iter_mut().zip(a) {
+            // SAFETY: one of the row's elements, as the caller promises.
+            let a = s.splat(unsafe { *row.wrapping_add(at + i) });
+            sums[0] = s.fma(a, b, sums[0]);
         }
     }
 }

@@ -20,11 +20,12 @@ pub use tensor::{TensorMut, TensorRef};
 #[derive(Clone, Copy)]
 pub(crate) struct RawMat {
     ptr: *mut u8,
-    pub kind: Kind,
-    pub rows: usize,
-    pub cols: usize,
+    // Strides that lie together are copied at once, which waits for both to have been stored.
     pub row_stride: usize,
+    pub rows: usize,
     pub col_stride: usize,
+    pub cols: usize,
+    pub kind: Kind,
 }
 
 impl RawMat {

@@ -176,7 +176,7 @@ impl Strip<'_> {
                 }
                 let q = self.x.q.wrapping_add(lane).cast_const();
                 let to = self.x.scores.wrapping_add(t * S::PANEL + lane);
-                with_rows!(S, lone_rows::<S>(NV), n, MR => rows_in_one_lane::<S, MR, NV>(s, d, keys, q, to, self.x.biases));
+                with_rows!(S, lone_rows::<S>(NV), n, MR => rows_in_one_lane::<S, MR, NV>(s, d, keys, q, to));
             }
             keys = keys.at(n, 0);
             t += n;

@@ -32,8 +32,7 @@ const HOLES: usize = 2;
 /// Floats from one row of biases to the next: no power of two, which would put all rows into few sets of the
 /// L1. Scalar lanes read biases in place.
 pub const BIAS_STRIDE: usize = BLOCK + MAX_LANES;
-/// Room for biases, or before them for what a tile of scores of one lane adds last.
-const BIASES: usize = if VECTORS { MAX_PANEL * BIAS_STRIDE } else { 8 * MAX_PANEL };
+const BIASES: usize = if VECTORS { MAX_PANEL * BIAS_STRIDE } else { 0 };
 /// Floats to move the scratch to a cache line.
 const ALIGN: usize = 16;
 
@@ -47,7 +46,7 @@ pub struct Scratch {
     pub q_stride: usize,
     /// Scores, then weights: `[BLOCK][PANEL]`.
     pub scores: *mut f32,
-    /// A block's biases: `[rows][BIAS_STRIDE]`. With one lane, before them, a tile's second two chains.
+    /// A block's biases: `[rows][BIAS_STRIDE]`.
     pub biases: *mut f32,
     /// A block's keys where they are not read in place: `[BLOCK][head_dim]`. Scalar lanes: a tile's.
     pub keys: *mut f32,

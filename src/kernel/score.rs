@@ -72,11 +72,10 @@ pub unsafe fn rows_in_lanes<S: Simd, const MR: usize, const NV: usize>(
     }
 }
 
-/// [`rows_in_lanes`] for one lane. One chain after the other: a tile then has twice as many keys. The second two
-/// chains are added `apart`.
+/// [`rows_in_lanes`] for one lane. One chain after the other: a tile then has twice as many keys.
 ///
 /// # Safety
-/// - As there; `apart` is valid for as much.
+/// - As there.
 #[inline(always)]
 pub unsafe fn rows_in_one_lane<S: Simd, const MR: usize, const NV: usize>(
     s: S,
@@ -84,30 +83,60 @@ pub unsafe fn rows_in_one_lane<S: Simd, const MR: usize, const NV: usize>(
     k: Rows,
     q: *const f32,
     to: *mut f32,
-    apart: *mut f32,
 ) {
-    let chains = chains(d);
-    for chain in 0..chains {
-        let k = Rows { col_stride: chains, ..k.at(0, chain) };
+    const CHAINS: usize = 2;
+    if chains(d) > CHAINS {
+        // SAFETY: as the caller promises.
+        return unsafe { four_chains(s, d, k, q, to, (MR, NV)) };
+    }
+    for chain in 0..CHAINS {
+        let k = Rows { col_stride: CHAINS, ..k.at(0, chain) };
         let q = Panels {
             ptr: q.wrapping_add(chain * S::PANEL),
-            row_stride: chains * S::PANEL,
+            row_stride: CHAINS * S::PANEL,
             panel_stride: PANEL_COLS,
             col_stride: 1,
         };
-        let to = if chain < 2 { to } else { apart };
         // SAFETY: features below `d` of keys and queries, as the caller promises.
         unsafe {
-            let steps = (d + chains - 1 - chain) / chains;
-            let sums = lone_tile::<S, f32, MR, NV, 2>(s, steps, k, q, zero(s));
-            keep(s, &sums, to, chain % 2 == 1);
+            let steps = (d + CHAINS - 1 - chain) / CHAINS;
+            let sums = lone_tile::<S, f32, MR, NV, CHAINS>(s, steps, k, q, zero(s));
+            keep(s, &sums, to, chain > 0);
         }
     }
-    if chains > 2 {
-        for (i, v) in (0..MR).flat_map(|i| (0..NV).map(move |v| (i, v))) {
-            let at = i * S::PANEL + v;
-            // SAFETY: what has just been written.
-            unsafe { *to.add(at) += *apart.add(at) };
+}
+
+/// Scores of `rows` keys and `lanes` queries of many features, one by one: small processors have few of those.
+///
+/// # Safety
+/// - As [`rows_in_one_lane`].
+#[inline(never)]
+unsafe fn four_chains<S: Simd>(
+    s: S,
+    d: usize,
+    k: Rows,
+    q: *const f32,
+    to: *mut f32,
+    (rows, lanes): (usize, usize),
+) {
+    for (i, lane) in (0..rows).flat_map(|i| (0..lanes).map(move |lane| (i, lane))) {
+        let (mut key, mut query) = (k.at(i, 0).ptr, q.wrapping_add(lane));
+        let mut sums = [s.splat(0.0); 4];
+        // SAFETY: features below `d` of keys and queries, as the caller promises.
+        unsafe {
+            for _ in 0..d / 4 {
+                unrolled!(C < 4 => {
+                    sums[C] = s.fma(s.load(key.add(C)), s.load(query.add(C * S::PANEL)), sums[C]);
+                });
+                (key, query) = (key.wrapping_add(4), query.wrapping_add(4 * S::PANEL));
+            }
+            unrolled!(C < 4 => {
+                if C < d % 4 {
+                    sums[C] = s.fma(s.load(key.add(C)), s.load(query.add(C * S::PANEL)), sums[C]);
+                }
+            });
+            let sum = s.add(s.add(sums[0], sums[1]), s.add(sums[2], sums[3]));
+            s.store(to.add(i * S::PANEL + lane), sum);
         }
     }
 }

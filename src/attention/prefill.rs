@@ -4,13 +4,14 @@
 //! of K straight from the caller's rows against vectors of queries, and everything after it is
 //! vertical: no K is packed and nothing is reduced across lanes.
 
+use super::block::Block;
 use super::mask::bits;
-use super::panel::{Block, Panel};
+use super::panel::Panel;
 use super::scratch::{LONE_KEYS, MAX_PANEL, Scratch};
 use super::seen;
 use crate::elem::{Elem, Kind, by_kind};
 use crate::kernel::pack::{Columns, Grid, pack, turn};
-use crate::kernel::score::{rows_in_lanes, rows_in_one_lane};
+use crate::kernel::score::{chains, rows_in_lanes, rows_in_one_lane};
 use crate::kernel::tile::{
     PANEL_COLS, Panels, Rows, lone_rows, take, with_rows, with_score_rows, with_vectors,
 };
@@ -24,16 +25,16 @@ use crate::view::RawMat;
 /// - `x` has room for the panel; the panel's rows are inside Q.
 #[inline(never)]
 pub unsafe fn load_q<S: Simd>(s: S, panel: &Panel, x: &Scratch) {
-    let (p, d) = (panel.p, panel.p.q.head_dim);
+    let (p, d) = (panel.p, panel.p.q.of.head_dim);
     let width = panel.rows.next_multiple_of(S::LANES);
     s.vectorize(
         #[inline(always)]
         || {
-            by_kind!(p.q.kind, E => {
+            by_kind!(p.q.of.kind, E => {
                 let columns = p
                     .rows(panel.kv_head, panel.first)
                     .map(|(query, head)| p.q.head(head).at::<E>(query, 0).cast_const());
-                let apart = (p.group.get() == 1).then_some(p.q.token_stride);
+                let apart = (p.group.get() == 1).then_some(p.q.of.token_stride);
                 let scale = s.splat(p.scale);
                 if const { S::LANES == 1 } {
                     for (r, column) in columns.enumerate().take(panel.rows) {
@@ -74,7 +75,7 @@ unsafe fn scaled_column<S: Simd, E: Elem>(s: S, mut q: *const E, d: usize, scale
 /// # Safety
 /// - `x` has room for the panel and holds its queries; the block is inside K.
 #[inline(never)]
-pub unsafe fn scores<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
+pub unsafe fn scores<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: &Block) {
     let k = &panel.p.k;
     let lanes = panel.rows.next_multiple_of(S::LANES);
     // The tile broadcasts single floats that lie at one stride.
@@ -100,7 +101,7 @@ pub unsafe fn scores<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
                 if S::LANES > 1 && (block.partial || block.holes) {
                     for (v, keys) in wanted.iter_mut().enumerate().take(vectors) {
                         // SAFETY: lanes of the panel.
-                        *keys = unsafe { seen::keys_of(x, block, lane + v * S::LANES, S::LANES) };
+                        *keys = unsafe { seen::keys_of(x, *block, lane + v * S::LANES, S::LANES) };
                         (first, end) = (first.max(keys.0), end.min(keys.1));
                     }
                     if first >= end {
@@ -127,7 +128,7 @@ pub unsafe fn scores<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
 struct Strip<'a> {
     panel: &'a Panel<'a>,
     x: &'a Scratch,
-    block: Block,
+    block: &'a Block,
     /// The block's keys where they lie.
     in_place: RawMat,
     /// Or they are in the scratch, or brought there tile by tile.
@@ -161,7 +162,9 @@ impl Strip<'_> {
     #[inline(always)]
     unsafe fn lone_tiles<S: Simd, const NV: usize>(&self, s: S, lane: usize, (mut t, end): (usize, usize)) {
         let d = self.panel.p.k.dim();
-        let most = lone_rows::<S>(NV);
+        // Four chains are for more features than small processors often have: smaller tiles take less flash.
+        let four = chains(d) > 2;
+        let most = if four { 4 } else { lone_rows::<S>(NV) };
         let copies = Rows { ptr: self.x.keys.cast_const(), row_stride: d, col_stride: 1 };
         let mut keys = if self.copied { copies } else { self.keys_in_place(t) };
         while t < end {
@@ -176,7 +179,14 @@ impl Strip<'_> {
                 }
                 let q = self.x.q.wrapping_add(lane).cast_const();
                 let to = self.x.scores.wrapping_add(t * S::PANEL + lane);
-                with_rows!(S, lone_rows::<S>(NV), n, MR => rows_in_one_lane::<S, MR, NV>(s, d, keys, q, to, self.x.biases));
+                let apart = self.x.biases;
+                if four {
+                    with_rows!(S, 4, n, MR => rows_in_one_lane::<S, 4, MR, NV>(s, d, keys, q, to, apart));
+                } else {
+                    with_rows!(S, lone_rows::<S>(NV), n, MR => {
+                        rows_in_one_lane::<S, 2, MR, NV>(s, d, keys, q, to, apart);
+                    });
+                }
             }
             keys = keys.at(n, 0);
             t += n;

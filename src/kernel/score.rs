@@ -76,9 +76,9 @@ pub unsafe fn rows_in_lanes<S: Simd, const MR: usize, const NV: usize>(
 /// chains are added `apart`.
 ///
 /// # Safety
-/// - As there; `apart` is valid for as much.
+/// - As there; `apart` is valid for as much, if there are more than two of the `C` chains.
 #[inline(always)]
-pub unsafe fn rows_in_one_lane<S: Simd, const MR: usize, const NV: usize>(
+pub unsafe fn rows_in_one_lane<S: Simd, const C: usize, const MR: usize, const NV: usize>(
     s: S,
     d: usize,
     k: Rows,
@@ -86,24 +86,23 @@ pub unsafe fn rows_in_one_lane<S: Simd, const MR: usize, const NV: usize>(
     to: *mut f32,
     apart: *mut f32,
 ) {
-    let chains = chains(d);
-    for chain in 0..chains {
-        let k = Rows { col_stride: chains, ..k.at(0, chain) };
+    for chain in 0..C {
+        let k = Rows { col_stride: C, ..k.at(0, chain) };
         let q = Panels {
             ptr: q.wrapping_add(chain * S::PANEL),
-            row_stride: chains * S::PANEL,
+            row_stride: C * S::PANEL,
             panel_stride: PANEL_COLS,
             col_stride: 1,
         };
         let to = if chain < 2 { to } else { apart };
         // SAFETY: features below `d` of keys and queries, as the caller promises.
         unsafe {
-            let steps = (d + chains - 1 - chain) / chains;
-            let sums = lone_tile::<S, f32, MR, NV, 2>(s, steps, k, q, zero(s));
+            let steps = (d + C - 1 - chain) / C;
+            let sums = lone_tile::<S, f32, MR, NV, C>(s, steps, k, q, zero(s));
             keep(s, &sums, to, chain % 2 == 1);
         }
     }
-    if chains > 2 {
+    if C > 2 {
         for (i, v) in (0..MR).flat_map(|i| (0..NV).map(move |v| (i, v))) {
             let at = i * S::PANEL + v;
             // SAFETY: what has just been written.

@@ -1,55 +1,94 @@
 //! What becomes of a score between the product and the softmax, in this order: softcap, linear biases, a
 //! bias tensor, the user's rule.
 
-use super::panel::{Block, Panel};
-use super::rule::{ScoreBlock, ScoreRule};
+use super::Shared;
+use super::block::Block;
+use super::panel::Panel;
+use super::rule::ScoreBlock;
 use super::scratch::{BIAS_STRIDE, MAX_PANEL, Scratch};
+use crate::elem::by_kind;
 use crate::elem::sealed::Lanes;
-use crate::elem::{Kind, by_kind};
 use crate::kernel::pack::{Columns, Grid, copy, turn};
-use crate::kernel::tanh::softcap;
+use crate::kernel::tanh;
 use crate::simd::Simd;
-use crate::view::{RawMat, RawTensor};
+use crate::tier::dispatch;
+use crate::view::RawMat;
 
-/// Notes what each row's scores lose for a key of distance, and its place, if they depend on them.
+/// What an option does to a block's scores, in place, and before the first block (`None`) to the scratch.
 ///
 /// # Safety
-/// - `x` has room for the panel of one head.
-pub unsafe fn start(panel: &Panel, x: &Scratch) {
-    let p = panel.p;
-    if p.alibi.is_null() {
-        return;
+/// - The scratch has room for the panel of one head, and holds the block's scores.
+pub type Adjust = unsafe fn(&Panel, &Scratch, Option<&Block>);
+
+/// The order of the steps.
+pub const SOFTCAP: usize = 0;
+pub const ALIBI: usize = 1;
+pub const BIAS: usize = 2;
+pub const RULE: usize = 3;
+pub const STEPS: usize = 4;
+
+/// Takes all steps that are asked for.
+///
+/// # Safety
+/// - As [`Adjust`].
+#[inline(always)]
+pub unsafe fn all(panel: &Panel, x: &Scratch, block: Option<&Block>) {
+    for step in panel.p.options.code.adjust.iter().flatten() {
+        // SAFETY: as the caller promises.
+        unsafe { step(panel, x, block) };
     }
+}
+
+/// The step of [`Attention::softcap`](super::Attention::softcap).
+///
+/// # Safety
+/// - As [`Adjust`].
+pub unsafe fn softcap(panel: &Panel, x: &Scratch, block: Option<&Block>) {
+    if let (Some(cap), Some(&block)) = (panel.p.options.softcap, block) {
+        // SAFETY: as the caller promises.
+        dispatch!(panel.p.tier, s => unsafe { capped(s, panel, x, block, cap) });
+    }
+}
+
+/// The step of [`Attention::alibi`](super::Attention::alibi). First it notes what each row's scores lose for a
+/// key of distance, and the row's place.
+///
+/// # Safety
+/// - As [`Adjust`].
+pub unsafe fn alibi(panel: &Panel, x: &Scratch, block: Option<&Block>) {
+    let p = panel.p;
+    if let Some(&block) = block {
+        // SAFETY: as the caller promises.
+        return dispatch!(p.tier, s => unsafe { linear(s, panel, x, block) });
+    }
+    let slopes = p.options.alibi.unwrap_or_default();
     for (r, (query, head)) in p.rows(panel.kv_head, panel.first).enumerate().take(panel.rows) {
-        // SAFETY: rows of the panel; a slope for each query head.
+        // SAFETY: rows of the panel.
         unsafe {
-            *x.slope.add(r) = -*p.alibi.add(head);
+            *x.slope.add(r) = -slopes.get(head).copied().unwrap_or(0.0);
             *x.place.add(r) = p.mask.place(query);
         }
     }
 }
 
-/// Changes the block's scores in place.
+/// The step of [`Attention::bias`](super::Attention::bias).
 ///
 /// # Safety
-/// - `x` holds the block's scores.
-#[inline(always)]
-pub unsafe fn scores<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
-    let p = panel.p;
-    // SAFETY: as the caller promises.
-    unsafe {
-        if let Some(cap) = p.softcap {
-            capped(s, panel, x, block, cap);
-        }
-        if !p.alibi.is_null() {
-            linear(s, panel, x, block);
-        }
-        if let Some((bias, kind)) = p.sources.bias {
-            biased(s, panel, x, block, bias, kind);
-        }
-        if let Some(rule) = p.score_rule {
-            ruled::<S>(panel, x, block, rule);
-        }
+/// - As [`Adjust`].
+pub unsafe fn bias(panel: &Panel, x: &Scratch, block: Option<&Block>) {
+    if let Some(&block) = block {
+        // SAFETY: as the caller promises.
+        dispatch!(panel.p.tier, s => unsafe { biased(s, panel, x, block) });
+    }
+}
+
+/// The step of [`Attention::score_rule`](super::Attention::score_rule).
+///
+/// # Safety
+/// - As [`Adjust`].
+pub unsafe fn rule(panel: &Panel, x: &Scratch, block: Option<&Block>) {
+    if let Some(&block) = block {
+        dispatch!(panel.p.tier, s => ruled(s, panel, x, block));
     }
 }
 
@@ -69,7 +108,7 @@ unsafe fn capped<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block, cap: f
                             #[inline(always)]
                             |i| s.load(at(i)),
                         );
-                        for (i, &score) in softcap(s, scores, cap).iter().enumerate() {
+                        for (i, &score) in tanh::softcap(s, scores, cap).iter().enumerate() {
                             s.store(at(i), score);
                         }
                     }
@@ -103,8 +142,9 @@ unsafe fn linear<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
 
 /// Adds the rows of the bias. Minus infinity stays, whatever the score is.
 #[inline(never)]
-unsafe fn biased<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block, bias: RawTensor, kind: Kind) {
+unsafe fn biased<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
     let p = panel.p;
+    let Some(Shared((bias, kind))) = p.options.bias else { return };
     let (key, len) = (block.start + block.from, block.to - block.from);
     let lanes = panel.all_lanes::<S>();
     let same = bias.same_for_queries() && bias.same_for_heads();
@@ -167,7 +207,8 @@ unsafe fn with_bias<S: Simd>(s: S, bias: S::V, at: *const f32) -> S::V {
 
 /// The user's rule.
 #[inline(never)]
-unsafe fn ruled<S: Simd>(panel: &Panel, x: &Scratch, block: Block, rule: &dyn ScoreRule) {
+fn ruled<S: Simd>(_: S, panel: &Panel, x: &Scratch, block: Block) {
+    let Some(rule) = panel.p.options.score_rule else { return };
     let mut scores = ScoreBlock {
         tier: panel.p.tier,
         scores: x.scores.wrapping_add(block.from * S::PANEL),

@@ -5,14 +5,12 @@ use core::num::NonZeroUsize;
 use super::keys::{RawKeys, SequenceKeys};
 use super::mask::Mask;
 use super::merge::states_len;
-use super::partial::{CHUNK, STATE};
-use super::rule::ScoreRule;
+use super::partial::{CHUNK, LogSum, STATE};
 use super::scratch::width;
-use super::seen::Sources;
 use super::{Attention, attention_scratch_len, group, panel};
 use crate::error::{Error, expect_dim, expect_scratch};
 use crate::tier::{Tier, dispatch};
-use crate::view::{RawHeads, RawTensor};
+use crate::view::{RawHeads, RawTensor, Sequence};
 
 const MASK: [&str; 4] =
     ["batch of the mask", "n_heads of the mask", "q_len of the mask", "kv_len of the mask"];
@@ -23,15 +21,15 @@ const BIAS: [&str; 4] =
 
 /// A checked call.
 #[derive(Clone, Copy)]
-pub struct Call<'a> {
-    options: Attention<'a>,
+pub struct Call {
     pub q: RawHeads,
     pub k: RawKeys,
     v: RawKeys,
     out: RawHeads,
-    lse: *mut f32,
+    /// Log-sum-exps of all sequences, and what computes them.
+    pub lse: Option<(*mut f32, LogSum)>,
     /// Where the state of chunk 0 goes instead of the output, or null.
-    states: *mut f32,
+    pub states: *mut f32,
     /// The only chunk of keys that counts.
     chunk: Option<usize>,
     pub sequences: usize,
@@ -42,19 +40,19 @@ pub struct Call<'a> {
     group: Option<NonZeroUsize>,
 }
 
-impl<'a> Call<'a> {
+impl Call {
     /// Without `out` the caller wants something else of the rows.
     ///
     /// # Errors
     /// [`Error::DimMismatch`] and [`Error::ShapeOverflow`].
     pub fn new(
-        options: Attention<'a>,
+        options: &Attention,
         q: RawHeads,
         k: RawKeys,
         v: RawKeys,
         out: Option<RawHeads>,
-        lse: Option<&mut [f32]>,
-    ) -> Result<Call<'a>, Error> {
+        lse: Option<(&mut [f32], LogSum)>,
+    ) -> Result<Call, Error> {
         let wanted = out.is_none() || lse.is_some();
         let out = out.unwrap_or(q.of_dim(v.slots.head_dim));
         expect_dim("head_dim of K", q.head_dim, k.slots.head_dim)?;
@@ -85,24 +83,21 @@ impl<'a> Call<'a> {
         let rows = q.batch.checked_mul(q.len).and_then(|rows| rows.checked_mul(q.n_heads));
         let rows = rows.ok_or(Error::ShapeOverflow)?;
         let lse = match lse {
-            None => core::ptr::null_mut(),
-            Some(lse) => {
+            None => None,
+            Some((lse, log_sum)) => {
                 expect_dim("batch * n_heads * q_len (length of lse)", rows, lse.len())?;
-                lse.as_mut_ptr()
+                Some((lse.as_mut_ptr(), log_sum))
             }
         };
         // Longer ones exist only without elements.
         if q.len.max(k.len) > isize::MAX as usize {
             return Err(Error::ShapeOverflow);
         }
-        let (states, chunk) = (core::ptr::null_mut(), None);
-        let mut call = Call { options, q, k, v, out, lse, states, chunk, sequences, q_len, kv_len, group };
-        call.check_options()?;
+        check_options(options, [sequences, q.n_heads, q_len, kv_len])?;
         // A batch of nothing may be of any size.
-        if rows == 0 || (out.head_dim == 0 && !wanted) {
-            call.sequences = 0;
-        }
-        for b in 0..call.sequences {
+        let nothing = rows == 0 || (out.head_dim == 0 && !wanted);
+        let sequences = if nothing { 0 } else { sequences };
+        for b in 0..sequences {
             let there = offsets_of(options.kv_offsets, b).map_or(k.len, |(_, len)| len);
             let got = at(options.kv_lens, b).unwrap_or(there);
             if got > there {
@@ -111,40 +106,25 @@ impl<'a> Call<'a> {
             k.check_pages(b, got)?;
             v.check_pages(b, got)?;
         }
-        Ok(call)
-    }
-
-    fn check_options(&self) -> Result<(), Error> {
-        let Attention { alibi, sinks, kv_lens, kv_starts, mask, mask_bits, bias, .. } = self.options;
-        let n_heads = self.q.n_heads;
-        each("n_heads (length of the slopes)", n_heads, alibi)?;
-        each("n_heads (length of the sinks)", n_heads, sinks)?;
-        each("batch (length of kv_lens)", self.sequences, kv_lens)?;
-        each("batch (length of kv_starts)", self.sequences, kv_starts)?;
-        let sizes = [self.sequences, n_heads, self.q_len];
-        let tensor = |tensor: Option<RawTensor>, names, keys| match tensor {
-            Some(tensor) => tensor.check_broadcast(names, [sizes[0], sizes[1], sizes[2], keys]),
-            None => Ok(()),
-        };
-        tensor(mask.map(|mask| mask.0), MASK, self.kv_len)?;
-        tensor(mask_bits.map(|mask| mask.0), BITS, self.kv_len.div_ceil(8))?;
-        tensor(bias.map(|bias| bias.0.0), BIAS, self.kv_len)
+        // Made once, in its place: it is large.
+        let (states, chunk) = (core::ptr::null_mut(), None);
+        Ok(Call { q, k, v, out, lse, states, chunk, sequences, q_len, kv_len, group })
     }
 
     /// First packed key and number of keys of sequence `b`.
-    fn keys_of(&self, b: usize) -> (usize, usize) {
-        let (from, len) = offsets_of(self.options.kv_offsets, b).unwrap_or((0, self.k.len));
-        (from, at(self.options.kv_lens, b).unwrap_or(len))
+    fn keys_of(&self, options: &Attention, b: usize) -> (usize, usize) {
+        let (from, len) = offsets_of(options.kv_offsets, b).unwrap_or((0, self.k.len));
+        (from, at(options.kv_lens, b).unwrap_or(len))
     }
 
     /// Computes all sequences.
     ///
     /// # Errors
     /// [`Error::ScratchTooShort`].
-    pub fn run(&self, scratch: &mut [f32]) -> Result<(), Error> {
+    pub fn run(&self, options: &Attention, scratch: &mut [f32]) -> Result<(), Error> {
         expect_scratch(self.scratch_len(), scratch.len())?;
         for b in 0..self.sequences {
-            if let Some(problem) = &self.sequence(b) {
+            if let Some(problem) = &self.sequence(options, b) {
                 problem.compute(scratch);
             }
         }
@@ -168,25 +148,21 @@ impl<'a> Call<'a> {
     }
 
     /// The same for one chunk of keys, whose state goes to `states` as that of chunk `place`.
-    pub fn chunk(&self, chunk: usize, states: *mut f32, place: usize) -> Call<'a> {
+    pub fn chunk(&self, chunk: usize, states: *mut f32, place: usize) -> Call {
         let size = self.rows() * (STATE + width(self.v.slots.head_dim));
         Call { states: states.wrapping_add(place * size), chunk: Some(chunk), ..*self }
     }
 
     /// Sequence `b`, unless it has no rows.
-    pub fn sequence(&self, b: usize) -> Option<Problem<'a>> {
-        let options = self.options;
+    pub fn sequence<'a>(&'a self, options: &'a Attention<'a>, b: usize) -> Option<Problem<'a>> {
         let (q, out, first_row) = match offsets_of(options.q_offsets, b) {
             None => (self.q.sequence(b), self.out.sequence(b), b * self.q.n_heads * self.q.len),
-            Some((from, len)) => {
-                let part = |heads: RawHeads| heads.part(from, 0, len, heads.n_heads);
-                (part(self.q), part(self.out), from)
-            }
+            Some((from, len)) => (self.q.tokens(0, from, len), self.out.tokens(0, from, len), from),
         };
-        if q.len == 0 || q.n_heads == 0 {
+        if q.len == 0 || self.q.n_heads == 0 {
             return None;
         }
-        let (from, kv_len) = self.keys_of(b);
+        let (from, kv_len) = self.keys_of(options, b);
         let packed = if options.kv_offsets.is_some() { 0 } else { b };
         let (before, after) = options.window;
         let mut mask = Mask {
@@ -199,35 +175,48 @@ impl<'a> Call<'a> {
             mask.first = mask.first.max(chunk.saturating_mul(CHUNK));
             mask.end = mask.end.min(chunk.saturating_add(1).saturating_mul(CHUNK));
         }
-        let sources = Sources {
-            mask: options.mask.map(|mask| mask.0),
-            mask_bits: options.mask_bits.map(|mask| mask.0),
-            bias: options.bias.map(|bias| bias.0),
-            rule: options.mask_rule,
-        };
-        let start = |slice: Option<&[f32]>| slice.map_or(core::ptr::null(), <[f32]>::as_ptr);
         Some(Problem {
+            options,
             b,
             q,
             k: self.k.sequence(packed, from, kv_len),
             v: self.v.sequence(packed, from, kv_len),
             out,
             group: self.group?,
-            lse: self.lse,
-            states: self.states,
+            call: self,
             first_row,
-            row_stride: self.q.len,
-            scale: options.scale.unwrap_or_else(|| default_scale(q.head_dim)),
+            scale: options.scale.unwrap_or_else(|| default_scale(self.q.head_dim)),
             mask,
-            holes: sources.any(),
-            sources,
-            softcap: options.softcap,
-            alibi: start(options.alibi),
-            score_rule: options.score_rule,
-            sinks: start(options.sinks),
             tier: options.tier.unwrap_or_else(Tier::detect),
         })
     }
+}
+
+/// That options have the sizes of a call: sequences, query heads, and the longest sequence's queries and keys.
+fn check_options(options: &Attention, sizes: [usize; 4]) -> Result<(), Error> {
+    let &Attention { alibi, sinks, kv_lens, kv_starts, code, .. } = options;
+    let [sequences, n_heads, ..] = sizes;
+    each("n_heads (length of the slopes)", n_heads, alibi)?;
+    each("n_heads (length of the sinks)", n_heads, sinks)?;
+    each("batch (length of kv_lens)", sequences, kv_lens)?;
+    each("batch (length of kv_starts)", sequences, kv_starts)?;
+    code.masks.map_or(Ok(()), |masks| (masks.check)(options, sizes))
+}
+
+/// That masks and biases have these sizes.
+///
+/// # Errors
+/// [`Error::DimMismatch`].
+pub fn check_masks(options: &Attention, sizes: [usize; 4]) -> Result<(), Error> {
+    let &Attention { mask, mask_bits, bias, .. } = options;
+    let [batch, n_heads, q_len, kv_len] = sizes;
+    let tensor = |tensor: Option<RawTensor>, names, keys| match tensor {
+        Some(tensor) => tensor.check_broadcast(names, [batch, n_heads, q_len, keys]),
+        None => Ok(()),
+    };
+    tensor(mask.map(|mask| mask.0), MASK, kv_len)?;
+    tensor(mask_bits.map(|mask| mask.0), BITS, kv_len.div_ceil(8))?;
+    tensor(bias.map(|bias| bias.0.0), BIAS, kv_len)
 }
 
 /// That an option's slice has as many elements as it must.
@@ -276,31 +265,20 @@ fn default_scale(head_dim: usize) -> f32 {
 
 /// One sequence of a checked call. Not generic: compiled once for each tier.
 pub struct Problem<'a> {
+    pub options: &'a Attention<'a>,
     /// The sequence.
     pub b: usize,
-    pub q: RawHeads,
-    pub k: SequenceKeys,
-    pub v: SequenceKeys,
-    pub out: RawHeads,
+    pub q: Sequence<'a>,
+    pub k: SequenceKeys<'a>,
+    pub v: SequenceKeys<'a>,
+    pub out: Sequence<'a>,
+    pub call: &'a Call,
     /// Query heads that share a key head.
     pub group: NonZeroUsize,
-    /// Log-sum-exps of all sequences, or null.
-    pub lse: *mut f32,
-    /// States of all sequences, which are wanted instead of the output, or null.
-    pub states: *mut f32,
-    /// Of all sequences' rows, the first of head 0, and from one head to the next.
+    /// Of all sequences' rows, the first of head 0. From one head to the next it is the `q.len` of the call.
     pub first_row: usize,
-    pub row_stride: usize,
     pub scale: f32,
     pub mask: Mask,
-    /// Some source may say that a row does not see a key in the middle.
-    pub holes: bool,
-    pub sources: Sources<'a>,
-    pub softcap: Option<f32>,
-    /// A float for each query head, or null.
-    pub alibi: *const f32,
-    pub score_rule: Option<&'a dyn ScoreRule>,
-    pub sinks: *const f32,
     pub tier: Tier,
 }
 
@@ -328,6 +306,8 @@ impl Problem<'_> {
         })
     }
 
+    /// Not inlined, so that the checks' stack is free again.
+    #[cfg_attr(target_os = "none", inline(never))]
     fn compute(&self, scratch: &mut [f32]) {
         let scratch = scratch.as_mut_ptr();
         let mut kv_head = 0;

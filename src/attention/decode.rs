@@ -5,8 +5,9 @@
 //! heads are taken before the next keys, so that memory with tokens outermost is read in order. The scores come
 //! out as in [`prefill`](super::prefill), rows in the lanes, for all heads together.
 
+use super::block::Block;
 use super::keys::Later;
-use super::panel::{Block, Panel};
+use super::panel::Panel;
 use super::scratch::Scratch;
 use crate::elem::{Elem, Kind, by_kind};
 use crate::kernel::pack::{Grid, copy, pack};
@@ -46,7 +47,7 @@ pub unsafe fn load_q<S: Simd>(s: S, panel: &Panel, x: &Scratch) {
     if const { max_rows::<S>() == 0 } {
         return;
     }
-    let (p, d, scale) = (panel.p, panel.p.q.head_dim, panel.p.scale);
+    let (p, d, scale) = (panel.p, panel.p.q.of.head_dim, panel.p.scale);
     let chains = chains(d);
     let (width, step) = (d.next_multiple_of(chains), vectors::<S>(panel.rows, chains) * S::LANES);
     let row = x.keys;

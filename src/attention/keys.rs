@@ -5,7 +5,7 @@ use super::mask::{bits, first_ones, hull};
 use crate::elem::{Elem, Kind};
 use crate::error::{Error, expect_dim};
 use crate::simd::Simd;
-use crate::view::{HeadsRef, RawHeads, RawMat};
+use crate::view::{HeadsRef, RawHeads, RawMat, Sequence};
 
 /// What [`Attention::run`](super::Attention::run) takes keys and values from: [`HeadsRef`], [`Ring`],
 /// [`Paged`], or a `&dyn Keys` where only the running program knows which of them. Sealed.
@@ -169,11 +169,11 @@ impl RawKeys {
     }
 
     /// Keys `from..from + len` of sequence `b`.
-    pub(crate) fn sequence(&self, b: usize, from: usize, len: usize) -> SequenceKeys {
+    pub(crate) fn sequence(&self, b: usize, from: usize, len: usize) -> SequenceKeys<'_> {
         let (slots, table) = if self.table.is_null() {
             (self.slots.sequence(b), self.table)
         } else {
-            (self.slots, self.table.wrapping_add(b * self.pages))
+            (self.slots.sequence(0), self.table.wrapping_add(b * self.pages))
         };
         SequenceKeys { slots, len, first: self.first + from, table }
     }
@@ -240,8 +240,8 @@ impl Later {
 
 /// The keys, or values, of one sequence.
 #[derive(Clone, Copy)]
-pub(crate) struct SequenceKeys {
-    slots: RawHeads,
+pub(crate) struct SequenceKeys<'a> {
+    slots: Sequence<'a>,
     pub len: usize,
     /// The slot of key 0.
     first: usize,
@@ -249,38 +249,37 @@ pub(crate) struct SequenceKeys {
     table: *const u32,
 }
 
-impl SequenceKeys {
-    /// Rows of `cols` floats in the scratch, `stride` apart.
-    pub fn in_scratch(ptr: *mut f32, len: usize, stride: usize, cols: usize) -> SequenceKeys {
-        let slots = RawHeads::in_scratch(ptr, len, stride, cols);
-        SequenceKeys { slots, len, first: 0, table: core::ptr::null() }
+impl<'a> SequenceKeys<'a> {
+    /// All of some heads in the scratch.
+    pub fn in_scratch(slots: &'a RawHeads) -> SequenceKeys<'a> {
+        SequenceKeys { slots: slots.sequence(0), len: slots.len, first: 0, table: core::ptr::null() }
     }
 
     pub fn kind(&self) -> Kind {
-        self.slots.kind
+        self.slots.of.kind
     }
 
     /// Features of a head.
     pub fn dim(&self) -> usize {
-        self.slots.head_dim
+        self.slots.of.head_dim
     }
 
     pub fn n_heads(&self) -> usize {
-        self.slots.n_heads
+        self.slots.of.n_heads
     }
 
     pub fn head_stride(&self) -> usize {
-        self.slots.head_stride
+        self.slots.of.head_stride
     }
 
     /// Whether a key's features follow those of the key before.
     pub fn side_by_side(&self) -> bool {
-        self.slots.token_stride == self.slots.head_dim
+        self.slots.of.token_stride == self.slots.of.head_dim
     }
 
     /// Whether a token's heads lie between it and the next token.
     pub fn token_major(&self) -> bool {
-        self.slots.head_stride < self.slots.token_stride
+        self.slots.of.head_stride < self.slots.of.token_stride
     }
 
     /// Key `t` of head `h` and up to `most` keys in all that follow it at one stride.
@@ -300,13 +299,13 @@ impl SequenceKeys {
 
     /// Whether the keys of all heads are more than caches hold: then it pays to ask for them early.
     pub fn far(&self) -> bool {
-        let key = self.slots.n_heads.saturating_mul(self.slots.head_dim).saturating_mul(self.kind().size());
+        let key = self.n_heads().saturating_mul(self.dim()).saturating_mul(self.kind().size());
         key.saturating_mul(self.len) > CACHED
     }
 
     /// How many keys further on those of `heads` heads are asked for: what lies between stays in the L2.
     pub fn ahead(&self, heads: usize) -> usize {
-        let key = heads.saturating_mul(self.slots.head_dim).saturating_mul(self.kind().size());
+        let key = heads.saturating_mul(self.dim()).saturating_mul(self.kind().size());
         AHEAD.checked_div(key).unwrap_or(0).next_multiple_of(8)
     }
 

@@ -52,10 +52,10 @@ impl Attention<'_> {
         states: &mut [f32],
         scratch: &mut [f32],
     ) -> Result<(), Error> {
-        let call = Call::new(self, q.raw, k.raw(), v.raw(), None, None)?;
+        let call = Call::new(&self, q.raw, k.raw(), v.raw(), None, None)?;
         call.expect_states(chunks.len(), states.len())?;
         for (place, chunk) in chunks.enumerate() {
-            call.chunk(chunk, states.as_mut_ptr(), place).run(scratch)?;
+            call.chunk(chunk, states.as_mut_ptr(), place).run(&self, scratch)?;
         }
         Ok(())
     }
@@ -92,9 +92,10 @@ impl Attention<'_> {
         let chunk = states_len(1, rows, out.head_dim);
         let chunks = states.len().checked_div(chunk).unwrap_or(0).max(1);
         expect_dim("states (whole chunks)", chunk.saturating_mul(chunks), states.len())?;
-        let all = States { ptr: states.as_mut_ptr(), chunks, rows, out, lse, sinks: self.sinks };
+        let tier = self.tier.unwrap_or_else(Tier::detect);
+        let all = States { ptr: states.as_mut_ptr(), chunks, rows, out, lse, sinks: self.sinks, tier };
         // SAFETY: the states hold `chunks` chunks of `rows` rows; the sizes have been compared.
-        dispatch!(self.tier.unwrap_or_else(Tier::detect), s => unsafe { all.merge(s) });
+        dispatch!(tier, s => unsafe { all.merge(s) });
         Ok(())
     }
 }
@@ -107,6 +108,7 @@ struct States<'a> {
     out: RawHeads,
     lse: *mut f32,
     sinks: Option<&'a [f32]>,
+    tier: Tier,
 }
 
 impl States<'_> {
@@ -125,7 +127,7 @@ impl States<'_> {
                     partial::merge(s, &Scratch::of_states(at(0), at(chunk), width, &raw mut factor), 1);
                 }
                 let x = Scratch::of_states(at(0), at(0), width, &raw mut factor);
-                partial::divide(s, &x, 0, sink);
+                partial::divide(&x, 0, sink.map_or(1.0, |score| partial::with_sink(self.tier, &x, 0, score)));
                 if !self.lse.is_null() {
                     *self.lse.add(row) = partial::log_sum(&x, 0);
                 }

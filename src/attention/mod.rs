@@ -2,9 +2,11 @@
 
 mod adjust;
 mod append;
+mod block;
 mod call;
 mod decode;
 mod keys;
+mod lone;
 mod mask;
 mod merge;
 mod options;
@@ -87,6 +89,16 @@ pub struct Attention<'a> {
     score_rule: Option<&'a dyn ScoreRule>,
     sinks: Option<&'a [f32]>,
     tier: Option<Tier>,
+    /// The code that options need, so that a program which does not set them is without it.
+    code: Code,
+}
+
+/// What is called for options that are set.
+#[derive(Clone, Copy, Debug)]
+struct Code {
+    masks: Option<&'static seen::Masks>,
+    adjust: [Option<adjust::Adjust>; adjust::STEPS],
+    sink: Option<partial::Sink>,
 }
 
 /// What lies in a slice that is borrowed for `'a` of [`Attention`].
@@ -118,8 +130,8 @@ impl Attention<'_> {
         scratch: &mut [f32],
     ) -> Result<(), Error> {
         // Not moved out of the result: a call is large.
-        match &Call::new(self, q.raw, k.raw(), v.raw(), Some(out.raw), None) {
-            Ok(call) => call.run(scratch),
+        match &Call::new(&self, q.raw, k.raw(), v.raw(), Some(out.raw), None) {
+            Ok(call) => call.run(&self, scratch),
             Err(error) => Err(*error),
         }
     }
@@ -139,8 +151,8 @@ impl Attention<'_> {
         lse: &mut [f32],
         scratch: &mut [f32],
     ) -> Result<(), Error> {
-        match &Call::new(self, q.raw, k.raw(), v.raw(), Some(out.raw), Some(lse)) {
-            Ok(call) => call.run(scratch),
+        match &Call::new(&self, q.raw, k.raw(), v.raw(), Some(out.raw), Some((lse, partial::log_sum))) {
+            Ok(call) => call.run(&self, scratch),
             Err(error) => Err(*error),
         }
     }

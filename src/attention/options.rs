@@ -1,6 +1,7 @@
 //! The options of [`Attention`], one method each.
 
-use super::{Attention, MaskRule, ScoreRule, Shared};
+use super::adjust::{self, Adjust};
+use super::{Attention, Code, MaskRule, ScoreRule, Shared, partial, seen};
 use crate::elem::Elem;
 use crate::tier::Tier;
 use crate::view::TensorRef;
@@ -26,7 +27,19 @@ impl<'a> Attention<'a> {
             score_rule: None,
             sinks: None,
             tier: None,
+            code: Code { masks: None, adjust: [None; adjust::STEPS], sink: None },
         }
+    }
+
+    /// The same with the code of masks.
+    const fn with_masks(self) -> Self {
+        Attention { code: Code { masks: Some(&seen::MASKS), ..self.code }, ..self }
+    }
+
+    /// The same with the code of a step between product and softmax.
+    const fn with_step(mut self, step: usize, adjust: Adjust) -> Self {
+        self.code.adjust[step] = Some(adjust);
+        self
     }
 
     /// Factor of the scores.
@@ -120,13 +133,13 @@ impl<'a> Attention<'a> {
     /// A query sees a key where the mask says `true`: `[batch, n_heads, q_len, kv_len]`, of which all but
     /// `kv_len` may be 1. With [`q_offsets`](Self::q_offsets) the lengths are those of the longest sequence.
     pub const fn mask(self, mask: TensorRef<'a, bool>) -> Self {
-        Attention { mask: Some(Shared(mask.raw)), ..self }
+        Attention { mask: Some(Shared(mask.raw)), ..self }.with_masks()
     }
 
     /// [`mask`](Self::mask) in bits: `[batch, n_heads, q_len, kv_len / 8]` bytes, rounded up, key 0 in the
     /// lowest bit of the first byte. Such as the tree masks of speculative decoding.
     pub const fn mask_bits(self, mask: TensorRef<'a, u8>) -> Self {
-        Attention { mask_bits: Some(Shared(mask.raw)), ..self }
+        Attention { mask_bits: Some(Shared(mask.raw)), ..self }.with_masks()
     }
 
     /// A query sees a key where the rule says so; see [`MaskRule`].
@@ -147,38 +160,40 @@ impl<'a> Attention<'a> {
     /// # Ok::<(), qkv::Error>(())
     /// ```
     pub const fn mask_rule(self, rule: &'a dyn MaskRule) -> Self {
-        Attention { mask_rule: Some(rule), ..self }
+        Attention { mask_rule: Some(rule), ..self }.with_masks()
     }
 
     /// A score `s` becomes `cap tanh(s / cap)`, after the scale and before everything else. `cap` is more
     /// than 0.
     pub const fn softcap(self, cap: f32) -> Self {
-        Attention { softcap: Some(cap), ..self }
+        Attention { softcap: Some(cap), ..self }.with_step(adjust::SOFTCAP, adjust::softcap)
     }
 
     /// Added to the scores, after softcap and linear biases: `[batch, n_heads, q_len, kv_len]`, of which all
     /// but `kv_len` may be 1. A key with minus infinity is not seen, whatever it holds.
     pub const fn bias<B: Elem>(self, bias: TensorRef<'a, B>) -> Self {
-        Attention { bias: Some(Shared((bias.raw, B::KIND))), ..self }
+        let bias = Some(Shared((bias.raw, B::KIND)));
+        Attention { bias, ..self }.with_masks().with_step(adjust::BIAS, adjust::bias)
     }
 
     /// The last change of a score before the masks, by a rule; see [`ScoreRule`].
     pub const fn score_rule(self, rule: &'a dyn ScoreRule) -> Self {
-        Attention { score_rule: Some(rule), ..self }
+        Attention { score_rule: Some(rule), ..self }.with_step(adjust::RULE, adjust::rule)
     }
 
     /// Attention with linear biases: a key that lies `n` keys from the query's own key, on either side, has
     /// `slopes[h] * n` taken off its score for query head `h`. The usual slopes are
     /// [`alibi_slopes`]. Press, Smith and Lewis (2022). Exact up to 2^24 keys.
     pub const fn alibi(self, slopes: &'a [f32]) -> Self {
-        Attention { alibi: Some(slopes), ..self }
+        Attention { alibi: Some(slopes), ..self }.with_step(adjust::ALIBI, adjust::alibi)
     }
 
     /// One more score for each query head that takes its share of the weights and has no value:
     /// `out = Σ_t e^s(t) v(t) / (e^sinks[h] + Σ_t e^s(t))`. A sink of minus infinity is none. Xiao et al.
     /// (2024).
     pub const fn sinks(self, sinks: &'a [f32]) -> Self {
-        Attention { sinks: Some(sinks), ..self }
+        let sink: partial::Sink = partial::with_sink;
+        Attention { sinks: Some(sinks), code: Code { sink: Some(sink), ..self.code }, ..self }
     }
 
     /// Forces a tier; the default is [`Tier::detect`].

@@ -10,37 +10,14 @@
 
 use core::ops::Range;
 
+use super::block::{Block, within};
 use super::call::Problem;
 use super::mask::{bits, hull};
 use super::partial::{self, CHUNK};
 use super::scratch::{MAX_PANELS, Scratch, panels};
-use super::{adjust, decode, prefill, seen, values};
+use super::{adjust, decode, lone, prefill, values};
 use crate::kernel::softmax::BLOCK;
 use crate::simd::Simd;
-
-/// A block of keys as a panel sees it.
-#[derive(Clone, Copy)]
-pub struct Block {
-    /// The block's first key, seen or not.
-    pub start: usize,
-    /// Keys of the block that some row sees, as bits from `start` on. Others are not read.
-    pub keys: u64,
-    /// The first of them and the end of them, relative to `start`.
-    pub from: usize,
-    pub to: usize,
-    /// Some row does not see all of `from..to` for its place: where each row's own begin and end is in the
-    /// scratch.
-    pub partial: bool,
-    /// Instead: some row does not see all of them, for whatever reason. What each sees is in the scratch as
-    /// bits.
-    pub holes: bool,
-    /// The first block of its chunk.
-    pub first: bool,
-    /// Keys that some row of all panels sees.
-    pub together: u64,
-    /// Whether this panel brings them into the scratch, for the panels after it too.
-    pub brings: bool,
-}
 
 /// All rows of key head `kv_head`, and with few rows also those of the heads after it that fit the same
 /// panel. Returns how many heads these are.
@@ -112,6 +89,7 @@ pub fn rows_together<S: Simd>(p: &Problem) -> usize {
 ///
 /// # Safety
 /// - As [`rows`]; `first` is one of the rows.
+#[cfg_attr(target_os = "none", inline(never))]
 pub unsafe fn runs<'a, S: Simd>(
     s: S,
     p: &'a Problem<'a>,
@@ -158,6 +136,7 @@ pub fn first_block((first, _): (usize, usize)) -> usize {
 ///
 /// # Safety
 /// - [`runs`] gave the panels.
+#[cfg_attr(target_os = "none", inline(never))]
 pub unsafe fn open<S: Simd>(s: S, runs: &Runs) {
     for run in runs.iter().flatten() {
         // SAFETY: the scratch has room for the panels.
@@ -174,8 +153,8 @@ pub unsafe fn blocks<S: Simd>(s: S, runs: &mut Runs, starts: Range<usize>) {
     for start in starts.step_by(BLOCK) {
         // SAFETY: blocks lie inside K and V.
         unsafe {
-            let blocks = look(s, runs, start);
-            for (run, block) in runs.iter_mut().zip(blocks) {
+            let mut blocks = look(s, runs, start);
+            for (run, block) in runs.iter_mut().zip(&mut blocks) {
                 if let (Some(run), Some(block)) = (run, block) {
                     run.block(s, block);
                 }
@@ -188,6 +167,7 @@ pub unsafe fn blocks<S: Simd>(s: S, runs: &mut Runs, starts: Range<usize>) {
 ///
 /// # Safety
 /// - As [`open`], after all blocks.
+#[cfg_attr(target_os = "none", inline(never))]
 pub unsafe fn close<S: Simd>(s: S, runs: &mut Runs) {
     for run in runs.iter_mut().flatten() {
         // SAFETY: as the caller promises.
@@ -199,6 +179,7 @@ pub unsafe fn close<S: Simd>(s: S, runs: &mut Runs) {
 ///
 /// # Safety
 /// - As [`Run::look`].
+#[cfg_attr(target_os = "none", inline(never))]
 pub unsafe fn look<S: Simd>(s: S, runs: &Runs, start: usize) -> [Option<Block>; MAX_PANELS] {
     let mut blocks = [None; MAX_PANELS];
     let mut together = 0;
@@ -213,11 +194,6 @@ pub unsafe fn look<S: Simd>(s: S, runs: &Runs, start: usize) -> [Option<Block>; 
         brings = false;
     }
     blocks
-}
-
-/// `key` relative to the block at `start`, within it.
-fn within(start: usize, key: usize) -> usize {
-    key.saturating_sub(start).min(BLOCK)
 }
 
 /// Rows `first..first + rows` of each of some key heads.
@@ -308,7 +284,7 @@ impl Run<'_> {
         // SAFETY: as the caller promises.
         unsafe {
             self.panel.each(s, &self.x, |head, x| {
-                adjust::start(head, x);
+                adjust::all(head, x, None);
                 if head.in_lanes { prefill::load_q(s, head, x) } else { decode::load_q(s.few(), head, x) }
             });
             partial::start(&self.x, S::PANEL);
@@ -319,20 +295,20 @@ impl Run<'_> {
     ///
     /// # Safety
     /// - As [`open`](Self::open), after it; [`look`](Self::look) gave the block.
-    pub unsafe fn block<S: Simd>(&mut self, s: S, block: Block) {
+    pub unsafe fn block<S: Simd>(&mut self, s: S, block: &mut Block) {
         // SAFETY: as the caller promises.
         unsafe {
-            let block = self.enter(s, block);
+            self.enter(s, block);
             self.scores(s, block);
             self.weigh(s, block);
         }
     }
 
-    /// The block where the sums have come to it: its chunk is under way.
+    /// Tells the block where the sums have come to: its chunk is under way.
     ///
     /// # Safety
     /// - As [`block`](Self::block).
-    pub unsafe fn enter<S: Simd>(&mut self, s: S, block: Block) -> Block {
+    pub unsafe fn enter<S: Simd>(&mut self, s: S, block: &mut Block) {
         if block.start / CHUNK != self.so_far.chunk && self.so_far.begun {
             // SAFETY: as the caller promises.
             unsafe {
@@ -342,23 +318,23 @@ impl Run<'_> {
             self.so_far.begun = false;
         }
         self.so_far.chunk = block.start / CHUNK;
-        Block { first: !core::mem::replace(&mut self.so_far.begun, true), ..block }
+        block.first = !core::mem::replace(&mut self.so_far.begun, true);
     }
 
     /// The block's scores, as the softmax takes them where a row sees a key for its place.
     ///
     /// # Safety
     /// - As [`block`](Self::block).
-    pub unsafe fn scores<S: Simd>(&self, s: S, block: Block) {
+    pub unsafe fn scores<S: Simd>(&self, s: S, block: &Block) {
         let (panel, x) = (&self.panel, &self.x);
         // SAFETY: as the caller promises.
         unsafe {
             if panel.in_lanes {
                 prefill::scores(s, panel, x, block)
             } else {
-                decode::scores(s.few(), panel, x, block)
+                decode::scores(s.few(), panel, x, *block)
             }
-            adjust::scores(s, panel, x, block);
+            adjust::all(panel, x, Some(block));
         }
     }
 
@@ -366,13 +342,18 @@ impl Run<'_> {
     ///
     /// # Safety
     /// - As [`block`](Self::block), after [`enter`](Self::enter) and [`scores`](Self::scores).
-    pub unsafe fn weigh<S: Simd>(&self, s: S, block: Block) {
+    pub unsafe fn weigh<S: Simd>(&self, s: S, block: &Block) {
         let (panel, x) = (&self.panel, &self.x);
         // SAFETY: as the caller promises.
         unsafe {
             partial::weights(s, x, block, panel.all_lanes::<S>());
-            if panel.p.v.dim() > 0 {
-                values::apply(s, panel, x, block);
+            if panel.p.v.dim() == 0 {
+                return;
+            }
+            if const { S::LANES == 1 } {
+                lone::apply(panel, x, block);
+            } else {
+                values::apply(s, panel, x, *block);
             }
         }
     }
@@ -407,7 +388,7 @@ impl Run<'_> {
     ///
     /// # Safety
     /// - As [`open`](Self::open).
-    pub unsafe fn look<S: Simd>(&self, s: S, start: usize) -> Option<Block> {
+    pub unsafe fn look<S: Simd>(&self, _: S, start: usize) -> Option<Block> {
         let panel = &self.panel;
         let (from, to) = (within(start, self.start), within(start, panel.end));
         let mut keys = bits(from, to);
@@ -418,10 +399,10 @@ impl Run<'_> {
         let (early, late) = (panel.seen(0), panel.seen(panel.rows - 1));
         // Both ends grow with the row: the last row starts latest, the first one ends earliest.
         let inside = |from, to| within(start, late.start) <= from && within(start, early.end) >= to;
-        if panel.p.holes {
+        if let Some(masks) = panel.p.options.code.masks {
             let placed = inside(from, to);
             // SAFETY: the arrays have room for the panel's lanes.
-            let (some, all) = unsafe { seen::look(s, panel, &self.x, start, keys, placed) };
+            let (some, all) = unsafe { (masks.look)(panel, &self.x, start, keys, placed) };
             if some == 0 {
                 return None;
             }

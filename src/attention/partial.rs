@@ -9,8 +9,8 @@
 //! starts fresh and is merged to the left, so that chunks can be computed apart and still leave the
 //! same bits.
 
+use super::block::Block;
 use super::call::Problem;
-use super::panel::Block;
 use super::scratch::Scratch;
 use super::seen;
 use crate::elem::{Elem, by_kind};
@@ -18,6 +18,7 @@ use crate::kernel::exp::exp_weight;
 use crate::kernel::softmax::{BLOCK, CHAINS, NO_MAX, columns};
 use crate::kernel::unrolled::unrolled;
 use crate::simd::Simd;
+use crate::tier::{Tier, dispatch};
 
 /// Keys whose weights are summed before they are merged with what came before; part of the contract.
 pub const CHUNK: usize = 1024;
@@ -43,7 +44,7 @@ pub unsafe fn start(x: &Scratch, rows: usize) {
 /// # Safety
 /// - `x` holds the block's scores, rows in `lanes` lanes.
 #[inline(never)]
-pub unsafe fn weights<S: Simd>(s: S, x: &Scratch, block: Block, lanes: usize) {
+pub unsafe fn weights<S: Simd>(s: S, x: &Scratch, block: &Block, lanes: usize) {
     s.vectorize(
         #[inline(always)]
         || {
@@ -56,14 +57,14 @@ pub unsafe fn weights<S: Simd>(s: S, x: &Scratch, block: Block, lanes: usize) {
 }
 
 #[inline(always)]
-unsafe fn lane_weights<S: Simd>(s: S, x: &Scratch, block: Block, lane: usize) {
+unsafe fn lane_weights<S: Simd>(s: S, x: &Scratch, block: &Block, lane: usize) {
     // SAFETY: as the caller promises.
     unsafe {
         // The keys that each row sees, those that some row sees and those that all rows see.
         let (mut first, mut end) = (s.splat(block.from as f32), s.splat(block.to as f32));
         let (mut some, mut all) = ((block.from, block.to), (block.from, block.to));
         if block.holes {
-            some = seen::keys_of(x, block, lane, S::LANES);
+            some = seen::keys_of(x, *block, lane, S::LANES);
             all = some;
             (first, end) = (s.splat(some.0 as f32), s.splat(some.1 as f32));
         } else if block.partial {
@@ -176,45 +177,49 @@ pub unsafe fn finish<S: Simd>(s: S, p: &Problem, x: &Scratch, kv_head: usize, fi
     // SAFETY: as the caller promises.
     unsafe {
         for (r, (query, head)) in p.rows(kv_head, first).enumerate().take(rows) {
-            let row = p.first_row + head * p.row_stride + query;
-            if !p.states.is_null() {
-                let state = p.states.add(row * (STATE + x.width));
+            let row = p.first_row + head * p.call.q.len + query;
+            if !p.call.states.is_null() {
+                let state = p.call.states.add(row * (STATE + x.width));
                 state.write(*x.total_m.add(r));
                 state.add(1).write(*x.total_l.add(r));
                 core::ptr::copy_nonoverlapping(x.total_acc.add(r * x.width), state.add(STATE), x.width);
                 continue;
             }
-            let sink = if p.sinks.is_null() { None } else { Some(*p.sinks.add(head)) };
-            divide(s, x, r, sink);
-            if !p.lse.is_null() {
-                *p.lse.add(row) = log_sum(x, r);
+            let mut shrunk = 1.0;
+            if let (Some(sinks), Some(with_sink)) = (p.options.sinks, p.options.code.sink) {
+                shrunk = with_sink(p.tier, x, r, sinks.get(head).copied().unwrap_or(f32::NEG_INFINITY));
+            }
+            divide(x, r, shrunk);
+            if let Some((lse, log_sum)) = p.call.lse {
+                *lse.add(row) = log_sum(x, r);
             }
         }
-        if !p.states.is_null() {
+        if !p.call.states.is_null() {
             return;
         }
-        by_kind!(p.out.kind, E => s.vectorize(
+        by_kind!(p.out.of.kind, E => s.vectorize(
             #[inline(always)]
             || for (r, (query, head)) in p.rows(kv_head, first).enumerate().take(rows) {
-                scaled_row::<S, E>(s, x, r, p.out.head(head).at(query, 0), p.out.head_dim);
+                scaled_row::<S, E>(s, x, r, p.out.head(head).at(query, 0), p.out.of.head_dim);
             },
         ));
     }
 }
 
-/// Notes what row `r` of the total is multiplied by: `1 / l`, or 0 if it has seen no key. A sink is one more
-/// key, without a value.
+/// Notes what row `r` of the total is multiplied by: `shrunk / l`, or 0 if it has seen no key.
 ///
 /// # Safety
 /// - The total holds row `r`.
-pub unsafe fn divide<S: Simd>(s: S, x: &Scratch, r: usize, sink: Option<f32>) {
+pub unsafe fn divide(x: &Scratch, r: usize, shrunk: f32) {
     // SAFETY: as the caller promises.
     unsafe {
-        let shrunk = sink.map_or(1.0, |score| with_sink(s, x, r, score));
         let l = *x.total_l.add(r);
         *x.factor.add(r) = if l == 0.0 { 0.0 } else { shrunk / l };
     }
 }
+
+/// [`log_sum`], linked only where it is asked for.
+pub type LogSum = unsafe fn(&Scratch, usize) -> f32;
 
 /// `m + ln l` of row `r` of the total; minus infinity if it has seen no key.
 ///
@@ -227,8 +232,19 @@ pub unsafe fn log_sum(x: &Scratch, r: usize) -> f32 {
 }
 
 /// Adds a score without a value to row `r` of the total; returns what its values shrink by.
+///
+/// # Safety
+/// - The total holds row `r`.
+pub unsafe fn with_sink(tier: Tier, x: &Scratch, r: usize, score: f32) -> f32 {
+    // SAFETY: as the caller promises.
+    dispatch!(tier, s => unsafe { one_more(s, x, r, score) })
+}
+
+/// [`with_sink`].
+pub type Sink = unsafe fn(Tier, &Scratch, usize, f32) -> f32;
+
 #[inline(never)]
-unsafe fn with_sink<S: Simd>(s: S, x: &Scratch, r: usize, score: f32) -> f32 {
+unsafe fn one_more<S: Simd>(s: S, x: &Scratch, r: usize, score: f32) -> f32 {
     s.vectorize(
         #[inline(always)]
         || {

@@ -4,8 +4,9 @@
 //! of K straight from the caller's rows against vectors of queries, and everything after it is
 //! vertical: no K is packed and nothing is reduced across lanes.
 
+use super::block::Block;
 use super::mask::bits;
-use super::panel::{Block, Panel};
+use super::panel::Panel;
 use super::scratch::{LONE_KEYS, MAX_PANEL, Scratch};
 use super::seen;
 use crate::elem::{Elem, Kind, by_kind};
@@ -24,16 +25,16 @@ use crate::view::RawMat;
 /// - `x` has room for the panel; the panel's rows are inside Q.
 #[inline(never)]
 pub unsafe fn load_q<S: Simd>(s: S, panel: &Panel, x: &Scratch) {
-    let (p, d) = (panel.p, panel.p.q.head_dim);
+    let (p, d) = (panel.p, panel.p.q.of.head_dim);
     let width = panel.rows.next_multiple_of(S::LANES);
     s.vectorize(
         #[inline(always)]
         || {
-            by_kind!(p.q.kind, E => {
+            by_kind!(p.q.of.kind, E => {
                 let columns = p
                     .rows(panel.kv_head, panel.first)
                     .map(|(query, head)| p.q.head(head).at::<E>(query, 0).cast_const());
-                let apart = (p.group.get() == 1).then_some(p.q.token_stride);
+                let apart = (p.group.get() == 1).then_some(p.q.of.token_stride);
                 let scale = s.splat(p.scale);
                 if const { S::LANES == 1 } {
                     for (r, column) in columns.enumerate().take(panel.rows) {
@@ -74,7 +75,7 @@ unsafe fn scaled_column<S: Simd, E: Elem>(s: S, mut q: *const E, d: usize, scale
 /// # Safety
 /// - `x` has room for the panel and holds its queries; the block is inside K.
 #[inline(never)]
-pub unsafe fn scores<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
+pub unsafe fn scores<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: &Block) {
     let k = &panel.p.k;
     let lanes = panel.rows.next_multiple_of(S::LANES);
     // The tile broadcasts single floats that lie at one stride.
@@ -100,7 +101,7 @@ pub unsafe fn scores<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
                 if S::LANES > 1 && (block.partial || block.holes) {
                     for (v, keys) in wanted.iter_mut().enumerate().take(vectors) {
                         // SAFETY: lanes of the panel.
-                        *keys = unsafe { seen::keys_of(x, block, lane + v * S::LANES, S::LANES) };
+                        *keys = unsafe { seen::keys_of(x, *block, lane + v * S::LANES, S::LANES) };
                         (first, end) = (first.max(keys.0), end.min(keys.1));
                     }
                     if first >= end {
@@ -127,7 +128,7 @@ pub unsafe fn scores<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
 struct Strip<'a> {
     panel: &'a Panel<'a>,
     x: &'a Scratch,
-    block: Block,
+    block: &'a Block,
     /// The block's keys where they lie.
     in_place: RawMat,
     /// Or they are in the scratch, or brought there tile by tile.

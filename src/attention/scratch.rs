@@ -115,7 +115,7 @@ impl Scratch {
         const { assert!(S::PANEL == <S::Few as Simd>::PANEL) };
         const { assert!(COPIED_KEYS >= if S::LANES == 1 { LONE_KEYS } else { BLOCK }) };
         const { assert!(COPIED == 0 || COPIED >= S::PANEL) };
-        let (q_stride, width) = (q_stride(p.q.head_dim), width(p.v.dim()));
+        let (q_stride, width) = (q_stride(p.q.of.head_dim), width(p.v.dim()));
         let rows = S::PANEL * panels(p.q.len);
         let mut at = scratch.wrapping_add(scratch.align_offset(64).min(ALIGN));
         let mut take = |len: usize| {

@@ -1,32 +1,33 @@
 //! Which keys of a block each row sees, where that is not an interval: masks, biases of minus infinity and
 //! the user's rule, as 64 bits a row.
 
+use super::block::Block;
+use super::call::check_masks;
 use super::mask::{bits, hull};
-use super::panel::{Block, Panel};
-use super::rule::{MaskRule, Tile};
+use super::panel::Panel;
+use super::rule::Tile;
 use super::scratch::{MAX_PANEL, Scratch};
-use crate::elem::{Elem, Kind, by_kind, load_up_to};
+use super::{Attention, Shared};
+use crate::elem::{Elem, by_kind, load_up_to};
+use crate::error::Error;
 use crate::kernel::softmax::BLOCK;
 use crate::simd::Simd;
-use crate::view::RawTensor;
+use crate::tier::dispatch;
 
-/// What decides beside a key's place.
-#[derive(Clone, Copy)]
-pub struct Sources<'a> {
-    /// A bool for each query and key.
-    pub mask: Option<RawTensor>,
-    /// A bit for each query and key, lowest first, in whole bytes.
-    pub mask_bits: Option<RawTensor>,
-    /// Minus infinity: not seen.
-    pub bias: Option<(RawTensor, Kind)>,
-    pub rule: Option<&'a dyn MaskRule>,
+/// What is called where something decides beside a key's place: a mask, a bias of minus infinity or a rule.
+#[derive(Debug)]
+pub struct Masks {
+    /// That their sizes are those of the call.
+    pub check: fn(&Attention, [usize; 4]) -> Result<(), Error>,
+    /// [`look`] on the panel's tier.
+    pub look: unsafe fn(&Panel, &Scratch, usize, u64, bool) -> (u64, u64),
 }
 
-impl Sources<'_> {
-    pub fn any(&self) -> bool {
-        self.mask.is_some() || self.mask_bits.is_some() || self.bias.is_some() || self.rule.is_some()
-    }
-}
+pub static MASKS: Masks = Masks {
+    check: check_masks,
+    // SAFETY: as the caller promises.
+    look: |panel, x, start, keys, placed| dispatch!(panel.p.tier, s => unsafe { look(s, panel, x, start, keys, placed) }),
+};
 
 /// Of the block's `keys`, those that some row sees and those that every row sees. What each row sees goes to
 /// the scratch. `placed`: every row sees all `keys` for its place.
@@ -34,7 +35,7 @@ impl Sources<'_> {
 /// # Safety
 /// - `x` has room for the panel; the keys exist.
 #[inline(never)]
-pub unsafe fn look<S: Simd>(
+unsafe fn look<S: Simd>(
     s: S,
     panel: &Panel,
     x: &Scratch,
@@ -42,12 +43,12 @@ pub unsafe fn look<S: Simd>(
     keys: u64,
     placed: bool,
 ) -> (u64, u64) {
-    let (p, sources) = (panel.p, panel.p.sources);
+    let (p, options) = (panel.p, panel.p.options);
     let n = p.k.len.saturating_sub(start).min(BLOCK);
     let first = panel.first / p.group;
     let queries = first..(panel.first + panel.rows - 1) / p.group + 1;
     let mut ruled = [u64::MAX; MAX_PANEL];
-    if let Some(rule) = sources.rule {
+    if let Some(rule) = options.mask_rule {
         match rule.tile(queries.clone(), start..start + n) {
             Tile::Skip => return (0, 0),
             Tile::Full => {}
@@ -62,7 +63,7 @@ pub unsafe fn look<S: Simd>(
                 let rows = || p.rows(panel.kv_head + h, panel.first).take(panel.rows);
                 let mut words = [keys; MAX_PANEL];
                 // SAFETY: the tensors have `n` keys of each row from `start` on.
-                unsafe { of_tensors(s, p.b, rows(), (start, n), &sources, &mut words) };
+                unsafe { of_tensors(s, p.b, rows(), (start, n), options, &mut words) };
                 for (r, ((query, _), &word)) in rows().zip(&words).enumerate() {
                     let mut word = word & ruled.get(query - first).copied().unwrap_or(u64::MAX);
                     if !placed {
@@ -90,21 +91,21 @@ unsafe fn of_tensors<S: Simd>(
     b: usize,
     rows: impl Iterator<Item = (usize, usize)> + Clone,
     (start, n): (usize, usize),
-    sources: &Sources,
+    options: &Attention,
     words: &mut [u64],
 ) {
     // SAFETY: as the caller promises.
     unsafe {
-        if let Some(mask) = sources.mask {
+        if let Some(Shared(mask)) = options.mask {
             let rows = rows.clone().map(|(query, head)| mask.at::<bool>(b, head, query, start).cast_const());
             each(words, rows, |bools| of_bools(s, bools, n));
         }
-        if let Some(mask) = sources.mask_bits {
+        if let Some(Shared(mask)) = options.mask_bits {
             let rows =
                 rows.clone().map(|(query, head)| mask.at::<u8>(b, head, query, start / 8).cast_const());
             each(words, rows, |bytes| of_bits(core::slice::from_raw_parts(bytes, n.div_ceil(8))));
         }
-        if let Some((bias, kind)) = sources.bias {
+        if let Some(Shared((bias, kind))) = options.bias {
             by_kind!(kind, E => {
                 let rows = rows.map(|(query, head)| bias.at::<E>(b, head, query, start).cast_const());
                 each(words, rows, |numbers| above_minus_infinity(s, numbers, n));

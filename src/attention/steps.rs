@@ -2,6 +2,7 @@
 
 use super::call::{Call, Problem};
 use super::panel::{self, SoFar};
+use super::partial::{self, LogSum};
 use super::scratch::MAX_PANELS;
 use super::{Attention, Keys};
 use crate::elem::Elem;
@@ -17,7 +18,8 @@ use crate::view::{HeadsMut, HeadsRef};
 /// What is under way lies in the scratch. Rows whose last tile has been taken are in the output; the others
 /// hold what they held. Dropping it leaves the call unfinished.
 pub struct Steps<'a> {
-    call: Call<'a>,
+    options: Attention<'a>,
+    call: Call,
     scratch: &'a mut [f32],
     at: Place,
 }
@@ -69,9 +71,10 @@ impl<'a> Attention<'a> {
         lse: Option<&'a mut [f32]>,
         scratch: &'a mut [f32],
     ) -> Result<Steps<'a>, Error> {
-        let call = Call::new(self, q.raw, k.raw(), v.raw(), Some(out.raw), lse)?;
+        let lse = lse.map(|lse| (lse, partial::log_sum as LogSum));
+        let call = Call::new(&self, q.raw, k.raw(), v.raw(), Some(out.raw), lse)?;
         expect_scratch(call.scratch_len(), scratch.len())?;
-        Ok(Steps { call, scratch, at: Place { b: 0, kv_head: 0, first: 0, under_way: None } })
+        Ok(Steps { options: self, call, scratch, at: Place { b: 0, kv_head: 0, first: 0, under_way: None } })
     }
 }
 
@@ -86,7 +89,7 @@ impl Steps<'_> {
     pub fn step(&mut self, tiles: usize) -> bool {
         let (scratch, mut left) = (self.scratch.as_mut_ptr(), tiles);
         while self.at.b < self.call.sequences {
-            if let Some(problem) = self.call.sequence(self.at.b) {
+            if let Some(problem) = self.call.sequence(&self.options, self.at.b) {
                 if left == 0 {
                     return true;
                 }

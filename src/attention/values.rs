@@ -1,8 +1,9 @@
 //! The weighted values of one block: `acc = acc f + P V`, for both directions of the scores.
 
+use super::block::Block;
 use super::keys::{Later, SequenceKeys};
 use super::mask::{bits, hull};
-use super::panel::{Block, Panel};
+use super::panel::Panel;
 use super::scratch::Scratch;
 use super::seen;
 use super::unseen::{all_finite, seen_only};
@@ -10,12 +11,12 @@ use crate::elem::{Elem, Kind, by_kind};
 use crate::kernel::pack::{Grid, pack};
 use crate::kernel::softmax::BLOCK;
 use crate::kernel::tile::{
-    PANEL_COLS, Panels, Rows, lone_columns, lone_tile, panel_rows, partial_tile, share, take, tile,
-    tile_while, with_rows, with_vectors, zero,
+    PANEL_COLS, Panels, Rows, panel_rows, partial_tile, share, take, tile, tile_while, with_rows,
+    with_vectors, zero,
 };
 use crate::kernel::unrolled::unrolled;
 use crate::simd::Simd;
-use crate::view::RawMat;
+use crate::view::{RawHeads, RawMat};
 
 /// Keys that are taken for all heads before the next keys: more of them load and store chains less often, but from
 /// memory are slower. Eight vectors of 32 bytes that lie a power of two apart fill a set of the L1.
@@ -60,7 +61,8 @@ pub unsafe fn apply<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
             }
             let cols = dim.next_multiple_of(S::LANES);
             let keys = bits(block.from, block.to);
-            let v = SequenceKeys::in_scratch(x.values, BLOCK, x.width, cols);
+            let v = RawHeads::in_scratch(x.values, BLOCK, x.width, cols);
+            let v = SequenceKeys::in_scratch(&v);
             let part = Part { block: Block { keys, ..block }, cols, ..all };
             return strips::<S, f32>(s, part, Values { v: &v, head: 0, start: 0 });
         }
@@ -82,7 +84,7 @@ pub unsafe fn apply<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
 /// A block's values of some heads, where they lie or in the scratch.
 #[derive(Clone, Copy)]
 struct Values<'a> {
-    v: &'a SequenceKeys,
+    v: &'a SequenceKeys<'a>,
     head: usize,
     /// The block's first key.
     start: usize,
@@ -127,16 +129,8 @@ unsafe fn strips<S: Simd, E: Elem>(s: S, part: Part, v: Values) {
     let mut more: &[Run<E>] = &[];
     let mut list;
     if block.keys & !bits(first.t, first.end) != 0 {
-        if const { S::LANES == 1 } {
-            // SAFETY: as the caller promises.
-            return unsafe { with_list(s, &part, first, row_stride, found) };
-        }
         list = [first; BLOCK];
         more = listed(&mut list, found);
-    }
-    if const { S::LANES == 1 } {
-        // SAFETY: as the caller promises.
-        return unsafe { one_head(s, &part, first, more, row_stride) };
     }
     s.vectorize(
         #[inline(always)]
@@ -175,29 +169,6 @@ fn listed<E: Elem>(
         n += 1;
     }
     list.get_mut(..n).unwrap_or_default()
-}
-
-/// [`one_head`] of several runs. Not inlined, so that the list is on the stack only then.
-#[inline(never)]
-unsafe fn with_list<S: Simd, E: Elem>(
-    s: S,
-    part: &Part,
-    first: Run<E>,
-    row_stride: usize,
-    found: impl Iterator<Item = (usize, RawMat)>,
-) {
-    let mut list = [first; BLOCK];
-    // SAFETY: as the caller promises.
-    unsafe { one_head(s, part, first, listed(&mut list, found), row_stride) };
-}
-
-/// All rows of a panel of one head, all keys at a time: what there is with one lane.
-#[inline(never)]
-unsafe fn one_head<S: Simd, E: Elem>(s: S, part: &Part, first: Run<E>, more: &[Run<E>], row_stride: usize) {
-    let strips = Strips::of::<S>(part, first, more, row_stride);
-    let mut head = Head { keys: (part.block.from, part.block.to), first, more, shift: 0, later: None };
-    // SAFETY: as the caller promises.
-    unsafe { rows(s, &strips, &mut head, 0, part.panel.rows) };
 }
 
 /// The values that tiles are made of and where these go.
@@ -288,20 +259,6 @@ unsafe fn strip<S: Simd, E: Elem>(
     // take more columns.
     unsafe {
         let (cols, mut c) = (strips.cols, 0);
-        if const { S::LANES == 1 } {
-            with_rows!(S, panel_rows::<S>(), n, MR => {
-                while c < cols {
-                    // Eight columns are two times four.
-                    let most = lone_columns::<S>(MR);
-                    let n = if cols - c == 8 && most < 8 { 4 } else { take::<S>(cols - c, most) };
-                    with_vectors!(S, lone_columns::<S>(MR), n, NV => {
-                        columns::<S, E, MR, NV>(s, strips, head, r, keys, c);
-                    });
-                    c += n;
-                }
-            });
-            return;
-        }
         if n == 1 {
             c = wide::<S, E, 1, 8>(s, strips, head, r, keys);
         } else if n == 2 {
@@ -349,9 +306,7 @@ unsafe fn columns<S: Simd, E: Elem, const MR: usize, const NV: usize>(
     c: usize,
 ) {
     let (block, &Scratch { values, acc, factor, width, .. }) = (strips.block, strips.x);
-    // One lane takes all keys of a block at a time.
-    let begins = S::LANES == 1 || head.open(block);
-    let ends = S::LANES == 1 || head.close(block);
+    let (begins, ends) = (head.open(block), head.close(block));
     let left = strips.cols - c;
     // Chains that go on lie in the order in which they are used.
     let open = values.wrapping_add(r * width + c * MR);
@@ -374,10 +329,6 @@ unsafe fn columns<S: Simd, E: Elem, const MR: usize, const NV: usize>(
             let n = run.end.min(to).saturating_sub(t);
             let weights = strips.weights.at(r, t);
             chains = match &mut head.later {
-                // The weights' stride in the scores: a panel of as many lanes.
-                _ if const { S::LANES == 1 && S::PANEL == 4 } => {
-                    lone_tile::<S, E, MR, NV, 4>(s, n, weights, v, chains)
-                }
                 later if NV == 1 && left < S::LANES => {
                     let ask = || {
                         if let Some(later) = later {
@@ -386,11 +337,11 @@ unsafe fn columns<S: Simd, E: Elem, const MR: usize, const NV: usize>(
                     };
                     partial_tile::<S, E, MR, NV>(s, n, weights, (v, left), ask, chains)
                 }
-                Some(later) if S::LANES > 1 => {
+                Some(later) => {
                     let ask = || later.ask(s, NV * S::LANES * size_of::<E>());
                     tile_while::<S, E, MR, NV>(s, n, weights, v, ask, chains)
                 }
-                _ => tile::<S, E, MR, NV>(s, n, weights, v, chains),
+                None => tile::<S, E, MR, NV>(s, n, weights, v, chains),
             };
             match more.next() {
                 Some(&next) => run = next,

@@ -5,8 +5,9 @@
 //! 16 bits:  maxima and sums, as of a call without values; then all scores once more, as weights
 //! ```
 
+use super::block::Block;
 use super::call::{Call, Problem};
-use super::panel::{self, Block, Panel, Run, Runs};
+use super::panel::{self, Panel, Run, Runs};
 use super::scratch::{MAX_PANEL, Scratch};
 use super::{Attention, Keys, seen};
 use crate::elem::{Elem, Kind, by_kind, load_up_to, store_up_to};
@@ -89,11 +90,11 @@ impl Attention<'_> {
             Attention { scale: self.scale, kv_lens: self.kv_lens, tier: self.tier, ..Attention::new() };
         let options = match which {
             Scores::Raw => plain,
-            Scores::Capped => Attention { softcap: self.softcap, ..plain },
+            Scores::Capped => self.softcap.map_or(plain, |cap| plain.softcap(cap)),
             Scores::Masked | Scores::Weights => self,
         };
         let k = k.raw();
-        let call = Call::new(options, q.raw, k, k.without_features(), None, None)?;
+        let call = Call::new(&options, q.raw, k, k.without_features(), None, None)?;
         let packed = self.q_offsets.or(self.kv_offsets).map_or(0, <[usize]>::len);
         for (dim, most, got) in [
             ("packed sequences", 0, packed),
@@ -111,7 +112,7 @@ impl Attention<'_> {
         }
         let wanted = Wanted { which, heads, queries, keys: k.len, out: out.raw, kind: O::KIND };
         for b in 0..call.sequences {
-            if let Some(problem) = call.sequence(b) {
+            if let Some(problem) = call.sequence(&options, b) {
                 let (tier, scratch) = (self.tier.unwrap_or_else(Tier::detect), scratch.as_mut_ptr());
                 // SAFETY: all sizes have been compared; the scratch is long enough.
                 dispatch!(tier, s => unsafe { wanted.write(s, &problem, scratch) });
@@ -176,15 +177,15 @@ impl Wanted {
                         continue;
                     };
                     if in_place {
-                        block = run.enter(s, block);
+                        run.enter(s, &mut block);
                     }
-                    run.scores(s, block);
+                    run.scores(s, &block);
                     if block.holes {
                         seen::hide_all(s, &run.panel, &run.x, block);
                     }
                     by_kind!(self.kind, E => self.block::<S, E>(s, run, to, block));
                     if in_place {
-                        run.weigh(s, block);
+                        run.weigh(s, &block);
                     }
                 }
             }

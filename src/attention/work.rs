@@ -6,6 +6,7 @@ use core::ops::Range;
 use super::call::{Call, Problem};
 use super::merge::KEYS_PER_STATE;
 use super::panel;
+use super::partial::{self, LogSum};
 use super::{Attention, Keys};
 use crate::elem::Elem;
 use crate::error::{Error, expect_scratch};
@@ -30,7 +31,8 @@ use crate::view::{HeadsMut, HeadsRef};
 /// # Ok::<(), qkv::Error>(())
 /// ```
 pub struct Work<'a> {
-    call: Call<'a>,
+    options: Attention<'a>,
+    call: Call,
     /// Where the states go, and of which chunks; or null.
     states: *mut f32,
     chunks: Range<usize>,
@@ -39,7 +41,8 @@ pub struct Work<'a> {
 
 /// A part of a call that writes rows of its own.
 pub struct Item<'a> {
-    call: Call<'a>,
+    options: Attention<'a>,
+    call: Call,
     /// The sequence, the key head and a run of queries.
     b: usize,
     kv_head: usize,
@@ -69,8 +72,9 @@ impl<'a> Attention<'a> {
         out: HeadsMut<'a, O>,
         lse: Option<&'a mut [f32]>,
     ) -> Result<Work<'a>, Error> {
-        let call = Call::new(self, q.raw, k.raw(), v.raw(), Some(out.raw), lse)?;
-        Ok(Work { call, states: core::ptr::null_mut(), chunks: 0..1, borrowed: PhantomData })
+        let lse = lse.map(|lse| (lse, partial::log_sum as LogSum));
+        let call = Call::new(&self, q.raw, k.raw(), v.raw(), Some(out.raw), lse)?;
+        Ok(Work { options: self, call, states: core::ptr::null_mut(), chunks: 0..1, borrowed: PhantomData })
     }
 
     /// [`partial`](Self::partial) of all chunks of keys, cut into items: for few rows over many keys, when
@@ -85,10 +89,10 @@ impl<'a> Attention<'a> {
         v: impl Keys + 'a,
         states: &'a mut [f32],
     ) -> Result<Work<'a>, Error> {
-        let call = Call::new(self, q.raw, k.raw(), v.raw(), None, None)?;
+        let call = Call::new(&self, q.raw, k.raw(), v.raw(), None, None)?;
         let chunks = 0..call.kv_len.div_ceil(KEYS_PER_STATE);
         call.expect_states(chunks.len(), states.len())?;
-        Ok(Work { call, states: states.as_mut_ptr(), chunks, borrowed: PhantomData })
+        Ok(Work { options: self, call, states: states.as_mut_ptr(), chunks, borrowed: PhantomData })
     }
 
     /// [`run`](Self::run) on the threads of rayon's pool: as many at a time as the scratch has room for, each
@@ -105,9 +109,9 @@ impl<'a> Attention<'a> {
         out: HeadsMut<'_, O>,
         scratch: &mut [f32],
     ) -> Result<(), Error> {
-        let call = Call::new(self, q.raw, k.raw(), v.raw(), Some(out.raw), None)?;
+        let call = Call::new(&self, q.raw, k.raw(), v.raw(), Some(out.raw), None)?;
         let states = core::ptr::null_mut();
-        Work { call, states, chunks: 0..1, borrowed: PhantomData }.run_parallel(scratch)
+        Work { options: self, call, states, chunks: 0..1, borrowed: PhantomData }.run_parallel(scratch)
     }
 }
 
@@ -176,7 +180,7 @@ impl<'a> Work<'a> {
             true => self.call,
             false => self.call.chunk(self.chunks.start + chunk, self.states, chunk),
         };
-        Item { call, b, kv_head, queries: run * QUERIES..(run + 1) * QUERIES }
+        Item { options: self.options, call, b, kv_head, queries: run * QUERIES..(run + 1) * QUERIES }
     }
 }
 
@@ -192,7 +196,7 @@ impl Item<'_> {
     }
 
     fn compute(&self, scratch: &mut [f32]) {
-        let Some(problem) = self.call.sequence(self.b) else { return };
+        let Some(problem) = self.call.sequence(&self.options, self.b) else { return };
         let problem: &Problem = &problem;
         let group = problem.group.get();
         let rows = self.queries.start.min(problem.q.len) * group..self.queries.end.min(problem.q.len) * group;

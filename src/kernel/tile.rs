@@ -173,9 +173,9 @@ pub unsafe fn partial_tile<S: Simd, E: Elem, const MR: usize, const NV: usize>(
 
 /// Steps of one lane between two moves of the pointers: as many as leave loops of a few hundred instructions.
 const fn steps_at_once(mr: usize, nv: usize) -> usize {
-    if mr * nv < 8 {
+    if mr * nv < 8 || (mr == 4 && nv == 4) {
         2
-    } else if mr == 1 || nv == 1 {
+    } else if mr * nv == 8 {
         8
     } else {
         4

@@ -82,32 +82,9 @@ pub(crate) struct RawHeads {
 }
 
 impl RawHeads {
-    /// Head `h` as a matrix of `len` x `head_dim`.
-    #[inline(always)]
-    pub fn head(&self, h: usize) -> RawMat {
-        debug_assert!(h < self.n_heads);
-        RawMat {
-            ptr: self.ptr.wrapping_add(h * self.head_stride * self.kind.size()),
-            kind: self.kind,
-            rows: self.len,
-            cols: self.head_dim,
-            row_stride: self.token_stride,
-            col_stride: 1,
-        }
-    }
-
     /// The same sizes with other features, which nobody reads.
     pub fn of_dim(self, head_dim: usize) -> RawHeads {
         RawHeads { head_dim, ..self }
-    }
-
-    /// `n` tokens of head `h` of sequence `b` from token `t` on.
-    #[inline(always)]
-    pub fn run(&self, h: usize, b: usize, t: usize, n: usize) -> RawMat {
-        debug_assert!(b < self.batch && t + n <= self.len);
-        let offset = (b * self.batch_stride + t * self.token_stride) * self.kind.size();
-        let head = self.head(h);
-        RawMat { ptr: head.ptr.wrapping_add(offset), rows: n, ..head }
     }
 
     /// Token `t` of sequence `b`: a row for each head.
@@ -142,10 +119,16 @@ impl RawHeads {
 
     /// Sequence `b` alone.
     #[inline(always)]
-    pub fn sequence(&self, b: usize) -> RawHeads {
-        debug_assert!(b < self.batch);
-        let offset = b * self.batch_stride * self.kind.size();
-        RawHeads { ptr: self.ptr.wrapping_add(offset), batch: 1, batch_stride: 0, ..*self }
+    pub fn sequence(&self, b: usize) -> Sequence<'_> {
+        self.tokens(b, 0, self.len)
+    }
+
+    /// `len` tokens of sequence `b` from `token` on.
+    #[inline(always)]
+    pub fn tokens(&self, b: usize, token: usize, len: usize) -> Sequence<'_> {
+        debug_assert!((b < self.batch || b == 0) && token + len <= self.len);
+        let offset = (b * self.batch_stride + token * self.token_stride) * self.kind.size();
+        Sequence { of: self, ptr: self.ptr.wrapping_add(offset), len }
     }
 
     /// `len` tokens from `token` on of `n_heads` heads from `head` on.
@@ -153,6 +136,39 @@ impl RawHeads {
         debug_assert!(token + len <= self.len && head + n_heads <= self.n_heads);
         let offset = (token * self.token_stride + head * self.head_stride) * self.kind.size();
         RawHeads { ptr: self.ptr.wrapping_add(offset), len, n_heads, ..*self }
+    }
+}
+
+/// Some tokens of heads.
+#[derive(Clone, Copy)]
+pub(crate) struct Sequence<'a> {
+    pub of: &'a RawHeads,
+    ptr: *mut u8,
+    pub len: usize,
+}
+
+impl Sequence<'_> {
+    /// Head `h` as a matrix of `len` x `head_dim`.
+    #[inline(always)]
+    pub fn head(&self, h: usize) -> RawMat {
+        debug_assert!(h < self.of.n_heads);
+        RawMat {
+            ptr: self.ptr.wrapping_add(h * self.of.head_stride * self.of.kind.size()),
+            kind: self.of.kind,
+            rows: self.len,
+            cols: self.of.head_dim,
+            row_stride: self.of.token_stride,
+            col_stride: 1,
+        }
+    }
+
+    /// `n` tokens of head `h` from token `t` on, so many sequences further on.
+    #[inline(always)]
+    pub fn run(&self, h: usize, sequences: usize, t: usize, n: usize) -> RawMat {
+        debug_assert!(t + n <= self.len);
+        let offset = (sequences * self.of.batch_stride + t * self.of.token_stride) * self.of.kind.size();
+        let head = self.head(h);
+        RawMat { ptr: head.ptr.wrapping_add(offset), rows: n, ..head }
     }
 }
 

@@ -1,0 +1,32 @@
+//! A block of keys as a panel of rows sees it.
+
+use crate::kernel::softmax::BLOCK;
+
+/// Up to [`BLOCK`] keys, at absolute positions.
+#[derive(Clone, Copy)]
+pub struct Block {
+    /// The block's first key, seen or not.
+    pub start: usize,
+    /// Keys of the block that some row sees, as bits from `start` on. Others are not read.
+    pub keys: u64,
+    /// The first of them and the end of them, relative to `start`.
+    pub from: usize,
+    pub to: usize,
+    /// Some row does not see all of `from..to` for its place: where each row's own begin and end is in the
+    /// scratch.
+    pub partial: bool,
+    /// Instead: some row does not see all of them, for whatever reason. What each sees is in the scratch as
+    /// bits.
+    pub holes: bool,
+    /// The first block of its chunk.
+    pub first: bool,
+    /// Keys that some row of all panels sees.
+    pub together: u64,
+    /// Whether this panel brings them into the scratch, for the panels after it too.
+    pub brings: bool,
+}
+
+/// `key` relative to the block at `start`, within it.
+pub fn within(start: usize, key: usize) -> usize {
+    key.saturating_sub(start).min(BLOCK)
+}

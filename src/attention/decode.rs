@@ -76,81 +76,83 @@ pub unsafe fn scores<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
     if const { max_rows::<S>() == 0 } {
         return;
     }
-    s.vectorize(
-        #[inline(always)]
-        || {
-            // SAFETY: as the caller promises.
-            unsafe {
-                let chains = chains(panel.p.k.dim());
-                by_kind!(panel.p.k.kind(), E => match (chains, vectors::<S>(panel.rows, chains)) {
-                    // Eight rows that lie a power of two apart would fill a set of the L1. From memory four are
-                    // read faster than more.
-                    (2, 1) => groups::<S, E, 2, 1, 7, 8>(s, panel, x, block),
-                    (2, _) => groups::<S, E, 2, 2, 4, 4>(s, panel, x, block),
-                    (_, 1) => groups::<S, E, 4, 1, 7, 8>(s, panel, x, block),
-                    (_, 2) => groups::<S, E, 4, 2, 4, 4>(s, panel, x, block),
-                    _ => groups::<S, E, 4, 4, 3, 3>(s, panel, x, block),
-                });
-            }
-        },
-    );
+    let chains = chains(panel.p.k.dim());
+    // SAFETY: as the caller promises.
+    unsafe {
+        by_kind!(panel.p.k.kind(), E => match (chains, vectors::<S>(panel.rows, chains)) {
+            // Eight rows that lie a power of two apart would fill a set of the L1. From memory four are
+            // read faster than more.
+            (2, 1) => groups::<S, E, 2, 1, 7, 8>(s, panel, x, block),
+            (2, _) => groups::<S, E, 2, 2, 4, 4>(s, panel, x, block),
+            (_, 1) => groups::<S, E, 4, 1, 7, 8>(s, panel, x, block),
+            (_, 2) => groups::<S, E, 4, 2, 4, 4>(s, panel, x, block),
+            _ => groups::<S, E, 4, 4, 3, 3>(s, panel, x, block),
+        });
+    }
 }
 
 /// The block's keys for `NQ` vectors of queries with features of `C` chains, `FEW` keys at a time for each head,
 /// or `MANY` where that leaves none over.
 ///
 /// Heads that lie side by side are read in order, and the keys behind them asked for. A head that lies alone
-/// is read on several pages at a time, which memory answers faster, and what is read next is asked for.
-#[inline(always)]
+/// is read on several pages at a time, which memory answers faster, and what is read next is asked for. A function
+/// of its own: the time to compile one grows faster than its length.
+#[inline(never)]
 unsafe fn groups<S: Simd, E: Elem, const C: usize, const NQ: usize, const FEW: usize, const MANY: usize>(
     s: S,
     panel: &Panel,
     x: &Scratch,
     block: Block,
 ) {
-    let (k, v) = (&panel.p.k, &panel.p.v);
-    let keys = block.keys.count_ones() as usize;
-    let mut places = [(core::ptr::null(), 0); BLOCK];
-    let place = if k.one_run(block.start, block.keys) {
-        Place::Run(k.run(panel.kv_head, block.start + block.from, keys), block.from)
-    } else {
-        let keys = k.runs(panel.kv_head, block.start, block.keys);
-        let keys =
-            keys.flat_map(|(t, run)| (0..run.rows).map(move |i| (run.at::<E>(i, 0).cast_const(), t + i)));
-        for (to, key) in places.iter_mut().zip(keys) {
-            *to = key;
-        }
-        Place::Each(&places)
-    };
-    let few = keys / FEW;
-    let groups = if keys <= few * MANY { few } else { keys.div_ceil(MANY) };
-    let (alone, far) = (panel.heads == 1, k.far());
-    let mut next = None;
-    if alone && far {
-        next = match v.dim() {
-            // Only scores are wanted.
-            0 => k.later(panel.kv_head, block.start + BLOCK, BLOCK, 8),
-            _ => v.later(panel.kv_head, block.start + block.from, keys, keys.div_ceil(8)),
-        };
-    }
-    let ahead = (!alone && far).then(|| k.ahead(panel.heads));
-    // Groups of `MANY` until `FEW` are enough.
-    let many = keys.saturating_sub(groups * FEW);
-    let mut at = 0;
-    for i in 0..groups {
-        let p = if i < many { MANY } else { FEW };
-        let which = Which { keys, first: if alone { i } else { at }, step: if alone { groups } else { 1 } };
-        let ahead = ahead.map(|ahead| block.start + block.from + at + ahead);
-        // SAFETY: as the caller promises.
-        unsafe {
-            if i < many {
-                group::<S, E, C, NQ, MANY>(s, panel, x, &place, which, (ahead, &mut next));
+    s.vectorize(
+        #[inline(always)]
+        || {
+            let (k, v) = (&panel.p.k, &panel.p.v);
+            let keys = block.keys.count_ones() as usize;
+            let mut places = [(core::ptr::null(), 0); BLOCK];
+            let place = if k.one_run(block.start, block.keys) {
+                Place::Run(k.run(panel.kv_head, block.start + block.from, keys), block.from)
             } else {
-                group::<S, E, C, NQ, FEW>(s, panel, x, &place, which, (ahead, &mut next));
+                let keys = k.runs(panel.kv_head, block.start, block.keys);
+                let keys = keys
+                    .flat_map(|(t, run)| (0..run.rows).map(move |i| (run.at::<E>(i, 0).cast_const(), t + i)));
+                for (to, key) in places.iter_mut().zip(keys) {
+                    *to = key;
+                }
+                Place::Each(&places)
+            };
+            let few = keys / FEW;
+            let groups = if keys <= few * MANY { few } else { keys.div_ceil(MANY) };
+            let (alone, far) = (panel.heads == 1, k.far());
+            let mut next = None;
+            if alone && far {
+                next = match v.dim() {
+                    // Only scores are wanted.
+                    0 => k.later(panel.kv_head, block.start + BLOCK, BLOCK, 8),
+                    _ => v.later(panel.kv_head, block.start + block.from, keys, keys.div_ceil(8)),
+                };
             }
-        }
-        at += p;
-    }
+            let ahead = (!alone && far).then(|| k.ahead(panel.heads));
+            // Groups of `MANY` until `FEW` are enough.
+            let many = keys.saturating_sub(groups * FEW);
+            let mut at = 0;
+            for i in 0..groups {
+                let p = if i < many { MANY } else { FEW };
+                let which =
+                    Which { keys, first: if alone { i } else { at }, step: if alone { groups } else { 1 } };
+                let ahead = ahead.map(|ahead| block.start + block.from + at + ahead);
+                // SAFETY: as the caller promises.
+                unsafe {
+                    if i < many {
+                        group::<S, E, C, NQ, MANY>(s, panel, x, &place, which, (ahead, &mut next));
+                    } else {
+                        group::<S, E, C, NQ, FEW>(s, panel, x, &place, which, (ahead, &mut next));
+                    }
+                }
+                at += p;
+            }
+        },
+    );
 }
 
 /// Some of a block's `keys`.

@@ -15,7 +15,7 @@ pub fn all_finite<S: Simd, const MR: usize, const NV: usize>(s: S, chains: &Acc<
     let (zero, one) = (s.splat(0.0), s.splat(1.0));
     let mut sum = zero;
     unrolled!(I < MR => {
-        unrolled!(N < NV, 16 => {
+        unrolled!(N < NV => {
             sum = s.fma(chains[I][N], zero, sum);
         });
     });

@@ -316,7 +316,7 @@ unsafe fn columns<S: Simd, E: Elem, const MR: usize, const NV: usize>(
     unsafe {
         if !begins {
             unrolled!(I < MR => {
-                unrolled!(N < NV, 16 => {
+                unrolled!(N < NV => {
                     chains[I][N] = s.load(open(I, N));
                 });
             });
@@ -357,7 +357,7 @@ unsafe fn columns<S: Simd, E: Elem, const MR: usize, const NV: usize>(
         }
         if !ends {
             unrolled!(I < MR => {
-                unrolled!(N < NV, 16 => {
+                unrolled!(N < NV => {
                     s.store(open(I, N), chains[I][N]);
                 });
             });
@@ -366,7 +366,7 @@ unsafe fn columns<S: Simd, E: Elem, const MR: usize, const NV: usize>(
         unrolled!(I < MR => {
             let acc = acc.wrapping_add((r + I) * width + c);
             let factor = s.splat(*factor.add(r + I));
-            unrolled!(N < NV, 16 => {
+            unrolled!(N < NV => {
                 let (acc, chain) = (acc.wrapping_add(N * S::LANES), chains[I][N]);
                 let old = if block.first { None } else { Some(s.load(acc)) };
                 s.store(acc, old.map_or(chain, |old| s.fma(old, factor, chain)));

@@ -86,7 +86,9 @@ pub unsafe fn run<S: Simd>(s: S, p: &Product, b: RawMat, room: &Room) -> usize {
     }
 }
 
-/// `M` rows with a B from memory, in its order.
+/// `M` rows with a B from memory, in its order. As [`near`] not inlined: the time to compile a function grows faster
+/// than its length.
+#[inline(never)]
 unsafe fn far<S: Simd, E: Elem, const M: usize>(s: S, p: &Product, b: RawMat, room: &Room) -> usize {
     let (k, n) = (b.rows, b.cols - b.cols % S::LANES);
     for j in (0..n).step_by(S::LANES) {
@@ -105,6 +107,7 @@ unsafe fn far<S: Simd, E: Elem, const M: usize>(s: S, p: &Product, b: RawMat, ro
 }
 
 /// `M` rows with a B that caches hold, `G` groups at a time.
+#[inline(never)]
 unsafe fn near<S: Simd, E: Elem, const M: usize, const G: usize>(
     s: S,
     p: &Product,

@@ -177,29 +177,33 @@ pub unsafe fn features_in_lanes<S: Simd, const C: usize, const P: usize, const N
 ) {
     let mut q = q;
     for f in 0..steps {
-        let group = |p: usize| {
+        let group = |key: &*const f32| {
             // SAFETY: as the caller promises.
-            unsafe { s.splat_group::<C>(keys[p].wrapping_add(f * C)) }
+            unsafe { s.splat_group::<C>(key.wrapping_add(f * C)) }
         };
-        let query = |v: usize| {
+        let mut queries = [s.splat(0.0); NQ];
+        for (v, query) in queries.iter_mut().enumerate() {
             // SAFETY: as the caller promises.
-            unsafe { s.load(q.wrapping_add(v * S::LANES)) }
-        };
+            *query = unsafe { s.load(q.wrapping_add(v * S::LANES)) };
+        }
         // What there is less of stays in registers for the step.
         if NQ <= P {
-            let queries: [S::V; NQ] = core::array::from_fn(query);
-            for (p, sums) in acc.iter_mut().enumerate() {
-                let group = group(p);
+            for (sums, key) in acc.iter_mut().zip(&keys) {
+                let group = group(key);
                 for (sum, &query) in sums.iter_mut().zip(&queries) {
                     *sum = s.fma(group, query, *sum);
                 }
             }
         } else {
-            let groups: [S::V; P] = core::array::from_fn(group);
-            for v in 0..NQ {
-                let query = query(v);
+            let mut groups = [s.splat(0.0); P];
+            for (to, key) in groups.iter_mut().zip(&keys) {
+                *to = group(key);
+            }
+            for (v, &query) in queries.iter().enumerate() {
                 for (sums, &group) in acc.iter_mut().zip(&groups) {
-                    sums[v] = s.fma(group, query, sums[v]);
+                    if let Some(sum) = sums.get_mut(v) {
+                        *sum = s.fma(group, query, *sum);
+                    }
                 }
             }
         }

@@ -232,8 +232,11 @@ impl Later {
                 self.turn = if self.turn + 1 < self.step { self.turn + 1 } else { 0 };
                 self.row = self.turn;
             }
+            // A row that ends within a line owes the next one the rest of it, or rows would be left unasked.
+            let over = self.at as usize - self.end as usize;
             self.at = self.first.wrapping_add(self.row * self.stride);
             self.end = self.at.wrapping_add(self.len);
+            self.at = self.at.wrapping_add(over);
         }
     }
 }

@@ -125,21 +125,15 @@ pub unsafe fn turn<S: Simd, E: Elem>(
                 // SAFETY: eight rows of `LANES` columns that exist, and their places in `to`.
                 unsafe {
                     let eight = E::load_eight_columns(s, column[0].wrapping_add(i), apart);
-                    for (r, &v) in eight.iter().enumerate() {
-                        let at = to.at(i + r, j);
-                        s.store(at, map(v, at));
-                    }
+                    put_whole(s, &eight, to, (i, j), &map);
                 }
                 i += 8;
             }
             while i + 4 <= size.len {
                 // SAFETY: four rows of `LANES` columns that exist, and their places in `to`.
                 unsafe {
-                    let quad = E::load_columns(s, column[0].wrapping_add(i), apart);
-                    for (r, &v) in quad.iter().enumerate() {
-                        let at = to.at(i + r, j);
-                        s.store(at, map(v, at));
-                    }
+                    let four = E::load_columns(s, column[0].wrapping_add(i), apart);
+                    put_whole(s, &four, to, (i, j), &map);
                 }
                 i += 4;
             }
@@ -157,6 +151,22 @@ pub unsafe fn turn<S: Simd, E: Elem>(
             i += 4;
         }
         j += S::LANES;
+    }
+}
+
+/// Whole vectors of neighbouring rows from `(i, j)` on.
+#[inline(always)]
+unsafe fn put_whole<S: Simd>(
+    s: S,
+    rows: &[S::V],
+    to: Grid,
+    (i, j): (usize, usize),
+    map: &impl Fn(S::V, *mut f32) -> S::V,
+) {
+    for (r, &v) in rows.iter().enumerate() {
+        let at = to.at(i + r, j);
+        // SAFETY: as the caller promises.
+        unsafe { s.store(at, map(v, at)) };
     }
 }
 

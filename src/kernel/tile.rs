@@ -327,13 +327,10 @@ macro_rules! with_score_rows {
 }
 pub(crate) use with_score_rows;
 
-/// Runs `$body` with the constant `$NV` equal to `$n`, which [`take`] has said of `$most` or the tier's `NV`.
+/// Runs `$body` with the constant `$NV` equal to `$n`, which [`take`] has said of the tier's `NV`.
 macro_rules! with_vectors {
     ($S:ident, $n:expr, $NV:ident => $body:expr) => {
         $crate::kernel::tile::with_const!($S, $n, $NV => $body; [1 2 3 4] <$S as $crate::simd::Simd>::NV)
-    };
-    ($S:ident, $most:expr, $n:expr, $NV:ident => $body:expr) => {
-        $crate::kernel::tile::with_const!($S, $n, $NV => $body; [1 2 3 4 5 6 7 8 16] $most)
     };
 }
 pub(crate) use with_vectors;

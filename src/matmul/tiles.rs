@@ -19,44 +19,34 @@ pub unsafe fn tiles<S: Simd, E: Elem>(
     at: (usize, usize),
     store: &Store,
 ) {
-    // SAFETY: as the caller promises.
     s.vectorize(
         #[inline(always)]
-        || unsafe { tiles_in_region(s, sizes, a, b, at, store) },
-    );
-}
-
-#[inline(always)]
-unsafe fn tiles_in_region<S: Simd, E: Elem>(
-    s: S,
-    sizes: (usize, usize, usize),
-    a: Rows,
-    b: Panels<E>,
-    at: (usize, usize),
-    store: &Store,
-) {
-    let (m, k, n) = sizes;
-    // One lane: the tallest tiles only store.
-    let small = S::LANES == 1 && !store.is_as_it_is();
-    let mut jr = 0;
-    while jr < n {
-        // Not a vector of which half would be empty.
-        let left = n - jr;
-        let few = const { <S::Few as Simd>::LANES < S::LANES }
-            && (1..=<S::Few as Simd>::LANES).contains(&(left % S::LANES));
-        let vectors = if few { left / S::LANES } else { left.div_ceil(S::LANES) };
-        let vectors = take::<S>(vectors, S::NV);
-        let cols = left.min(if few && vectors == 0 { left } else { vectors * S::LANES });
-        // SAFETY: as the caller promises.
-        unsafe {
-            if const { <S::Few as Simd>::LANES < S::LANES } && vectors == 0 {
-                column::<S::Few, E, 1>(s.few(), (m, k, cols), (&a, &b, jr), at, (store, small));
-            } else {
-                with_vectors!(S, vectors, NV => column::<S, E, NV>(s, (m, k, cols), (&a, &b, jr), at, (store, small)));
+        || {
+            let (m, k, n) = sizes;
+            // One lane: the tallest tiles only store.
+            let small = S::LANES == 1 && !store.is_as_it_is();
+            let mut jr = 0;
+            while jr < n {
+                // Not a vector of which half would be empty.
+                let left = n - jr;
+                let few = const { <S::Few as Simd>::LANES < S::LANES }
+                    && (1..=<S::Few as Simd>::LANES).contains(&(left % S::LANES));
+                let vectors = if few { left / S::LANES } else { left.div_ceil(S::LANES) };
+                let vectors = take::<S>(vectors, S::NV);
+                let cols = left.min(if few && vectors == 0 { left } else { vectors * S::LANES });
+                let (sizes, from, store) = ((m, k, cols), (&a, &b, jr), (store, small));
+                // SAFETY: as the caller promises.
+                unsafe {
+                    if const { <S::Few as Simd>::LANES < S::LANES } && vectors == 0 {
+                        column::<S::Few, E, 1>(s.few(), sizes, from, at, store);
+                    } else {
+                        with_vectors!(S, vectors, NV => column::<S, E, NV>(s, sizes, from, at, store));
+                    }
+                }
+                jr += cols;
             }
-        }
-        jr += cols;
-    }
+        },
+    );
 }
 
 /// The tiles of the columns of `b` from `jr` on: `cols` of them, in up to `NV` vectors.

@@ -11,7 +11,7 @@ use super::scratch::{LONE_KEYS, MAX_PANEL, Scratch};
 use super::seen;
 use crate::elem::{Elem, Kind, by_kind};
 use crate::kernel::pack::{Columns, Grid, pack, turn};
-use crate::kernel::score::{rows_in_lanes, rows_in_one_lane};
+use crate::kernel::score::{chains, four_chains, rows_in_lanes, rows_in_one_lane};
 use crate::kernel::tile::{
     PANEL_COLS, Panels, Rows, lone_rows, take, with_rows, with_score_rows, with_vectors,
 };
@@ -162,7 +162,7 @@ impl Strip<'_> {
     #[inline(always)]
     unsafe fn lone_tiles<S: Simd, const NV: usize>(&self, s: S, lane: usize, (mut t, end): (usize, usize)) {
         let d = self.panel.p.k.dim();
-        let most = lone_rows::<S>(NV);
+        let (most, four) = (lone_rows::<S>(NV), chains(d) > 2);
         let copies = Rows { ptr: self.x.keys.cast_const(), row_stride: d, col_stride: 1 };
         let mut keys = if self.copied { copies } else { self.keys_in_place(t) };
         while t < end {
@@ -177,7 +177,11 @@ impl Strip<'_> {
                 }
                 let q = self.x.q.wrapping_add(lane).cast_const();
                 let to = self.x.scores.wrapping_add(t * S::PANEL + lane);
-                with_rows!(S, lone_rows::<S>(NV), n, MR => rows_in_one_lane::<S, MR, NV>(s, d, keys, q, to));
+                if four {
+                    four_chains(s, d, keys, q, to, (n, NV));
+                } else {
+                    with_rows!(S, lone_rows::<S>(NV), n, MR => rows_in_one_lane::<S, MR, NV>(s, d, keys, q, to));
+                }
             }
             keys = keys.at(n, 0);
             t += n;

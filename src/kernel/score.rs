@@ -72,7 +72,7 @@ pub unsafe fn rows_in_lanes<S: Simd, const MR: usize, const NV: usize>(
     }
 }
 
-/// [`rows_in_lanes`] for one lane. One chain after the other: a tile then has twice as many keys.
+/// [`rows_in_lanes`] of two chains for one lane. One after the other: a tile then has twice as many keys.
 ///
 /// # Safety
 /// - As there.
@@ -85,10 +85,6 @@ pub unsafe fn rows_in_one_lane<S: Simd, const MR: usize, const NV: usize>(
     to: *mut f32,
 ) {
     const CHAINS: usize = 2;
-    if chains(d) > CHAINS {
-        // SAFETY: as the caller promises.
-        return unsafe { four_chains(s, d, k, q, to, (MR, NV)) };
-    }
     for chain in 0..CHAINS {
         let k = Rows { col_stride: CHAINS, ..k.at(0, chain) };
         let q = Panels {
@@ -106,12 +102,13 @@ pub unsafe fn rows_in_one_lane<S: Simd, const MR: usize, const NV: usize>(
     }
 }
 
-/// Scores of `rows` keys and `lanes` queries of many features, one by one: small processors have few of those.
+/// Scores of four chains of `rows` keys and `lanes` queries, one by one: small processors have few heads of so many
+/// features.
 ///
 /// # Safety
 /// - As [`rows_in_one_lane`].
 #[inline(never)]
-unsafe fn four_chains<S: Simd>(
+pub unsafe fn four_chains<S: Simd>(
     s: S,
     d: usize,
     k: Rows,

@@ -6,7 +6,7 @@
 //! out as in [`prefill`](super::prefill), rows in the lanes, for all heads together.
 
 use super::block::Block;
-use super::keys::Later;
+use super::keys::{Ahead, Later};
 use super::panel::Panel;
 use super::scratch::Scratch;
 use crate::elem::{Elem, Kind, by_kind};
@@ -132,7 +132,7 @@ unsafe fn groups<S: Simd, E: Elem, const C: usize, const NQ: usize, const FEW: u
                     _ => v.later(panel.kv_head, block.start + block.from, keys, keys.div_ceil(8)),
                 };
             }
-            let ahead = (!alone && far).then(|| k.ahead(panel.heads));
+            let asks = !alone && far;
             // Groups of `MANY` until `FEW` are enough.
             let many = keys.saturating_sub(groups * FEW);
             let mut at = 0;
@@ -140,7 +140,7 @@ unsafe fn groups<S: Simd, E: Elem, const C: usize, const NQ: usize, const FEW: u
                 let p = if i < many { MANY } else { FEW };
                 let which =
                     Which { keys, first: if alone { i } else { at }, step: if alone { groups } else { 1 } };
-                let ahead = ahead.map(|ahead| block.start + block.from + at + ahead);
+                let ahead = asks.then(|| (k.ahead(panel.heads, p), block.start + block.from + at));
                 // SAFETY: as the caller promises.
                 unsafe {
                     if i < many {
@@ -163,7 +163,7 @@ struct Which {
     step: usize,
 }
 
-/// `P` of the block's keys, for all heads. Meanwhile the keys from `ahead` on are asked for, or what is `next`.
+/// `P` of the block's keys, for all heads. Meanwhile what is `ahead` of those from a key on is asked for, or what is `next`.
 #[inline(always)]
 unsafe fn group<S: Simd, E: Elem, const C: usize, const NQ: usize, const P: usize>(
     s: S,
@@ -171,13 +171,14 @@ unsafe fn group<S: Simd, E: Elem, const C: usize, const NQ: usize, const P: usiz
     x: &Scratch,
     place: &Place<E>,
     which: Which,
-    (ahead, next): (Option<usize>, &mut Option<Later>),
+    (ahead, next): (Option<(Ahead, usize)>, &mut Option<Later>),
 ) {
     let mut group =
         Group::<E, P> { place, which, shift: 0, d: panel.p.k.dim(), q: x.q, buffer: x.keys, to: x.scores };
     let k = &panel.p.k;
     for h in 0..panel.heads {
-        if let Some(t) = ahead {
+        if let Some((ahead, t)) = ahead {
+            let (h, t) = ahead.of(h, t);
             *next = k.later(panel.kv_head + h, t, P, 1);
         }
         // SAFETY: as the caller promises; keys that some row sees, the lanes of a head that there is.

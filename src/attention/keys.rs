@@ -183,7 +183,27 @@ impl RawKeys {
 const CACHED: usize = 4 << 20;
 const LINE: usize = 64;
 /// Bytes that are asked for ahead of those that are worked on.
-const AHEAD: usize = 32 << 10;
+const AHEAD: usize = 20 << 10;
+
+/// What is asked for while some keys of each of some heads are worked on in turn: those of so many heads further on.
+#[derive(Clone, Copy)]
+pub(crate) struct Ahead {
+    heads: usize,
+    /// Keys of a head that are worked on before those of the next one.
+    keys: usize,
+    /// Heads further on; after the last head come the next keys of the first one.
+    by: usize,
+}
+
+impl Ahead {
+    /// Head and key, while those of head `h` from key `t` on are worked on.
+    #[inline(always)]
+    pub fn of(self, h: usize, t: usize) -> (usize, usize) {
+        let by = h + self.by;
+        let rounds = by.checked_div(self.heads).unwrap_or(0);
+        (by - rounds * self.heads, t + rounds * self.keys)
+    }
+}
 
 /// Rows of memory that are wanted soon, asked for little by little.
 #[derive(Clone, Copy)]
@@ -306,10 +326,12 @@ impl<'a> SequenceKeys<'a> {
         key.saturating_mul(self.len) > CACHED
     }
 
-    /// How many keys further on those of `heads` heads are asked for: what lies between stays in the L2.
-    pub fn ahead(&self, heads: usize) -> usize {
-        let key = heads.saturating_mul(self.dim()).saturating_mul(self.kind().size());
-        AHEAD.checked_div(key).unwrap_or(0).next_multiple_of(8)
+    /// What is asked for while `keys` keys of each of `heads` heads are worked on: less than the L1 holds, or it
+    /// would push out what is used before it. Where a token's heads fill pages, all tokens have the same few sets
+    /// of a cache: another head's keys have other ones.
+    pub fn ahead(&self, heads: usize, keys: usize) -> Ahead {
+        let bytes = self.dim().saturating_mul(self.kind().size()).saturating_mul(keys);
+        Ahead { heads, keys, by: AHEAD.div_ceil(bytes.max(1)) }
     }
 
     /// What is wanted soon: up to `n` keys of head `h` from `t` on that lie at one stride, asked for in steps

@@ -1,7 +1,7 @@
 //! The weighted values of one block: `acc = acc f + P V`, for both directions of the scores.
 
 use super::block::Block;
-use super::keys::{Later, SequenceKeys};
+use super::keys::{Ahead, Later, SequenceKeys};
 use super::mask::{bits, hull};
 use super::panel::Panel;
 use super::scratch::Scratch;
@@ -42,7 +42,7 @@ pub unsafe fn apply<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
     let v = &panel.p.v;
     let dim = v.dim();
     let apart = v.kind() != Kind::F32 || !v.side_by_side() || !v.one_run(block.start, block.together);
-    let all = Part { x, panel, block, at_a_time: BLOCK, cols: dim, ahead: Ahead::Nothing };
+    let all = Part { x, panel, block, at_a_time: BLOCK, cols: dim, next: Next::Nothing };
     // SAFETY: as the caller promises.
     unsafe {
         // Many rows read each value several times: widened and side by side it costs them less.
@@ -70,14 +70,14 @@ pub unsafe fn apply<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
         // tile takes whole cache lines.
         let in_order = panel.heads > 1 && S::NV * S::LANES * v.kind().size() >= 64;
         let at_a_time = if in_order { at_a_time::<S>() } else { BLOCK };
-        let ahead = match v.far() && !panel.in_lanes {
-            true if in_order => Ahead::Values(v.ahead(panel.heads).next_multiple_of(at_a_time)),
-            true if panel.heads == 1 => Ahead::Keys,
-            true => Ahead::Values(BLOCK),
-            false => Ahead::Nothing,
+        let next = match v.far() && !panel.in_lanes {
+            true if in_order => Next::Heads(v.ahead(panel.heads, at_a_time)),
+            true if panel.heads == 1 => Next::Keys,
+            true => Next::Block,
+            false => Next::Nothing,
         };
         let values = Values { v, head: panel.kv_head, start: block.start };
-        by_kind!(v.kind(), E => strips::<S, E>(s, Part { at_a_time, ahead, ..all }, values));
+        by_kind!(v.kind(), E => strips::<S, E>(s, Part { at_a_time, next, ..all }, values));
     }
 }
 
@@ -99,14 +99,18 @@ struct Part<'a> {
     /// Keys that are taken for all columns and heads before the next keys.
     at_a_time: usize,
     cols: usize,
-    ahead: Ahead,
+    next: Next,
 }
 
-/// What is asked for meanwhile: for each head values so many keys further on, or the next block of keys.
+/// What is asked for meanwhile.
 #[derive(Clone, Copy)]
-enum Ahead {
+enum Next {
     Nothing,
-    Values(usize),
+    /// Values of other heads or of the next keys.
+    Heads(Ahead),
+    /// The same values of the next block.
+    Block,
+    /// The next block's keys.
     Keys,
 }
 
@@ -141,10 +145,14 @@ unsafe fn strips<S: Simd, E: Elem>(s: S, part: Part, v: Values) {
                 let to = block.to.min(from + part.at_a_time);
                 let (first, more) = strips.between(from, to);
                 for h in 0..part.panel.heads {
-                    let later = match part.ahead {
-                        Ahead::Nothing => None,
-                        Ahead::Values(ahead) => v.v.later(v.head + h, v.start + from + ahead, to - from, 1),
-                        Ahead::Keys => part.panel.p.k.later(v.head + h, v.start + BLOCK, BLOCK, 8),
+                    let later = match part.next {
+                        Next::Nothing => None,
+                        Next::Heads(ahead) => {
+                            let (h, t) = ahead.of(h, v.start + from);
+                            v.v.later(v.head + h, t, to - from, 1)
+                        }
+                        Next::Block => v.v.later(v.head + h, v.start + from + BLOCK, to - from, 1),
+                        Next::Keys => part.panel.p.k.later(v.head + h, v.start + BLOCK, BLOCK, 8),
                     };
                     let shift = h * v.v.head_stride();
                     let mut head = Head { keys: (from, to), first, more, shift, later };

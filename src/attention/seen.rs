@@ -23,6 +23,9 @@ pub struct Masks {
     pub look: unsafe fn(&Panel, &Scratch, usize, u64, bool) -> (u64, u64),
 }
 
+/// Queries that a rule is asked for together where it does not say the same of a whole panel.
+const RULED: usize = 16;
+
 pub static MASKS: Masks = Masks {
     check: check_masks,
     // SAFETY: as the caller promises.
@@ -49,10 +52,21 @@ unsafe fn look<S: Simd>(
     let queries = first..(panel.first + panel.rows - 1) / p.group + 1;
     let mut ruled = [u64::MAX; MAX_PANEL];
     if let Some(rule) = options.mask_rule {
-        match rule.tile(queries.clone(), start..start + n) {
+        let keys = start..start + n;
+        match rule.tile(queries.clone(), keys.clone()) {
             Tile::Skip => return (0, 0),
             Tile::Full => {}
-            Tile::Partial => rule.words(p.tier, queries, start..start + n, &mut ruled),
+            // Of fewer queries it may know more.
+            Tile::Partial => {
+                for (first, words) in queries.clone().step_by(RULED).zip(ruled.chunks_mut(RULED)) {
+                    let few = first..queries.end.min(first + RULED);
+                    match rule.tile(few.clone(), keys.clone()) {
+                        Tile::Skip => words.fill(0),
+                        Tile::Full => {}
+                        Tile::Partial => rule.words(p.tier, few, keys.clone(), words),
+                    }
+                }
+            }
         }
     }
     s.vectorize(

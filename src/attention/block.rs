@@ -20,10 +20,9 @@ pub struct Block {
     pub holes: bool,
     /// The first block of its chunk.
     pub first: bool,
-    /// Keys that some row of all panels sees.
-    pub together: u64,
-    /// Whether this panel brings them into the scratch, for the panels after it too.
-    pub brings: bool,
+    /// Of the block's keys, and of its values, those that are in the scratch: some panels take the same block.
+    pub keys_there: u64,
+    pub values_there: u64,
 }
 
 /// `key` relative to the block at `start`, within it.

@@ -153,12 +153,38 @@ pub unsafe fn blocks<S: Simd>(s: S, runs: &mut Runs, starts: Range<usize>) {
     for start in starts.step_by(BLOCK) {
         // SAFETY: blocks lie inside K and V.
         unsafe {
-            let mut blocks = look(s, runs, start);
-            for (run, block) in runs.iter_mut().zip(&mut blocks) {
-                if let (Some(run), Some(block)) = (run, block) {
-                    run.block(s, block);
+            each_block(s, runs, start, |run, block| {
+                if let Some(block) = block {
+                    run.enter(s, block);
+                    run.scores(s, block);
+                    run.weigh(s, block);
                 }
-            }
+            });
+        }
+    }
+}
+
+/// Calls `take` with each of the panels and with the block at `start` as it sees it, or `None` if it sees nothing.
+///
+/// # Safety
+/// - As [`blocks`].
+#[inline(always)]
+pub unsafe fn each_block<S: Simd>(
+    s: S,
+    runs: &mut Runs,
+    start: usize,
+    mut take: impl FnMut(&mut Run, Option<&mut Block>),
+) {
+    let mut there = (0, 0);
+    for run in runs.iter_mut().flatten() {
+        // SAFETY: as the caller promises.
+        let mut block = unsafe { run.look(s, start) };
+        if let Some(block) = &mut block {
+            (block.keys_there, block.values_there) = there;
+        }
+        take(run, block.as_mut());
+        if let Some(block) = block {
+            there = (block.keys_there, block.values_there);
         }
     }
 }
@@ -173,27 +199,6 @@ pub unsafe fn close<S: Simd>(s: S, runs: &mut Runs) {
         // SAFETY: as the caller promises.
         unsafe { run.close(s) };
     }
-}
-
-/// The block at `start` as each of the panels sees it.
-///
-/// # Safety
-/// - As [`Run::look`].
-#[cfg_attr(target_os = "none", inline(never))]
-pub unsafe fn look<S: Simd>(s: S, runs: &Runs, start: usize) -> [Option<Block>; MAX_PANELS] {
-    let mut blocks = [None; MAX_PANELS];
-    let mut together = 0;
-    for (run, block) in runs.iter().zip(&mut blocks) {
-        // SAFETY: as the caller promises.
-        *block = run.as_ref().and_then(|run| unsafe { run.look(s, start) });
-        together |= block.map_or(0, |block| block.keys);
-    }
-    let mut brings = true;
-    for block in blocks.iter_mut().flatten() {
-        *block = Block { together, brings, ..*block };
-        brings = false;
-    }
-    blocks
 }
 
 /// Rows `first..first + rows` of each of some key heads.
@@ -291,23 +296,10 @@ impl Run<'_> {
         }
     }
 
-    /// Takes a block's keys in.
-    ///
-    /// # Safety
-    /// - As [`open`](Self::open), after it; [`look`](Self::look) gave the block.
-    pub unsafe fn block<S: Simd>(&mut self, s: S, block: &mut Block) {
-        // SAFETY: as the caller promises.
-        unsafe {
-            self.enter(s, block);
-            self.scores(s, block);
-            self.weigh(s, block);
-        }
-    }
-
     /// Tells the block where the sums have come to: its chunk is under way.
     ///
     /// # Safety
-    /// - As [`block`](Self::block).
+    /// - As [`open`](Self::open), after it; [`each_block`] gave the block.
     pub unsafe fn enter<S: Simd>(&mut self, s: S, block: &mut Block) {
         if block.start / CHUNK != self.so_far.chunk && self.so_far.begun {
             // SAFETY: as the caller promises.
@@ -324,8 +316,8 @@ impl Run<'_> {
     /// The block's scores, as the softmax takes them where a row sees a key for its place.
     ///
     /// # Safety
-    /// - As [`block`](Self::block).
-    pub unsafe fn scores<S: Simd>(&self, s: S, block: &Block) {
+    /// - As [`enter`](Self::enter).
+    pub unsafe fn scores<S: Simd>(&self, s: S, block: &mut Block) {
         let (panel, x) = (&self.panel, &self.x);
         // SAFETY: as the caller promises.
         unsafe {
@@ -341,8 +333,8 @@ impl Run<'_> {
     /// Adds what the scores say to the sums, and the values if they have features.
     ///
     /// # Safety
-    /// - As [`block`](Self::block), after [`enter`](Self::enter) and [`scores`](Self::scores).
-    pub unsafe fn weigh<S: Simd>(&self, s: S, block: &Block) {
+    /// - As [`enter`](Self::enter), after it and [`scores`](Self::scores).
+    pub unsafe fn weigh<S: Simd>(&self, s: S, block: &mut Block) {
         let (panel, x) = (&self.panel, &self.x);
         // SAFETY: as the caller promises.
         unsafe {
@@ -353,7 +345,7 @@ impl Run<'_> {
             if const { S::LANES == 1 } {
                 lone::apply(panel, x, block);
             } else {
-                values::apply(s, panel, x, *block);
+                values::apply(s, panel, x, block);
             }
         }
     }
@@ -425,6 +417,6 @@ impl Run<'_> {
                 }
             }
         }
-        Some(Block { start, keys, from, to, partial, holes, first: false, together: keys, brings: true })
+        Some(Block { start, keys, from, to, partial, holes, first: false, keys_there: 0, values_there: 0 })
     }
 }

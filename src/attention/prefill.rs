@@ -75,16 +75,18 @@ unsafe fn scaled_column<S: Simd, E: Elem>(s: S, mut q: *const E, d: usize, scale
 /// # Safety
 /// - `x` has room for the panel and holds its queries; the block is inside K.
 #[inline(never)]
-pub unsafe fn scores<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: &Block) {
+pub unsafe fn scores<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: &mut Block) {
     let k = &panel.p.k;
     let lanes = panel.rows.next_multiple_of(S::LANES);
     // The tile broadcasts single floats that lie at one stride.
-    let one_run = k.one_run(block.start, block.together);
+    let one_run = k.one_run(block.start, block.keys);
     let copied = k.kind() != Kind::F32 || !one_run || (S::LANES > 1 && !k.side_by_side());
-    if copied && S::LANES > 1 && block.brings {
+    if copied && S::LANES > 1 {
         // SAFETY: the scratch has room for a block's keys.
-        unsafe { bring(s, panel, x, block.start, block.together, 0) };
+        unsafe { bring(s, panel, x, block.start, block.keys & !block.keys_there, 0) };
+        block.keys_there |= block.keys;
     }
+    let block = &*block;
     let in_place = k.run(panel.kv_head, block.start + block.from, block.to - block.from);
     s.vectorize(
         #[inline(always)]

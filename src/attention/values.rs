@@ -2,7 +2,7 @@
 
 use super::block::Block;
 use super::keys::{Ahead, Later, SequenceKeys};
-use super::mask::{bits, hull};
+use super::mask::{bits, first_ones};
 use super::panel::Panel;
 use super::scratch::Scratch;
 use super::seen;
@@ -38,32 +38,32 @@ pub unsafe fn clear(x: &Scratch, rows: usize) {
 /// # Safety
 /// - `x` holds the block's weights and factors; the block is inside V.
 #[inline(never)]
-pub unsafe fn apply<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
+pub unsafe fn apply<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: &mut Block) {
     let v = &panel.p.v;
     let dim = v.dim();
-    let apart = v.kind() != Kind::F32 || !v.side_by_side() || !v.one_run(block.start, block.together);
-    let all = Part { x, panel, block, at_a_time: BLOCK, cols: dim, next: Next::Nothing };
+    let apart = v.kind() != Kind::F32 || !v.side_by_side() || !v.one_run(block.start, block.keys);
+    let all = Part { x, panel, block: *block, at_a_time: BLOCK, cols: dim, next: Next::Nothing };
     // SAFETY: as the caller promises.
     unsafe {
         // Many rows read each value several times: widened and side by side it costs them less.
         if panel.in_lanes && S::LANES > 1 && (apart || !dim.is_multiple_of(S::LANES)) {
-            let (from, to) = hull(block.together);
-            if block.brings {
-                if block.together != bits(from, to) {
-                    // What no row sees is not read: its weights of 0 need finite values.
-                    core::slice::from_raw_parts_mut(x.values.add(from * x.width), (to - from) * x.width)
-                        .fill(0.0);
-                }
-                for (t, rows) in v.runs(panel.kv_head, block.start, block.together) {
-                    let to = Grid { dst: x.values.add(t * x.width), stride: x.width, width: x.width };
-                    pack(s, rows, to);
-                }
+            let mut unseen = bits(block.from, block.to) & !block.keys & !block.values_there;
+            while unseen != 0 {
+                // What no row sees is not read: its weights of 0 need finite values.
+                let (t, n) = first_ones(unseen);
+                core::slice::from_raw_parts_mut(x.values.add(t * x.width), n * x.width).fill(0.0);
+                unseen &= !bits(t, t + n);
             }
+            for (t, rows) in v.runs(panel.kv_head, block.start, block.keys & !block.values_there) {
+                let to = Grid { dst: x.values.add(t * x.width), stride: x.width, width: x.width };
+                pack(s, rows, to);
+            }
+            block.values_there |= block.keys;
             let cols = dim.next_multiple_of(S::LANES);
             let keys = bits(block.from, block.to);
             let v = RawHeads::in_scratch(x.values, BLOCK, x.width, cols);
             let v = SequenceKeys::in_scratch(&v);
-            let part = Part { block: Block { keys, ..block }, cols, ..all };
+            let part = Part { block: Block { keys, ..*block }, cols, ..all };
             return strips::<S, f32>(s, part, Values { v: &v, head: 0, start: 0 });
         }
         // Heads that lie side by side: all of a few tokens before the next ones, in the order of memory, if a

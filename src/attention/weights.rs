@@ -169,25 +169,25 @@ impl Wanted {
                 panel::open(s, runs);
             }
             for start in blocks.step_by(BLOCK) {
-                let blocks = panel::look(s, runs, start);
-                for ((run, block), to) in runs.iter_mut().zip(blocks).zip(&to) {
-                    let (Some(run), Some(to)) = (run, to) else { continue };
-                    let Some(mut block) = block else {
+                let mut rows = to.iter().flatten();
+                panel::each_block(s, runs, start, |run, block| {
+                    let Some(to) = rows.next() else { return };
+                    let Some(block) = block else {
                         by_kind!(self.kind, E => self.unseen::<E>(run, to, start));
-                        continue;
+                        return;
                     };
                     if in_place {
-                        run.enter(s, &mut block);
+                        run.enter(s, block);
                     }
-                    run.scores(s, &block);
+                    run.scores(s, block);
                     if block.holes {
-                        seen::hide_all(s, &run.panel, &run.x, block);
+                        seen::hide_all(s, &run.panel, &run.x, *block);
                     }
-                    by_kind!(self.kind, E => self.block::<S, E>(s, run, to, block));
+                    by_kind!(self.kind, E => self.block::<S, E>(s, run, to, *block));
                     if in_place {
-                        run.weigh(s, &block);
+                        run.weigh(s, block);
                     }
-                }
+                });
             }
             if in_place {
                 for (run, to) in runs.iter_mut().zip(&to) {

@@ -6,13 +6,13 @@ use super::block::Block;
 use super::panel::Panel;
 use super::rule::ScoreBlock;
 use super::scratch::{BIAS_STRIDE, MAX_PANEL, Scratch};
+use super::seen::{bias_row, same_for_all};
 use crate::elem::by_kind;
 use crate::elem::sealed::Lanes;
-use crate::kernel::pack::{Columns, Grid, copy, turn};
+use crate::kernel::pack::{Columns, Grid, turn};
 use crate::kernel::tanh;
 use crate::simd::Simd;
 use crate::tier::dispatch;
-use crate::view::RawMat;
 
 /// What an option does to a block's scores, in place, and before the first block (`None`) to the scratch.
 ///
@@ -147,47 +147,38 @@ unsafe fn biased<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
     let Some(Shared((bias, kind))) = p.options.bias else { return };
     let (key, len) = (block.start + block.from, block.to - block.from);
     let lanes = panel.all_lanes::<S>();
-    let same = bias.same_for_queries() && bias.same_for_heads();
     let mut rows = panel.all_rows::<S>();
     let at = x.scores.wrapping_add(block.from * S::PANEL);
     s.vectorize(
         #[inline(always)]
         || {
-            by_kind!(kind, E => {
-                if S::LANES == 1 || same {
-                    // A vector's scores take the numbers of one row.
-                    for lane in (0..lanes).step_by(S::LANES) {
-                        let (query, head) = rows.next().unwrap_or_default();
-                        let row = bias.at::<E>(p.b, head, query, key).cast_const();
-                        for t in 0..len {
-                            // SAFETY: the row has the block's keys; a vector of their scores.
-                            unsafe {
-                                let at = at.add(t * S::PANEL + lane);
-                                s.store(at, with_bias(s, s.splat((*row.add(t)).widen()), at));
-                            }
-                        }
-                    }
-                    return;
-                }
-                // First side by side: rows a power of two apart fall into few sets of the L1.
-                for (lane, (query, head)) in rows.enumerate() {
-                    let row = RawMat::row(bias.at::<E>(p.b, head, query, key).cast_const(), len);
-                    let to = Grid { dst: x.biases.wrapping_add(lane * BIAS_STRIDE), stride: 0, width: len };
-                    // SAFETY: the row has the block's keys; the scratch has room for a row of each lane.
-                    unsafe { copy::<S, E>(s, row, to) };
-                }
-                let rows = (0..lanes).map(|lane| x.biases.wrapping_add(lane * BIAS_STRIDE).cast_const());
+            if S::LANES > 1 && !same_for_all(&bias) {
+                // Copied when they were looked at.
+                let rows = (0..lanes).map(|lane| bias_row(x, lane).wrapping_add(block.from).cast_const());
                 let size = Columns { len, count: lanes, apart: Some(BIAS_STRIDE) };
-                // SAFETY: rows that were just written; whole vectors of scores.
-                unsafe {
+                let to = Grid { dst: at, stride: S::PANEL, width: lanes };
+                // SAFETY: the copies have the block's keys; whole vectors of scores.
+                return unsafe {
                     turn(
                         s,
                         size,
                         rows,
                         #[inline(always)]
                         |bias, at| with_bias(s, bias, at),
-                        Grid { dst: at, stride: S::PANEL, width: lanes },
-                    );
+                        to,
+                    )
+                };
+            }
+            // A vector's scores take the numbers of one row.
+            by_kind!(kind, E => for lane in (0..lanes).step_by(S::LANES) {
+                let (query, head) = rows.next().unwrap_or_default();
+                let row = bias.at::<E>(p.b, head, query, key).cast_const();
+                for t in 0..len {
+                    // SAFETY: the row has the block's keys; a vector of their scores.
+                    unsafe {
+                        let at = at.add(t * S::PANEL + lane);
+                        s.store(at, with_bias(s, s.splat((*row.add(t)).widen()), at));
+                    }
                 }
             });
         },

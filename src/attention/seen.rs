@@ -6,13 +6,14 @@ use super::call::check_masks;
 use super::mask::{bits, hull};
 use super::panel::Panel;
 use super::rule::Tile;
-use super::scratch::{MAX_PANEL, Scratch};
+use super::scratch::{BIAS_STRIDE, MAX_PANEL, Scratch};
 use super::{Attention, Shared};
 use crate::elem::{Elem, by_kind, load_up_to};
 use crate::error::Error;
 use crate::kernel::softmax::BLOCK;
 use crate::simd::Simd;
 use crate::tier::dispatch;
+use crate::view::RawTensor;
 
 /// What is called where something decides beside a key's place: a mask, a bias of minus infinity or a rule.
 #[derive(Debug)]
@@ -77,7 +78,10 @@ unsafe fn look<S: Simd>(
                 let rows = || p.rows(panel.kv_head + h, panel.first).take(panel.rows);
                 let mut words = [keys; MAX_PANEL];
                 // SAFETY: the tensors have `n` keys of each row from `start` on.
-                unsafe { of_tensors(s, p.b, rows(), (start, n), options, &mut words) };
+                unsafe {
+                    of_masks(s, p.b, rows(), (start, n), options, &mut words);
+                    of_bias(s, p.b, rows(), (start, n), options, &mut words, bias_row(x, h * panel.lanes));
+                }
                 for (r, ((query, _), &word)) in rows().zip(&words).enumerate() {
                     let mut word = word & ruled.get(query - first).copied().unwrap_or(u64::MAX);
                     if !placed {
@@ -100,7 +104,7 @@ unsafe fn look<S: Simd>(
 /// the other: the shorter the loop, the more rows a processor fetches at once, and rows often lie so far apart
 /// that it does not guess them.
 #[inline(always)]
-unsafe fn of_tensors<S: Simd>(
+unsafe fn of_masks<S: Simd>(
     s: S,
     b: usize,
     rows: impl Iterator<Item = (usize, usize)> + Clone,
@@ -119,13 +123,56 @@ unsafe fn of_tensors<S: Simd>(
                 rows.clone().map(|(query, head)| mask.at::<u8>(b, head, query, start / 8).cast_const());
             each(words, rows, |bytes| of_bits(core::slice::from_raw_parts(bytes, n.div_ceil(8))));
         }
-        if let Some(Shared((bias, kind))) = options.bias {
-            by_kind!(kind, E => {
-                let rows = rows.map(|(query, head)| bias.at::<E>(b, head, query, start).cast_const());
-                each(words, rows, |numbers| above_minus_infinity(s, numbers, n));
-            });
-        }
     }
+}
+
+/// The same for a bias. One that differs from row to row is copied on the way, side by side, to `copies`, for the
+/// scores: rows a power of two apart fall into few sets of the L1, and are read once. If none of its numbers is minus
+/// infinity, that is seen from their least.
+#[inline(always)]
+unsafe fn of_bias<S: Simd>(
+    s: S,
+    b: usize,
+    rows: impl Iterator<Item = (usize, usize)> + Clone,
+    (start, n): (usize, usize),
+    options: &Attention,
+    words: &mut [u64],
+    copies: *mut f32,
+) {
+    let Some(Shared((bias, kind))) = options.bias else { return };
+    // SAFETY: as the caller promises.
+    unsafe {
+        by_kind!(kind, E => {
+            let rows = rows.map(|(query, head)| bias.at::<E>(b, head, query, start).cast_const());
+            if S::LANES == 1 || same_for_all(&bias) {
+                return each(words, rows, |numbers| above_minus_infinity(s, numbers, n));
+            }
+            let copies = (0..).map(|r| copies.wrapping_add(r * BIAS_STRIDE));
+            let mut most = s.splat(0.0);
+            for (row, copy) in rows.clone().zip(copies.clone()) {
+                for i in (0..n).step_by(S::LANES) {
+                    let numbers = load_up_to::<S, E>(s, row.add(i), n - i);
+                    s.store(copy.add(i), numbers);
+                    most = s.max(s.sub(s.splat(0.0), numbers), most);
+                }
+            }
+            if s.gt_bits(most, s.splat(f32::MAX)) != 0 {
+                each(words, rows.zip(copies).map(|(_, copy)| copy.cast_const()), |numbers| {
+                    above_minus_infinity(s, numbers, n)
+                });
+            }
+        });
+    }
+}
+
+/// Whether all rows have the same numbers: then they are not copied.
+pub fn same_for_all(bias: &RawTensor) -> bool {
+    bias.same_for_queries() && bias.same_for_heads()
+}
+
+/// Where the block's biases of the row in lane `lane` are copied to.
+pub fn bias_row(x: &Scratch, lane: usize) -> *mut f32 {
+    x.biases.wrapping_add(lane * BIAS_STRIDE)
 }
 
 /// Takes from each row's word what `seen` does not give for it. What rows share is looked at once.

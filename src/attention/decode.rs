@@ -50,20 +50,31 @@ pub unsafe fn load_q<S: Simd>(s: S, panel: &Panel, x: &Scratch) {
     let (p, d, scale) = (panel.p, panel.p.q.of.head_dim, panel.p.scale);
     let chains = chains(d);
     let (width, step) = (d.next_multiple_of(chains), vectors::<S>(panel.rows, chains) * S::LANES);
-    let row = x.keys;
     // SAFETY: as the caller promises. The room for keys holds a row of `head_dim`, in whole steps.
     unsafe {
         core::slice::from_raw_parts_mut(x.q, width / chains * step).fill(0.0);
         for (r, (query, head)) in p.rows(panel.kv_head, panel.first).enumerate().take(panel.rows) {
-            pack(s, p.q.head(head).block(query, 0, 1, d), Grid { dst: row, stride: width, width });
-            let mut to = x.q.wrapping_add(r * chains);
-            for group in core::slice::from_raw_parts(row, width).chunks_exact(chains) {
-                for (i, feature) in group.iter().enumerate() {
-                    *to.add(i) = feature * scale;
-                }
-                to = to.wrapping_add(step);
+            let q = p.q.head(head);
+            let mut row = q.at::<f32>(query, 0).cast_const();
+            if p.q.of.kind != Kind::F32 || d < width {
+                row = x.keys;
+                pack(s, q.block(query, 0, 1, d), Grid { dst: x.keys, stride: width, width });
+            }
+            let to = x.q.wrapping_add(r * chains);
+            match chains {
+                2 => spread::<2>(row, width, scale, to, step),
+                _ => spread::<4>(row, width, scale, to, step),
             }
         }
+    }
+}
+
+/// `C` numbers each, times the scale, to every `step` floats.
+unsafe fn spread<const C: usize>(row: *const f32, width: usize, scale: f32, mut to: *mut f32, step: usize) {
+    for i in (0..width).step_by(C) {
+        // SAFETY: as the caller promises.
+        unsafe { to.cast::<[f32; C]>().write(row.add(i).cast::<[f32; C]>().read().map(|x| x * scale)) };
+        to = to.wrapping_add(step);
     }
 }
 

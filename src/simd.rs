@@ -25,6 +25,8 @@ pub trait Simd: Copy + 'static {
     const NV: usize;
     /// Query rows that one attention panel holds in its lanes; a multiple of `NV * LANES`.
     const PANEL: usize;
+    /// Whether [`prefetch`](Simd::prefetch) does anything: elsewhere loops that ask are not compiled.
+    const PREFETCHES: bool = false;
     /// The tier, of the same bits, whose vectors the few rows of a decode step fill better.
     type Few: Simd;
 

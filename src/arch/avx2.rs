@@ -71,6 +71,7 @@ impl Simd for Avx2 {
     const MR: usize = 6;
     const NV: usize = 2;
     const PANEL: usize = 48;
+    const PREFETCHES: bool = true;
     type Few = Self;
 
     #[inline(always)]

@@ -92,6 +92,7 @@ impl Simd for Avx512 {
     const MR: usize = 8;
     const NV: usize = 3;
     const PANEL: usize = 48;
+    const PREFETCHES: bool = true;
     // A vector takes eight rows of two features; of grouped heads there are often four.
     type Few = Avx2;
 

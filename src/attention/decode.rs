@@ -134,7 +134,7 @@ unsafe fn groups<S: Simd, E: Elem, const C: usize, const NQ: usize, const FEW: u
             };
             let few = keys / FEW;
             let groups = if keys <= few * MANY { few } else { keys.div_ceil(MANY) };
-            let (alone, far) = (panel.heads == 1, k.far());
+            let (alone, far) = (panel.heads == 1, const { S::PREFETCHES } && k.far());
             let mut next = None;
             if alone && far {
                 next = match v.dim() {
@@ -154,7 +154,7 @@ unsafe fn groups<S: Simd, E: Elem, const C: usize, const NQ: usize, const FEW: u
                 let ahead = asks.then(|| (k.ahead(panel.heads, p), block.start + block.from + at));
                 // SAFETY: as the caller promises.
                 unsafe {
-                    if i < many {
+                    if const { MANY > FEW } && i < many {
                         group::<S, E, C, NQ, MANY>(s, panel, x, &place, which, (ahead, &mut next));
                     } else {
                         group::<S, E, C, NQ, FEW>(s, panel, x, &place, which, (ahead, &mut next));
@@ -258,11 +258,11 @@ impl<E: Elem, const P: usize> Group<'_, E, P> {
             }
             // Without asking the loop is a shorter one.
             match later {
-                Some(later) => {
+                Some(later) if const { S::PREFETCHES } => {
                     let ask = || later.ask(s, P * C * size_of::<E>());
                     features_in_lanes::<S, C, P, NQ>(s, steps, rows, q, ask, &mut acc);
                 }
-                None => features_in_lanes::<S, C, P, NQ>(s, steps, rows, q, || {}, &mut acc),
+                _ => features_in_lanes::<S, C, P, NQ>(s, steps, rows, q, || {}, &mut acc),
             }
             let left = d % C;
             if left > 0 {

@@ -70,7 +70,7 @@ pub unsafe fn apply<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: &mut Block
         // tile takes whole cache lines.
         let in_order = panel.heads > 1 && S::NV * S::LANES * v.kind().size() >= 64;
         let at_a_time = if in_order { at_a_time::<S>() } else { BLOCK };
-        let next = match v.far() && !panel.in_lanes {
+        let next = match const { S::PREFETCHES } && v.far() && !panel.in_lanes {
             true if in_order => Next::Heads(v.ahead(panel.heads, at_a_time)),
             true if panel.heads == 1 => Next::Keys,
             true => Next::Block,
@@ -345,11 +345,11 @@ unsafe fn columns<S: Simd, E: Elem, const MR: usize, const NV: usize>(
                     };
                     partial_tile::<S, E, MR, NV>(s, n, weights, (v, left), ask, chains)
                 }
-                Some(later) => {
+                Some(later) if const { S::PREFETCHES } => {
                     let ask = || later.ask(s, NV * S::LANES * size_of::<E>());
                     tile_while::<S, E, MR, NV>(s, n, weights, v, ask, chains)
                 }
-                None => tile::<S, E, MR, NV>(s, n, weights, v, chains),
+                _ => tile::<S, E, MR, NV>(s, n, weights, v, chains),
             };
             match more.next() {
                 Some(&next) => run = next,

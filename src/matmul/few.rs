@@ -102,8 +102,12 @@ struct Chains {
     far: bool,
 }
 
+/// Whether the registers hold the chains of wider tiles.
+const fn many<S: Simd>() -> bool {
+    S::MR * S::NV >= 24
+}
+
 /// One block of `k`: `sizes` = (rows, k, columns).
-#[inline(never)]
 unsafe fn block<S: Simd, E: Elem>(
     s: S,
     (m, k, n): (usize, usize, usize),
@@ -112,28 +116,23 @@ unsafe fn block<S: Simd, E: Elem>(
     chains: Chains,
     store: &Store,
 ) {
-    s.vectorize(
-        #[inline(always)]
-        || {
-            for from in (0..k).step_by(chains.steps.max(1)) {
-                let to = k.min(from + chains.steps);
-                let mut i = 0;
-                while i < m {
-                    let strip = Strip { a, b, chains, store, i, n, k, from, to };
-                    let rows = (m - i).min(S::MR);
-                    // SAFETY: as the caller promises. The first rows ask.
-                    unsafe {
-                        if i == 0 && chains.far {
-                            strip.tiles::<S, true>(s, rows)
-                        } else {
-                            strip.tiles::<S, false>(s, rows)
-                        }
-                    }
-                    i += rows;
+    for from in (0..k).step_by(chains.steps.max(1)) {
+        let to = k.min(from + chains.steps);
+        let mut i = 0;
+        while i < m {
+            let strip = Strip { a, b, chains, store, i, n, k, from, to };
+            let rows = (m - i).min(S::MR);
+            // SAFETY: as the caller promises. The first rows ask.
+            with_rows!(S, rows, MR => unsafe {
+                if const { S::PREFETCHES } && i == 0 && chains.far {
+                    strip.tiles::<S, true, MR>(s);
+                } else {
+                    strip.tiles::<S, false, MR>(s);
                 }
-            }
-        },
-    );
+            });
+            i += rows;
+        }
+    }
 }
 
 /// Steps `from..to` of rows from `i` on.
@@ -150,35 +149,34 @@ struct Strip<'a, E> {
 }
 
 impl<E: Elem> Strip<'_, E> {
-    /// All columns; with `ASK`, what the next steps read is asked for. Few rows have too few chains for the
-    /// multipliers' latency: they take more columns.
-    #[inline(always)]
-    unsafe fn tiles<S: Simd, const ASK: bool>(&self, s: S, rows: usize) {
-        // SAFETY: as the caller promises.
-        unsafe {
-            let mut j = 0;
-            let many = const { S::MR * S::NV >= 24 };
-            if rows == 1 {
-                j = if many { self.wide::<S, ASK, 1, 16>(s, 0) } else { 0 };
-                j = self.wide::<S, ASK, 1, 8>(s, j);
-            } else if rows == 2 {
-                j = if many { self.wide::<S, ASK, 2, 8>(s, 0) } else { 0 };
-                j = self.wide::<S, ASK, 2, 4>(s, j);
-            } else if rows <= 4 && many {
-                if rows == 3 {
-                    j = self.wide::<S, ASK, 3, 4>(s, 0);
-                } else {
-                    j = self.wide::<S, ASK, 4, 4>(s, 0);
+    /// All columns of `MR` rows; with `ASK`, what the next steps read is asked for. Few rows have too few chains
+    /// for the multipliers' latency: they take more columns. A function of its own: the time to compile one grows
+    /// faster than its length.
+    #[inline(never)]
+    unsafe fn tiles<S: Simd, const ASK: bool, const MR: usize>(&self, s: S) {
+        s.vectorize(
+            #[inline(always)]
+            || {
+                let mut j = 0;
+                // SAFETY: as the caller promises.
+                unsafe {
+                    if const { MR == 1 && many::<S>() } {
+                        j = self.wide::<S, ASK, MR, 16>(s, j);
+                    }
+                    if const { MR == 1 || MR == 2 && many::<S>() } {
+                        j = self.wide::<S, ASK, MR, 8>(s, j);
+                    }
+                    if const { MR == 2 || (MR == 3 || MR == 4) && many::<S>() } {
+                        j = self.wide::<S, ASK, MR, 4>(s, j);
+                    }
+                    while j < self.n {
+                        let cols = (self.n - j).min(S::NV * S::LANES);
+                        with_vectors!(S, cols.div_ceil(S::LANES), NV => self.tile::<S, ASK, MR, NV>(s, j));
+                        j += cols;
+                    }
                 }
-            }
-            with_rows!(S, rows, MR => {
-                while j < self.n {
-                    let cols = (self.n - j).min(S::NV * S::LANES);
-                    with_vectors!(S, cols.div_ceil(S::LANES), NV => self.tile::<S, ASK, MR, NV>(s, j));
-                    j += cols;
-                }
-            });
-        }
+            },
+        );
     }
 
     /// As many tiles of `NV` vectors from column `j` on as fit; returns the first column that is left.
@@ -226,7 +224,7 @@ impl<E: Elem> Strip<'_, E> {
             };
             if self.to == self.k {
                 let cols = (self.n - j).min(NV * S::LANES);
-                self.store.put(s, acc, self.i, j, cols);
+                self.store.put_long(s, acc, self.i, j, cols);
                 return;
             }
             for (r, row) in acc.iter().enumerate() {

@@ -67,15 +67,59 @@ impl Store<'_> {
         j: usize,
         cols: usize,
     ) {
-        let direct = Self::is_direct(&self.p.c);
-        if const { S::LANES == 1 } {
-            // What is not as plain takes the way through memory, which costs less flash.
-            if self.is_as_it_is() {
-                // SAFETY: as the caller promises.
-                return unsafe { self.put_as_it_is(s, acc, i, j) };
+        // SAFETY: as the caller promises; there is room for all chains, and they are written.
+        unsafe {
+            if const { S::LANES == 1 } {
+                // What is not as plain takes the way through memory, which costs less flash.
+                if self.is_as_it_is() {
+                    return self.put_as_it_is(s, acc, i, j);
+                }
+            } else if self.put_plain(s, acc, i, j, cols) {
+                return;
             }
-        } else if direct && cols == NV * S::LANES && self.is_plain() {
-            // Nothing to decide for each vector.
+            let mut sums = MaybeUninit::<[[S::V; NV]; MR]>::uninit();
+            spill::<S, MR, NV>(s, acc, sums.as_mut_ptr().cast());
+            self.put_sums(s, sums.as_mut_ptr().cast(), (MR, NV), (i, j), cols);
+        }
+    }
+
+    /// [`put`](Self::put) of long chains with vectors: there are many tiles of few rows, so that what is not plain is
+    /// a call.
+    ///
+    /// # Safety
+    /// - As there.
+    #[inline(always)]
+    pub unsafe fn put_long<S: Simd, const MR: usize, const NV: usize>(
+        &self,
+        s: S,
+        acc: Acc<S::V, MR, NV>,
+        i: usize,
+        j: usize,
+        cols: usize,
+    ) {
+        // SAFETY: as the caller promises; there is room for all chains, and they are written.
+        unsafe {
+            if self.put_plain(s, acc, i, j, cols) {
+                return;
+            }
+            let mut sums = MaybeUninit::<[[S::V; NV]; MR]>::uninit();
+            spill::<S, MR, NV>(s, acc, sums.as_mut_ptr().cast());
+            self.put_sums_apart(s, sums.as_mut_ptr().cast(), (MR, NV), (i, j), cols);
+        }
+    }
+
+    /// Stores a whole tile for which there is nothing to decide for each vector, and says whether it was one.
+    #[inline(always)]
+    unsafe fn put_plain<S: Simd, const MR: usize, const NV: usize>(
+        &self,
+        s: S,
+        acc: Acc<S::V, MR, NV>,
+        i: usize,
+        j: usize,
+        cols: usize,
+    ) -> bool {
+        let whole = Self::is_direct(&self.p.c) && cols == NV * S::LANES && self.is_plain();
+        if whole {
             let (alpha, zero) = (self.p.alpha, s.splat(0.0));
             // SAFETY: the columns exist.
             unsafe {
@@ -87,20 +131,24 @@ impl Store<'_> {
                     self.put_each(s, acc, (i, j), |chain| s.fma(alpha, chain, zero));
                 }
             }
-            return;
         }
-        let mut sums = MaybeUninit::<[[S::V; NV]; MR]>::uninit();
-        let sums = sums.as_mut_ptr().cast::<f32>();
-        let row = |r: usize| sums.wrapping_add(r * NV * S::LANES);
-        unrolled!(R < MR => {
-            unrolled!(V < NV, 16 => {
-                // SAFETY: a vector of the array.
-                unsafe { s.store(row(R).add(V * S::LANES), acc[R][V]) };
-            });
-        });
-        if S::LANES > 1 && direct {
+        whole
+    }
+
+    /// Stores the tile at `sums`, `rows` rows of `nv` vectors.
+    #[inline(always)]
+    unsafe fn put_sums<S: Simd>(
+        &self,
+        s: S,
+        sums: *mut f32,
+        (rows, nv): (usize, usize),
+        (i, j): (usize, usize),
+        cols: usize,
+    ) {
+        let row = |r: usize| sums.wrapping_add(r * nv * S::LANES);
+        if S::LANES > 1 && Self::is_direct(&self.p.c) {
             let (alpha, plain) = (s.splat(self.p.alpha), self.is_plain());
-            for r in 0..MR {
+            for r in 0..rows {
                 for v in (0..cols).step_by(S::LANES) {
                     let p = self.c_at(i + r, j + v);
                     // SAFETY: `cols - v` columns from there on exist, and the chains of these are written.
@@ -113,10 +161,26 @@ impl Store<'_> {
             }
             return;
         }
-        for r in 0..MR {
-            // SAFETY: as the caller promises; the `NV` vectors with the `cols` columns are written.
+        for r in 0..rows {
+            // SAFETY: as the caller promises; the `nv` vectors with the `cols` columns are written.
             unsafe { self.put_row(s, row(r), i + r, j, cols) };
         }
+    }
+
+    #[inline(never)]
+    unsafe fn put_sums_apart<S: Simd>(
+        &self,
+        s: S,
+        sums: *mut f32,
+        sizes: (usize, usize),
+        at: (usize, usize),
+        cols: usize,
+    ) {
+        // SAFETY: as the caller promises.
+        s.vectorize(
+            #[inline(always)]
+            || unsafe { self.put_sums(s, sums, sizes, at, cols) },
+        );
     }
 
     /// Stores whole vectors of a C that takes them.
@@ -250,4 +314,15 @@ impl Store<'_> {
             unsafe { unpack_row(s, sums, c, 0) };
         }
     }
+}
+
+/// Writes the accumulators, row by row.
+#[inline(always)]
+unsafe fn spill<S: Simd, const MR: usize, const NV: usize>(s: S, acc: Acc<S::V, MR, NV>, to: *mut f32) {
+    unrolled!(R < MR => {
+        unrolled!(V < NV, 16 => {
+            // SAFETY: there is room for all vectors, as the caller promises.
+            unsafe { s.store(to.add((R * NV + V) * S::LANES), acc[R][V]) };
+        });
+    });
 }

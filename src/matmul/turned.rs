@@ -128,7 +128,7 @@ unsafe fn near<S: Simd, E: Elem, const M: usize, const G: usize>(
                     #[inline(always)]
                     || {
                         let mut j = 0;
-                        while !crowded && j + G * S::LANES <= nc {
+                        while const { G > 1 } && !crowded && j + G * S::LANES <= nc {
                             part.run::<S, E, M, G, false>(s, j);
                             j += G * S::LANES;
                         }
@@ -201,7 +201,7 @@ impl<'a> Part<'a> {
         });
         unrolled!(I < G => {
             // SAFETY: the columns exist.
-            unsafe { self.store.put(s, acc[I], 0, j + I * S::LANES, S::LANES) };
+            unsafe { self.store.put_long(s, acc[I], 0, j + I * S::LANES, S::LANES) };
         });
     }
 

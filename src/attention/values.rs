@@ -7,6 +7,7 @@ use super::panel::Panel;
 use super::scratch::Scratch;
 use super::seen;
 use super::unseen::{all_finite, seen_only};
+use crate::apart::apart;
 use crate::elem::{Elem, Kind, by_kind};
 use crate::kernel::pack::{Grid, pack};
 use crate::kernel::softmax::BLOCK;
@@ -278,7 +279,8 @@ unsafe fn strip<S: Simd, E: Elem>(
             while c < cols {
                 // What fills no vector is a tile of its own.
                 let vectors = take::<S>(((cols - c) / S::LANES).max(1), S::NV);
-                with_vectors!(S, vectors, NV => columns::<S, E, MR, NV>(s, strips, head, r, keys, c));
+                let head = &mut *head;
+                with_vectors!(S, vectors, NV => apart!(s => columns::<S, E, MR, NV>(s, strips, head, r, keys, c)));
                 c += vectors * S::LANES;
             }
         });
@@ -296,8 +298,9 @@ unsafe fn wide<S: Simd, E: Elem, const MR: usize, const NV: usize>(
 ) -> usize {
     let mut c = 0;
     while c + NV * S::LANES <= strips.cols {
+        let head = &mut *head;
         // SAFETY: as the caller promises.
-        unsafe { columns::<S, E, MR, NV>(s, strips, head, r, keys, c) };
+        apart!(s => unsafe { columns::<S, E, MR, NV>(s, strips, head, r, keys, c) });
         c += NV * S::LANES;
     }
     c

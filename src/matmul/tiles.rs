@@ -1,6 +1,7 @@
 //! All tiles of a block.
 
 use super::store::Store;
+use crate::apart::apart;
 use crate::elem::Elem;
 use crate::kernel::tile::{Panels, Rows, max_rows, share, take, tile, with_rows, with_vectors, zero};
 use crate::simd::Simd;
@@ -69,8 +70,10 @@ unsafe fn column<S: Simd, E: Elem, const NV: usize>(
                     let from = (a.at(ir, 0).ptr, b.lane(jr).ptr);
                     tile_apart::<S, E, MR, NV>(s, k, from, (a, b), at, store);
                 } else {
-                    let acc = tile::<S, E, MR, NV>(s, k, a.at(ir, 0), b.at(0, jr), zero(s));
-                    store.put(s, acc, at.0, at.1, cols);
+                    apart!(s => {
+                        let acc = tile::<S, E, MR, NV>(s, k, a.at(ir, 0), b.at(0, jr), zero(s));
+                        store.put(s, acc, at.0, at.1, cols);
+                    });
                 }
             }
         });

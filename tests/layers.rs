@@ -64,11 +64,10 @@ fn layer(name: &str) -> Option<usize> {
         .map(|&(_, layer)| layer)
 }
 
-/// The part of a file that is compiled into the crate, without comments.
+/// A file without comments.
 fn code(file: &Path) -> String {
     let text = fs::read_to_string(file).expect("a source file");
-    let lines = text.lines().take_while(|line| line.trim() != "#[cfg(test)]");
-    lines.map(|line| line.split("//").next().unwrap_or_default()).collect::<Vec<_>>().join("\n")
+    text.lines().map(|line| line.split("//").next().unwrap_or_default()).collect::<Vec<_>>().join("\n")
 }
 
 /// The modules that a file names after `crate::`, by the names of their files.
@@ -161,6 +160,17 @@ fn cpu_instructions_are_named_in_one_place() {
         }
     }
     assert!(found > 1, "the search is broken");
+}
+
+/// Cargo.toml says that the library has no unit tests: one would never run.
+#[test]
+fn tests_are_outside_the_library() {
+    for file in files(&root().join("src")) {
+        let text = fs::read_to_string(&file).expect("a source file");
+        for attribute in ["#[test]", "#[cfg(test)]"] {
+            assert!(!text.contains(attribute), "{}: {attribute} in the library", file.display());
+        }
+    }
 }
 
 #[test]

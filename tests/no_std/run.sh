@@ -25,28 +25,34 @@ locate() {
         done
 }
 
-# Level 3 last: what it leaves is what .ci/check_tile.py looks at.
-for level in s 3; do
-    if ! build "$level"; then
+proves() { # level
+    if ! build "$1"; then
         cat "$log"
-        locate "$level"
-        echo "no_std: FAILED at opt-level $level"
+        locate "$1"
+        echo "no_std: FAILED at opt-level $1"
         exit 1
     fi
     "$target/release/no_std"
     if nm "$target/release/no_std" | grep -E '__rust_alloc|__rdl_alloc|core9panicking'; then
-        echo "no_std: FAILED at opt-level $level: an allocator or a panic function is linked"
+        echo "no_std: FAILED at opt-level $1: an allocator or a panic function is linked"
         exit 1
     fi
-    echo "opt-level $level: links without std, allocator or any panic path, and runs"
-done
+    echo "opt-level $1: links without std, allocator or any panic path, and runs"
+}
 
-if build 3 --features bad; then
-    echo "no_std: FAILED: a planted index panic did not break the link"
-    exit 1
-elif ! grep -q "undefined.*$missing" "$log"; then
-    cat "$log"
-    echo "no_std: FAILED: the planted panic broke the build in another way"
-    exit 1
-fi
-echo "a planted index panic breaks the link: $missing is undefined"
+can_fail() { # level
+    if build "$1" --features bad; then
+        echo "no_std: FAILED: a planted index panic did not break the link"
+        exit 1
+    elif ! grep -q "undefined.*$missing" "$log"; then
+        cat "$log"
+        echo "no_std: FAILED: the planted panic broke the build in another way"
+        exit 1
+    fi
+    echo "a planted index panic breaks the link: $missing is undefined"
+}
+
+# Once, at the level that links sooner. Level 3 last: what it leaves is what .ci/check_tile.py looks at.
+proves s
+can_fail s
+proves 3

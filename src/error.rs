@@ -78,6 +78,13 @@ pub(crate) fn expect_dim(dim: &'static str, expected: usize, got: usize) -> Resu
     if got == expected { Ok(()) } else { Err(Error::DimMismatch { dim, expected, got }) }
 }
 
+/// The same of several dimensions: `Ok` if both numbers of each pair are the same.
+#[cfg_attr(not(target_os = "none"), inline)]
+#[cfg_attr(target_os = "none", inline(never))]
+pub(crate) fn expect_dims(names: &[&'static str], sizes: &[(usize, usize)]) -> Result<(), Error> {
+    names.iter().zip(sizes).try_for_each(|(&dim, &(expected, got))| expect_dim(dim, expected, got))
+}
+
 /// `Ok` if the scratch is long enough.
 #[inline]
 pub(crate) fn expect_scratch(needed: usize, got: usize) -> Result<(), Error> {

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// DESIGN's table of layers. A file may use those of a smaller number, and its own folder.
-const LAYERS: [(&str, usize); 23] = [
+const LAYERS: [(&str, usize); 24] = [
     ("error", 0),
     ("simd", 0),
     ("attention/mask", 0),
@@ -16,6 +16,7 @@ const LAYERS: [(&str, usize); 23] = [
     ("view/", 3),
     ("arch/", 3),
     ("kernel/tile", 3),
+    ("kernel/lone", 4),
     ("kernel/softmax", 3),
     ("kernel/tanh", 3),
     ("kernel/score", 4),

@@ -13,3 +13,5 @@ pub mod neon;
 ))]
 pub mod portable;
 pub mod scalar;
+#[cfg(all(target_arch = "arm", target_os = "none", target_abi = "eabihf"))]
+pub mod vfp;

@@ -1,17 +1,30 @@
 //! A call with everything checked, and each of its sequences as the kernels take it.
 
 use core::num::NonZeroUsize;
+use core::ops::Range;
 
 use super::keys::{RawKeys, SequenceKeys};
 use super::mask::Mask;
 use super::merge::states_len;
-use super::partial::{CHUNK, LogSum, STATE};
+use super::partial::{CHUNK, Keep, LogSum, STATE, keep_state};
 use super::scratch::width;
 use super::{Attention, attention_scratch_len, group, panel};
-use crate::error::{Error, expect_dim, expect_scratch};
+use crate::error::{Error, expect_dim, expect_dims, expect_scratch};
+use crate::kernel::lone::sqrt;
 use crate::tier::{Tier, dispatch};
 use crate::view::{RawHeads, RawTensor, Sequence};
 
+static SIZES: [&str; 9] = [
+    "head_dim of K",
+    "kv_len of V",
+    "batch of V",
+    "n_kv_heads of V",
+    "batch of the output",
+    "q_len of the output",
+    "n_heads of the output",
+    "v_head_dim of the output",
+    "batch of K",
+];
 const MASK: [&str; 4] =
     ["batch of the mask", "n_heads of the mask", "q_len of the mask", "kv_len of the mask"];
 const BITS: [&str; 4] =
@@ -19,19 +32,27 @@ const BITS: [&str; 4] =
 const BIAS: [&str; 4] =
     ["batch of the bias", "n_heads of the bias", "q_len of the bias", "kv_len of the bias"];
 
+/// Where the state of a chunk of keys goes instead of the output, with the code for it.
+#[derive(Clone, Copy)]
+pub struct States {
+    /// Where that of chunk 0 goes.
+    pub ptr: *mut f32,
+    pub keep: Keep,
+    /// The only chunk of keys that counts, and what hides the others.
+    number: usize,
+    chunk: fn(&mut Mask, usize),
+}
+
 /// A checked call.
 #[derive(Clone, Copy)]
 pub struct Call {
     pub q: RawHeads,
     pub k: RawKeys,
-    v: RawKeys,
+    pub v: RawKeys,
     out: RawHeads,
     /// Log-sum-exps of all sequences, and what computes them.
     pub lse: Option<(*mut f32, LogSum)>,
-    /// Where the state of chunk 0 goes instead of the output, or null.
-    pub states: *mut f32,
-    /// The only chunk of keys that counts.
-    chunk: Option<usize>,
+    pub states: Option<States>,
     pub sequences: usize,
     /// The longest sequence's.
     pub q_len: usize,
@@ -53,33 +74,50 @@ impl Call {
         out: Option<RawHeads>,
         lse: Option<(&mut [f32], LogSum)>,
     ) -> Result<Call, Error> {
-        let wanted = out.is_none() || lse.is_some();
+        let mut call = Call::unchecked(q, k, v, out);
+        call.check(options, out.is_none(), lse)?;
+        Ok(call)
+    }
+
+    /// Made in its place, since it is large.
+    #[inline(always)]
+    pub fn unchecked(q: RawHeads, k: RawKeys, v: RawKeys, out: Option<RawHeads>) -> Call {
         let out = out.unwrap_or(q.of_dim(v.slots.head_dim));
-        expect_dim("head_dim of K", q.head_dim, k.slots.head_dim)?;
-        expect_dim("kv_len of V", k.len, v.len)?;
-        expect_dim("batch of V", k.batch, v.batch)?;
-        expect_dim("n_kv_heads of V", k.slots.n_heads, v.slots.n_heads)?;
-        expect_dim("batch of the output", q.batch, out.batch)?;
-        expect_dim("q_len of the output", q.len, out.len)?;
-        expect_dim("n_heads of the output", q.n_heads, out.n_heads)?;
-        expect_dim("v_head_dim of the output", v.slots.head_dim, out.head_dim)?;
+        let (lse, states, group) = (None, None, None);
+        Call { q, k, v, out, lse, states, sequences: 0, q_len: 0, kv_len: 0, group }
+    }
+
+    /// Checks the call and notes its sizes; `others`: something else is wanted of the rows than the output.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    #[cfg_attr(target_os = "none", inline(never))]
+    pub fn check(
+        &mut self,
+        options: &Attention,
+        others: bool,
+        lse: Option<(&mut [f32], LogSum)>,
+    ) -> Result<(), Error> {
+        let Call { q, k, v, out, .. } = self;
+        let wanted = others || lse.is_some();
+        let packed = options.code.packed;
+        let sizes = [
+            (q.head_dim, k.slots.head_dim),
+            (k.len, v.len),
+            (k.batch, v.batch),
+            (k.slots.n_heads, v.slots.n_heads),
+            (q.batch, out.batch),
+            (q.len, out.len),
+            (q.n_heads, out.n_heads),
+            (v.slots.head_dim, out.head_dim),
+            (if packed.is_some() { k.batch } else { q.batch }, k.batch),
+        ];
+        expect_dims(&SIZES, &sizes)?;
         let group = group(q.n_heads, k.slots.n_heads)?;
-        let sequences = match options.q_offsets {
-            None => q.batch,
-            Some(offsets) => {
-                expect_dim("batch of packed queries", 1, q.batch)?;
-                offsets.len().saturating_sub(1)
-            }
+        let [sequences, q_len, kv_len] = match packed {
+            None => [q.batch, q.len, k.len],
+            Some(packed) => (packed.sizes)(options, q, k)?,
         };
-        let q_len = longest(options.q_offsets, q.len, "last of the offsets of queries")?;
-        let kv_len = longest(options.kv_offsets, k.len, "last of the offsets of keys")?;
-        match options.kv_offsets {
-            None => expect_dim("batch of K", sequences, k.batch)?,
-            Some(offsets) => {
-                expect_dim("batch of packed keys", 1, k.batch)?;
-                expect_dim("sequences of packed keys", sequences, offsets.len().saturating_sub(1))?;
-            }
-        }
         let rows = q.batch.checked_mul(q.len).and_then(|rows| rows.checked_mul(q.n_heads));
         let rows = rows.ok_or(Error::ShapeOverflow)?;
         let lse = match lse {
@@ -93,28 +131,19 @@ impl Call {
         if q.len.max(k.len) > isize::MAX as usize {
             return Err(Error::ShapeOverflow);
         }
-        check_options(options, [sequences, q.n_heads, q_len, kv_len])?;
         // A batch of nothing may be of any size.
         let nothing = rows == 0 || (out.head_dim == 0 && !wanted);
-        let sequences = if nothing { 0 } else { sequences };
-        for b in 0..sequences {
-            let there = offsets_of(options.kv_offsets, b).map_or(k.len, |(_, len)| len);
-            let got = at(options.kv_lens, b).unwrap_or(there);
-            if got > there {
-                return Err(Error::DimMismatch { dim: "kv_lens (at most)", expected: there, got });
-            }
-            k.check_pages(b, got)?;
-            v.check_pages(b, got)?;
+        let sizes = [sequences, q.n_heads, q_len, kv_len];
+        if let Some(masks) = options.code.masks {
+            (masks.check)(options, sizes)?;
         }
-        // Made once, in its place: it is large.
-        let (states, chunk) = (core::ptr::null_mut(), None);
-        Ok(Call { q, k, v, out, lse, states, chunk, sequences, q_len, kv_len, group })
-    }
-
-    /// First packed key and number of keys of sequence `b`.
-    fn keys_of(&self, options: &Attention, b: usize) -> (usize, usize) {
-        let (from, len) = offsets_of(options.kv_offsets, b).unwrap_or((0, self.k.len));
-        (from, at(options.kv_lens, b).unwrap_or(len))
+        if let Some(check) = options.code.lengths.or(k.check).or(v.check) {
+            check(options, [k, v], sizes, !nothing)?;
+        }
+        let sequences = if nothing { 0 } else { sequences };
+        (self.lse, self.sequences, self.q_len, self.kv_len, self.group) =
+            (lse, sequences, q_len, kv_len, group);
+        Ok(())
     }
 
     /// Computes all sequences.
@@ -150,20 +179,30 @@ impl Call {
     /// The same for one chunk of keys, whose state goes to `states` as that of chunk `place`.
     pub fn chunk(&self, chunk: usize, states: *mut f32, place: usize) -> Call {
         let size = self.rows() * (STATE + width(self.v.slots.head_dim));
-        Call { states: states.wrapping_add(place * size), chunk: Some(chunk), ..*self }
+        let hide = |mask: &mut Mask, chunk: usize| {
+            mask.first = mask.first.max(chunk.saturating_mul(CHUNK));
+            mask.end = mask.end.min(chunk.saturating_add(1).saturating_mul(CHUNK));
+        };
+        let ptr = states.wrapping_add(place * size);
+        Call { states: Some(States { ptr, keep: keep_state, number: chunk, chunk: hide }), ..*self }
     }
 
     /// Sequence `b`, unless it has no rows.
+    #[cfg_attr(target_os = "none", inline(never))]
     pub fn sequence<'a>(&'a self, options: &'a Attention<'a>, b: usize) -> Option<Problem<'a>> {
-        let (q, out, first_row) = match offsets_of(options.q_offsets, b) {
-            None => (self.q.sequence(b), self.out.sequence(b), b * self.q.n_heads * self.q.len),
-            Some((from, len)) => (self.q.tokens(0, from, len), self.out.tokens(0, from, len), from),
-        };
+        // The sequence of each view, its first token and number of tokens there.
+        let mut at_q = (b, 0, self.q.len);
+        let mut at_kv = (b, 0, self.k.len);
+        if let Some(packed) = options.code.packed {
+            (packed.places)(options, b, [&mut at_q, &mut at_kv]);
+        }
+        let tokens = |of| RawHeads::tokens(of, at_q.0, at_q.1, at_q.2);
+        let (q, out) = (tokens(&self.q), tokens(&self.out));
+        let first_row = at_q.0 * self.q.n_heads * self.q.len + at_q.1;
         if q.len == 0 || self.q.n_heads == 0 {
             return None;
         }
-        let (from, kv_len) = self.keys_of(options, b);
-        let packed = if options.kv_offsets.is_some() { 0 } else { b };
+        let kv_len = at(options.kv_lens, b).unwrap_or(at_kv.2);
         let (before, after) = options.window;
         let mut mask = Mask {
             offset: options.offset.unwrap_or(kv_len as isize - q.len as isize),
@@ -171,16 +210,15 @@ impl Call {
             first: at(options.kv_starts, b).unwrap_or(0),
             end: kv_len,
         };
-        if let Some(chunk) = self.chunk {
-            mask.first = mask.first.max(chunk.saturating_mul(CHUNK));
-            mask.end = mask.end.min(chunk.saturating_add(1).saturating_mul(CHUNK));
+        if let Some(states) = self.states {
+            (states.chunk)(&mut mask, states.number);
         }
         Some(Problem {
             options,
             b,
             q,
-            k: self.k.sequence(packed, from, kv_len),
-            v: self.v.sequence(packed, from, kv_len),
+            k: self.k.sequence(at_kv.0, at_kv.1, kv_len),
+            v: self.v.sequence(at_kv.0, at_kv.1, kv_len),
             out,
             group: self.group?,
             call: self,
@@ -192,15 +230,75 @@ impl Call {
     }
 }
 
-/// That options have the sizes of a call: sequences, query heads, and the longest sequence's queries and keys.
-fn check_options(options: &Attention, sizes: [usize; 4]) -> Result<(), Error> {
-    let &Attention { alibi, sinks, kv_lens, kv_starts, code, .. } = options;
-    let [sequences, n_heads, ..] = sizes;
+/// What has to be checked for each sequence, or head: options of their own lengths, and pages.
+pub type Lengths = fn(&Attention, [&RawKeys; 2], [usize; 4], bool) -> Result<(), Error>;
+
+/// That options have the sizes of a call: sequences, query heads, and the longest sequence's queries and keys; and
+/// that all keys exist, if there is `something` to compute.
+///
+/// # Errors
+/// [`Error::DimMismatch`].
+pub fn check_lengths(
+    options: &Attention,
+    [k, v]: [&RawKeys; 2],
+    [sequences, n_heads, ..]: [usize; 4],
+    something: bool,
+) -> Result<(), Error> {
+    let &Attention { alibi, sinks, kv_lens, kv_starts, .. } = options;
     each("n_heads (length of the slopes)", n_heads, alibi)?;
     each("n_heads (length of the sinks)", n_heads, sinks)?;
     each("batch (length of kv_lens)", sequences, kv_lens)?;
     each("batch (length of kv_starts)", sequences, kv_starts)?;
-    code.masks.map_or(Ok(()), |masks| (masks.check)(options, sizes))
+    for b in 0..if something { sequences } else { 0 } {
+        let there = offsets_of(options.kv_offsets, b).map_or(k.len, |(_, len)| len);
+        let got = at(kv_lens, b).unwrap_or(there);
+        if got > there {
+            return Err(Error::DimMismatch { dim: "kv_lens (at most)", expected: there, got });
+        }
+        k.check_pages(b, got)?;
+        v.check_pages(b, got)?;
+    }
+    Ok(())
+}
+
+/// What is called where sequences are packed.
+#[derive(Debug)]
+pub struct Packed {
+    /// Sequences, and queries and keys of the longest.
+    sizes: fn(&Attention, &RawHeads, &RawKeys) -> Result<[usize; 3], Error>,
+    /// Sequence, first token and number of tokens of a sequence's queries and keys, where these are packed.
+    places: fn(&Attention, usize, [&mut (usize, usize, usize); 2]),
+}
+
+pub static PACKED: Packed = Packed {
+    sizes: packed_sizes,
+    places: |options, b, places| {
+        for (place, offsets) in places.into_iter().zip([options.q_offsets, options.kv_offsets]) {
+            if let Some((from, len)) = offsets_of(offsets, b) {
+                *place = (0, from, len);
+            }
+        }
+    },
+};
+
+fn packed_sizes(options: &Attention, q: &RawHeads, k: &RawKeys) -> Result<[usize; 3], Error> {
+    let sequences = match options.q_offsets {
+        None => q.batch,
+        Some(offsets) => {
+            expect_dim("batch of packed queries", 1, q.batch)?;
+            offsets.len().saturating_sub(1)
+        }
+    };
+    let q_len = longest(options.q_offsets, q.len, "last of the offsets of queries")?;
+    let kv_len = longest(options.kv_offsets, k.len, "last of the offsets of keys")?;
+    match options.kv_offsets {
+        None => expect_dim("batch of K", sequences, k.batch)?,
+        Some(offsets) => {
+            expect_dim("batch of packed keys", 1, k.batch)?;
+            expect_dim("sequences of packed keys", sequences, offsets.len().saturating_sub(1))?;
+        }
+    }
+    Ok([sequences, q_len, kv_len])
 }
 
 /// That masks and biases have these sizes.
@@ -260,7 +358,7 @@ fn longest(offsets: Option<&[usize]>, len: usize, dim: &'static str) -> Result<u
 
 /// `1 / √head_dim`, and 1 for no features.
 fn default_scale(head_dim: usize) -> f32 {
-    if head_dim == 0 { 1.0 } else { 1.0 / libm::sqrtf(head_dim as f32) }
+    if head_dim == 0 { 1.0 } else { 1.0 / sqrt(head_dim as f32) }
 }
 
 /// One sequence of a checked call. Not generic: compiled once for each tier.
@@ -283,11 +381,9 @@ pub struct Problem<'a> {
 }
 
 impl Problem<'_> {
-    /// The first key that some of `count` rows of a key head from `first` on sees, and the end of them:
-    /// both grow with the row.
-    pub fn seen(&self, first: usize, count: usize) -> (usize, usize) {
-        let query = |row: usize| self.mask.seen(row / self.group);
-        (query(first).start, query((first + count).saturating_sub(1)).end)
+    /// The keys that row `row` of a key head sees. Both ends grow with the row.
+    pub fn seen(&self, row: usize) -> Range<usize> {
+        self.mask.seen(row / self.group)
     }
 
     /// Query and head of the rows of a key head from `first` on: the heads of the group follow each

@@ -1,6 +1,8 @@
 //! Where a call's keys and values lie: side by side, in a ring, or in pages. Kernels ask for runs of keys
 //! that lie at one stride, and never see the difference.
 
+use super::call::{Lengths, check_lengths};
+use super::lone::{self, InRuns};
 use super::mask::{bits, first_ones, hull};
 use crate::elem::{Elem, Kind};
 use crate::error::{Error, expect_dim};
@@ -105,13 +107,22 @@ impl<T: Elem> Keys for HeadsRef<'_, T> {}
 impl<T: Elem> Source for HeadsRef<'_, T> {
     fn raw(&self) -> RawKeys {
         let (batch, len) = (self.batch(), self.len());
-        RawKeys { slots: self.raw, batch, len, first: 0, table: core::ptr::null(), pages: 0 }
+        RawKeys {
+            slots: self.raw,
+            batch,
+            len,
+            first: 0,
+            table: core::ptr::null(),
+            pages: 0,
+            check: None,
+            in_runs: None,
+        }
     }
 }
 impl<T: Elem> Keys for Ring<'_, T> {}
 impl<T: Elem> Source for Ring<'_, T> {
     fn raw(&self) -> RawKeys {
-        RawKeys { first: self.first, len: self.len, ..self.slots.raw() }
+        RawKeys { first: self.first, len: self.len, in_runs: apart(), ..self.slots.raw() }
     }
 }
 impl<T: Elem> Keys for Paged<'_, T> {}
@@ -119,7 +130,10 @@ impl<T: Elem> Source for Paged<'_, T> {
     fn raw(&self) -> RawKeys {
         let pages = self.table.len().checked_div(self.sequences).unwrap_or(0);
         let slots = self.pool.raw();
-        RawKeys { batch: self.sequences, len: self.len, table: self.table.as_ptr(), pages, ..slots }
+        let check: Lengths = check_lengths;
+        let (table, check) = (self.table.as_ptr(), Some(check));
+        let in_runs = apart();
+        RawKeys { batch: self.sequences, len: self.len, table, pages, check, in_runs, ..slots }
     }
 }
 impl<K: Keys + ?Sized> Keys for &K {}
@@ -141,6 +155,14 @@ pub struct RawKeys {
     /// `[batch][pages]`, or null.
     table: *const u32,
     pages: usize,
+    /// What has to be checked of pages.
+    pub(super) check: Option<Lengths>,
+    /// With one lane: the code for keys that need not lie at one stride.
+    pub(super) in_runs: Option<InRuns>,
+}
+
+fn apart() -> Option<InRuns> {
+    Some(lone::in_runs)
 }
 
 impl RawKeys {
@@ -169,12 +191,11 @@ impl RawKeys {
     }
 
     /// Keys `from..from + len` of sequence `b`.
+    #[cfg_attr(target_os = "none", inline(never))]
     pub(crate) fn sequence(&self, b: usize, from: usize, len: usize) -> SequenceKeys<'_> {
-        let (slots, table) = if self.table.is_null() {
-            (self.slots.sequence(b), self.table)
-        } else {
-            (self.slots.sequence(0), self.table.wrapping_add(b * self.pages))
-        };
+        // Without a table there are no pages.
+        let of_slots = if self.table.is_null() { b } else { 0 };
+        let (slots, table) = (self.slots.sequence(of_slots), self.table.wrapping_add(b * self.pages));
         SequenceKeys { slots, len, first: self.first + from, table }
     }
 }

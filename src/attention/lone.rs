@@ -1,256 +1,453 @@
-//! The weighted values of one block with one lane, as [`values`](super::values) has them for vectors. A small
-//! processor counts instructions and bytes of flash and stack: tiles are few, apart, and leave their sums in
-//! memory.
+//! Scores, weights and values of one block with one lane, as [`prefill`](super::prefill),
+//! [`partial`](super::partial) and [`values`](super::values) have them for vectors. A panel has four rows: the loops
+//! of [`kernel::lone`](crate::kernel::lone) take all four, or a single one.
 
-use super::block::Block;
+use super::block::{Block, within};
+use super::keys::SequenceKeys;
+use super::mask::{bits, first_ones};
 use super::panel::Panel;
-use super::scratch::Scratch;
-use super::seen;
+use super::partial;
+use super::scratch::{LONE_KEYS, Scratch};
+use super::seen::{self, Masks};
 use crate::arch::scalar::Scalar;
-use crate::elem::{Elem, by_kind};
-use crate::kernel::tile::{Acc, lone_columns, panel_rows, take, zero};
-use crate::kernel::unrolled::unrolled;
+use crate::elem::sealed::Lanes;
+use crate::elem::{Elem, Kind, by_kind};
+use crate::kernel::lone::{
+    LANES, Row, Scores, Tile, Together, chain, few_scores, row, scores as four_scores, tile, weigh,
+};
+use crate::kernel::pack::{Grid, pack};
+use crate::kernel::score::{chains, steps};
+use crate::kernel::softmax::CHAINS;
 use crate::simd::Simd;
 use crate::view::RawMat;
 
-/// Chains of the largest tile.
-const MOST: usize = 24;
 const PANEL: usize = <Scalar as Simd>::PANEL;
+const FLOAT: usize = size_of::<f32>();
 
-/// Keys between two tests whether there are more, for a tile of so many chains: the largest has no registers left.
-const fn at_once(chains: usize) -> usize {
-    if chains == MOST { 1 } else { 2 }
+/// Sums of the largest tile, and what sums start with.
+type Sums = [f32; 16];
+static ZEROS: Sums = [0.0; 16];
+
+/// The next keys of `at.0..at.1` in the block that some row sees and that lie at one stride, and the first one's place.
+#[inline(never)]
+fn next(panel: &Panel, k: &SequenceKeys, block: &Block, at: &mut (usize, usize)) -> (usize, RawMat) {
+    let (mut t, mut n) = (at.0, at.1.saturating_sub(at.0));
+    if let Some(masks) = masks(panel, block) {
+        (t, n) = (masks.next)(block.keys, *at);
+    }
+    let run = k.run(panel.kv_head, block.start + t, n);
+    at.0 = t + run.rows;
+    (t, run)
 }
 
-/// Where the chains of a tile go.
-struct Out {
-    /// `[rows][stride]`.
-    to: *mut f32,
-    stride: usize,
-    /// A float for each row, by which what was there is multiplied before a chain is added. Or null: chains
-    /// alone.
-    factor: *const f32,
-    /// Whether chains that are not finite may not go there.
-    finite: bool,
+/// What is called where not every row sees all keys that are there for its place.
+fn masks(panel: &Panel, block: &Block) -> Option<&'static Masks> {
+    panel.p.options.code.masks.filter(|_| block.holes)
 }
 
-/// A tile: `n` keys with their weights, `[key][PANEL]`, and values, rows of a stride. Chains start with what the
-/// last pointer gives. Returns whether they have gone where they should.
-type Tile<E> = unsafe fn(usize, *const f32, (*const E, usize), *const f32, &Out) -> bool;
+/// The first key of the block that row `r` sees and the end of them.
+///
+/// # Safety
+/// - As `seen::keys_of`.
+#[inline(never)]
+pub unsafe fn keys_of(panel: &Panel, x: &Scratch, block: &Block, r: usize) -> (usize, usize) {
+    // SAFETY: as the caller promises.
+    unsafe {
+        if let Some(masks) = masks(panel, block) {
+            (masks.of_row)(x, block, r)
+        } else if block.partial {
+            let seen = panel.seen(r);
+            (within(block.start, seen.start).max(block.from), within(block.start, seen.end).min(block.to))
+        } else {
+            (block.from, block.to)
+        }
+    }
+}
+
+/// What a mask does to the keys of a block, for [`Masks`].
+pub fn next_seen(keys: u64, (from, to): (usize, usize)) -> (usize, usize) {
+    match keys & bits(from, to) {
+        0 => (to, 0),
+        keys => first_ones(keys),
+    }
+}
+
+/// As [`keys_of`].
+///
+/// # Safety
+/// - As `seen::keys_of`.
+pub unsafe fn of_row(x: &Scratch, block: &Block, r: usize) -> (usize, usize) {
+    // SAFETY: as the caller promises.
+    unsafe { seen::keys_of(x, *block, r, 1) }
+}
+
+/// Writes the panel's queries, times the scale, to the scratch.
+///
+/// # Safety
+/// - As `prefill::load_q`.
+pub unsafe fn load_q(panel: &Panel, x: &Scratch) {
+    let p = panel.p;
+    by_kind!(p.q.of.kind, E => {
+        for r in 0..panel.rows {
+            let (query, head) = panel.row(r);
+            let from = p.q.head(head).at::<E>(query, 0);
+            for i in 0..p.q.of.head_dim {
+                // SAFETY: a feature of a row, which there is room for.
+                unsafe { *x.q.add(i * PANEL + r) = (*from.add(i)).widen() * p.scale };
+            }
+        }
+    });
+}
+
+/// Scores of the block's keys that some row sees.
+///
+/// # Safety
+/// - As `prefill::scores`.
+#[inline(never)]
+pub unsafe fn scores(panel: &Panel, x: &Scratch, block: &Block) {
+    let k = &panel.p.k;
+    let (d, mut at) = (k.dim(), (block.from, block.to));
+    while at.0 < at.1 {
+        let (t, run) = next(panel, k, block, &mut at);
+        // SAFETY: keys of the block; the scratch has room for as many as are copied.
+        by_kind!(k.kind(), E => unsafe {
+            if const { matches!(E::KIND, Kind::F32) } {
+                strip(panel, x, (run.at::<f32>(0, 0), run.row_stride), (t, run.rows));
+            } else {
+                for i in (0..run.rows).step_by(LONE_KEYS) {
+                    let n = LONE_KEYS.min(run.rows - i);
+                    pack(Scalar, run.block(i, 0, n, d), Grid { dst: x.keys, stride: d, width: d });
+                    strip(panel, x, (x.keys, d), (t + i, n));
+                }
+            }
+        });
+    }
+}
+
+/// Scores of `n` keys from key `t` of the block on.
+unsafe fn strip(panel: &Panel, x: &Scratch, (keys, apart): (*const f32, usize), (t, n): (usize, usize)) {
+    let d = panel.p.k.dim();
+    let chains = chains(d);
+    for first in (0..chains).step_by(2) {
+        let (steps, one) = steps(d, chains, first);
+        let (one, add) = (one.into(), (first > 0).into());
+        let (q, step, q_step) = (x.q.wrapping_add(first * PANEL), chains * FLOAT, chains * LANES);
+        let (keys, to) = (keys.wrapping_add(first), x.scores.wrapping_add(t * PANEL));
+        // SAFETY: as the caller promises.
+        unsafe {
+            let mut x = Scores { keys, apart: apart * FLOAT, n, q, step, q_step, steps, one, to, add };
+            if panel.rows > 1 { four_scores(&mut x) } else { few_scores(&mut x) }
+        }
+    }
+}
+
+/// As `partial::weights`.
+///
+/// # Safety
+/// - As there.
+#[inline(never)]
+pub unsafe fn weights(panel: &Panel, x: &Scratch, block: &Block) {
+    for r in 0..panel.rows {
+        // SAFETY: as the caller promises.
+        unsafe {
+            let (first, end) = keys_of(panel, x, block, r);
+            let at = |t: usize| x.scores.wrapping_add(t * PANEL + r);
+            if let Some(masks) = masks(panel, block) {
+                (masks.hide)(x, r, (first, end));
+            }
+            // The sum's chains count from the block's first key: whole groups of them.
+            let from = first - first % CHAINS;
+            let to = if first < end { end.next_multiple_of(CHAINS) } else { from };
+            for t in (from..first).chain(end..to) {
+                *at(t) = f32::NEG_INFINITY;
+            }
+            let m = *x.m.add(r);
+            let mut top = m;
+            for t in from..to {
+                let score = *at(t);
+                top = if score > top { score } else { top };
+            }
+            let sum = weigh(at(from), to - from, top);
+            *x.l.add(r) = *x.l.add(r) * exp(x, r, m, top) + sum;
+            *x.m.add(r) = top;
+        }
+    }
+}
+
+/// `e^(m - top)` by the same loop, since flash counts: noted, and returned, as the factor of row `r`.
+unsafe fn exp(x: &Scratch, r: usize, m: f32, top: f32) -> f32 {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let factor = x.factor.add(r);
+        *factor = m;
+        weigh(factor, 1, top);
+        *factor
+    }
+}
+
+/// As `partial::merge`.
+///
+/// # Safety
+/// - As there.
+#[inline(never)]
+pub unsafe fn merge(x: &Scratch, rows: usize) {
+    for r in 0..rows {
+        // SAFETY: as the caller promises.
+        unsafe {
+            let (m1, m2) = (*x.total_m.add(r), *x.m.add(r));
+            let m = if m1 > m2 { m1 } else { m2 };
+            let (f1, f2) = (exp(x, r, m1, m), exp(x, r, m2, m));
+            let merged = |total: *mut f32, chunk: *mut f32| *total = *total * f1 + *chunk * f2;
+            *x.total_m.add(r) = m;
+            merged(x.total_l.add(r), x.l.add(r));
+            for c in r * x.width..(r + 1) * x.width {
+                merged(x.total_acc.add(c), x.acc.add(c));
+            }
+        }
+    }
+}
 
 /// Adds the block's values, weighted.
 ///
 /// # Safety
-/// - As `values::apply`, with one lane.
+/// - As `values::apply`.
 #[inline(never)]
-pub unsafe fn apply(panel: &Panel, x: &Scratch, block: &Block) {
+pub unsafe fn values(panel: &Panel, x: &Scratch, block: &Block) {
     // SAFETY: as the caller promises.
-    by_kind!(panel.p.v.kind(), E => unsafe { strips::<E>(panel, x, block) });
+    by_kind!(panel.p.v.kind(), E => unsafe { weighted::<E>(panel, x, block) });
 }
 
-unsafe fn strips<E: Elem>(panel: &Panel, x: &Scratch, block: &Block) {
-    let (v, mut r) = (&panel.p.v, 0);
-    let one = v.one_run(block.start, block.keys);
-    let run = v.run(panel.kv_head, block.start + block.from, block.to - block.from);
-    while r < panel.rows {
-        let rows = take::<Scalar>(panel.rows - r, panel_rows::<Scalar>());
-        // SAFETY: rows of the panel.
-        let keys = unsafe { seen::keys_of(x, *block, r, rows) };
-        let (most, mut c) = (lone_columns::<Scalar>(rows), 0);
-        while c < v.dim() && (keys.0 < keys.1 || block.first) {
-            let left = v.dim() - c;
-            // Eight columns are two times four.
-            let cols = if left == 8 && most < 8 { 4 } else { take::<Scalar>(left, most) };
-            let tile: Tile<E> = match (rows, cols) {
-                (1, 1) => tile::<E, 1, 1>,
-                (1, 4) => tile::<E, 1, 4>,
-                (1, _) => tile::<E, 1, 16>,
-                (_, 1) => tile::<E, 4, 1>,
-                (_, 4) => tile::<E, 4, 4>,
-                _ => tile::<E, 4, 6>,
-            };
-            let part = Part { panel, x, block, rows: (r, rows), cols: (c, cols), keys };
-            // SAFETY: as the caller promises; weights are those of keys in the block.
-            unsafe {
-                let factor = x.factor.wrapping_add(r);
-                let factor = if block.first { core::ptr::null() } else { factor.cast_const() };
-                let to = x.acc.wrapping_add(r * x.width + c);
-                // A key that a row does not see weighs 0, but 0 x NaN is not 0.
-                let out = Out { to, stride: x.width, factor, finite: block.partial || block.holes };
-                if !one || !part.tile(tile, (block.from, run), ZEROS.as_ptr(), &out) {
-                    part.in_runs(tile);
-                }
+unsafe fn weighted<E: Elem>(panel: &Panel, x: &Scratch, block: &Block) {
+    let dim = panel.p.v.dim();
+    // Rows that do not see the same keys are taken one by one: a key that a row does not see would weigh 0, but
+    // 0 x NaN is not 0.
+    let together = if panel.rows > 1 && !block.partial && !block.holes { dim - dim % 4 } else { 0 };
+    // SAFETY: as the caller promises.
+    unsafe {
+        for r in 0..panel.rows {
+            let keys = keys_of(panel, x, block, r);
+            if keys.0 >= keys.1 && !block.first {
+                continue;
             }
-            c += cols;
+            let part = Part::new(panel, x, block, r, keys);
+            if r == 0 {
+                part.sums::<E>((0, together), 4);
+            }
+            if together == dim {
+                return;
+            }
+            let eights = dim - (dim - together) % 8;
+            part.sums::<E>((together, eights), 8);
+            part.sums::<E>((eights, dim), 1);
         }
-        r += rows;
     }
 }
 
-/// What chains start with.
-static ZEROS: [f32; MOST] = [0.0; MOST];
-
-/// The place of a tile: rows, columns and keys.
-struct Part<'a> {
+/// The weighted values of row `r`, or of four rows.
+pub struct Part<'a> {
     panel: &'a Panel<'a>,
     x: &'a Scratch,
     block: &'a Block,
-    rows: (usize, usize),
-    cols: (usize, usize),
-    keys: (usize, usize),
+    r: usize,
+    /// The first keys that lie at one stride, and those after them.
+    first: (usize, RawMat),
+    more: (usize, usize),
 }
 
-impl Part<'_> {
-    /// The keys of a run, which begins at key `t` of the block.
-    #[inline(always)]
-    unsafe fn tile<E: Elem>(
-        &self,
-        tile: Tile<E>,
-        (t, run): (usize, RawMat),
-        start: *const f32,
-        out: &Out,
-    ) -> bool {
-        let from = t.max(self.keys.0);
-        let n = (t + run.rows).min(self.keys.1).saturating_sub(from);
-        let weights = self.x.scores.wrapping_add(from * PANEL + self.rows.0);
-        let values = run.at::<E>(from.wrapping_sub(t), self.cols.0).cast_const();
+impl<'a> Part<'a> {
+    fn new(
+        panel: &'a Panel<'a>,
+        x: &'a Scratch,
+        block: &'a Block,
+        r: usize,
+        mut more: (usize, usize),
+    ) -> Part<'a> {
+        let first = next(panel, &panel.p.v, block, &mut more);
+        Part { panel, x, block, r, first, more }
+    }
+
+    /// Sums of the columns `c..end`, 1 or 8 at a time, or 4 of four rows.
+    unsafe fn sums<E: Elem>(&self, (c, end): (usize, usize), at_a_time: usize) {
+        let &Part { panel, x, block, r, more, .. } = self;
+        let factor = if block.first { core::ptr::null() } else { x.factor.wrapping_add(r).cast_const() };
+        let to = (x.acc.wrapping_add(r * x.width + c), x.width * FLOAT, factor);
         // SAFETY: as the caller promises.
-        unsafe { tile(n, weights, (values, run.row_stride), start, out) }
+        unsafe {
+            let apart = panel.p.call.v.in_runs.filter(|_| more.0 < more.1);
+            if c >= end {
+            } else if let Some(in_runs) = masks(panel, block).map(|masks| masks.in_runs).or(apart) {
+                in_runs(self, (c, end), at_a_time, to);
+            } else {
+                self.of_run::<E>(&self.first, (c, end), at_a_time, ZEROS.as_ptr(), to);
+            }
+        }
     }
 
-    /// The same of all runs, and of the keys alone that each row sees where others would do harm.
-    #[inline(never)]
-    unsafe fn in_runs<E: Elem>(&self, tile: Tile<E>) {
-        let &Part { panel, x, block, rows: (r, rows), cols: (c, cols), .. } = self;
-        let mut chains = ZEROS;
-        let to = chains.as_mut_ptr();
-        let out = Out { to, stride: cols, factor: core::ptr::null(), finite: false };
-        for run in panel.p.v.runs(panel.kv_head, block.start, block.keys) {
-            // SAFETY: as the caller promises; the chains are as many as there is room for.
-            unsafe { self.tile(tile, run, to, &out) };
-        }
-        if (block.partial || block.holes) && chains.iter().fold(false, |any, x| any | !x.is_finite()) {
+    /// [`in_runs`].
+    unsafe fn in_runs<E: Elem>(
+        &self,
+        (c, end): (usize, usize),
+        at_a_time: usize,
+        (to, to_row, factor): (*mut f32, usize, *const f32),
+    ) {
+        let &Part { panel, block, .. } = self;
+        for first in (c..end).step_by(at_a_time) {
+            let (mut run, mut more) = (self.first, self.more);
+            let (mut sums, mut start) = (ZEROS, ZEROS.as_ptr());
+            let columns = (first, first + at_a_time);
+            let to = to.wrapping_add(first - c);
             // SAFETY: as the caller promises.
-            unsafe { self.seen_only::<E>(&mut chains) };
-        }
-        for (i, chains) in chains.chunks_exact(cols.max(1)).enumerate().take(rows) {
-            let to = x.acc.wrapping_add((r + i) * x.width + c);
-            // SAFETY: rows and columns of the sums.
             unsafe {
-                let factor = *x.factor.add(r + i);
-                for (j, &chain) in chains.iter().enumerate() {
-                    let to = to.add(j);
-                    *to = if block.first { chain } else { *to * factor + chain };
+                while more.0 < more.1 {
+                    let into = (sums.as_mut_ptr(), LANES, core::ptr::null());
+                    self.of_run::<E>(&run, columns, at_a_time, start, into);
+                    run = next(panel, &panel.p.v, block, &mut more);
+                    start = sums.as_ptr();
+                }
+                if let Some(masks) = masks(panel, block) {
+                    let into = (sums.as_mut_ptr(), LANES, core::ptr::null());
+                    self.of_run::<E>(&run, columns, at_a_time, start, into);
+                    (masks.add)(self, (to, factor), first, sums.get_mut(..at_a_time).unwrap_or_default());
+                } else {
+                    self.of_run::<E>(&run, columns, at_a_time, start, (to, to_row, factor));
                 }
             }
         }
     }
 
-    /// Chains of the keys alone that each row sees.
-    #[cold]
+    /// Sums of some keys, which begin with what is at `start`.
     #[inline(never)]
-    unsafe fn seen_only<E: Elem>(&self, chains: &mut [f32; MOST]) {
-        let &Part { panel, x, block, rows: (r, rows), cols: (c, cols), .. } = self;
-        let places = (r..r + rows).flat_map(|r| (c..c + cols).map(move |c| (r, c)));
-        for ((r, c), chain) in places.zip(chains) {
-            let mut sum = 0.0;
-            // SAFETY: keys that the row sees.
-            unsafe {
-                let (from, to) = seen::keys_of(x, *block, r, 1);
-                let bits = if block.holes { seen::of_row(x, r) } else { u64::MAX } & block.keys;
-                for t in (from..to).filter(|t| bits >> t & 1 == 1) {
-                    let value = panel.p.v.run(panel.kv_head, block.start + t, 1).at::<E>(0, c);
-                    sum += *x.scores.add(t * PANEL + r) * (*value).widen();
-                }
+    unsafe fn of_run<E: Elem>(
+        &self,
+        &(t, run): &(usize, RawMat),
+        (c, end): (usize, usize),
+        at_a_time: usize,
+        start: *const f32,
+        (to, to_row, factor): (*mut f32, usize, *const f32),
+    ) {
+        let a = self.x.scores.wrapping_add(t * PANEL + self.r).cast_const();
+        let b = run.at::<E>(0, c).cast_const();
+        let (k, left, a_step, b_step) = (run.rows, end - c, LANES, run.row_stride * size_of::<E>());
+        // SAFETY: as the caller promises.
+        unsafe {
+            if at_a_time == 4 {
+                let (together, a_row, b_column) = (Together::Both, FLOAT, size_of::<E>());
+                let (a_next, b_next, to_next) = (0, 4 * b_column, 4 * FLOAT);
+                tile(&mut Tile {
+                    a,
+                    a_row,
+                    b,
+                    b_column,
+                    a_step,
+                    b_step,
+                    together,
+                    k,
+                    start,
+                    to,
+                    to_row,
+                    factor,
+                    left,
+                    a_next,
+                    b_next,
+                    to_next,
+                });
+            } else {
+                let x = &mut Row { k, a, a_step, b, b_step, start, to, factor, left };
+                if at_a_time == 8 { row(x) } else { chain(x) }
             }
-            *chain = sum;
         }
     }
 }
 
-/// `MR` rows of `NV` columns.
-unsafe fn tile<E: Elem, const MR: usize, const NV: usize>(
-    n: usize,
-    weights: *const f32,
-    (values, stride): (*const E, usize),
-    start: *const f32,
-    out: &Out,
-) -> bool {
-    const { assert!(PANEL == 4 && MR * NV <= MOST) };
-    let mut chains = zero::<Scalar, MR, NV>(Scalar);
-    // SAFETY: as the caller promises.
-    unsafe {
-        unrolled!(I < MR => {
-            unrolled!(N < NV, 16 => {
-                chains[I][N] = *start.add(I * NV + N);
-            });
-        });
-        let (mut weights, mut values) = (weights, values);
-        let most = const { at_once(MR * NV) };
-        if most == 2 && n % 2 == 1 {
-            step(weights, values, &mut chains);
-            (weights, values) = (weights.wrapping_add(PANEL), values.wrapping_add(stride));
-        }
-        for _ in 0..n / most {
-            unrolled!(K < at_once(MR * NV) => {
-                step(weights.wrapping_add(K * PANEL), values, &mut chains);
-                values = values.wrapping_add(stride);
-            });
-            weights = weights.wrapping_add(most * PANEL);
-        }
-        if out.finite {
-            let mut sum = 0.0;
-            unrolled!(I < MR => {
-                unrolled!(N < NV, 16 => {
-                    sum += chains[I][N];
-                });
-            });
-            // A sum that overflows takes the long way for nothing.
-            if !sum.is_finite() {
-                return false;
-            }
-        }
-        let mut to = out.to;
-        if out.factor.is_null() {
-            unrolled!(I < MR => {
-                unrolled!(N < NV, 16 => {
-                    *to.add(N) = chains[I][N];
-                });
-                to = to.wrapping_add(out.stride);
-            });
-            let _ = to;
-            return true;
-        }
-        unrolled!(I < MR => {
-            let factor = *out.factor.add(I);
-            unrolled!(N < NV, 16 => {
-                *to.add(N) = *to.add(N) * factor + chains[I][N];
-            });
-            to = to.wrapping_add(out.stride);
-        });
-        let _ = to;
-    }
-    true
-}
+/// Sums of keys that do not lie at one stride, or that not every row sees; linked where there may be such.
+pub type InRuns = unsafe fn(&Part, (usize, usize), usize, (*mut f32, usize, *const f32));
 
-/// A key of all chains. Values one by one: they and the chains then fit the registers.
-#[inline(always)]
-unsafe fn step<E: Elem, const MR: usize, const NV: usize>(
-    weights: *const f32,
-    values: *const E,
-    chains: &mut Acc<f32, MR, NV>,
+/// [`InRuns`].
+///
+/// # Safety
+/// - As [`values`]; the pointers are where sums go.
+pub unsafe fn in_runs(
+    part: &Part,
+    columns: (usize, usize),
+    at_a_time: usize,
+    to: (*mut f32, usize, *const f32),
 ) {
-    let mut weight = [0.0; MR];
+    // SAFETY: as the caller promises.
+    by_kind!(part.panel.p.v.kind(), E => unsafe { part.in_runs::<E>(columns, at_a_time, to) });
+}
+
+/// Adds sums that keys took part in which the row does not see, if that did no harm; else those of the keys alone
+/// that it sees.
+///
+/// # Safety
+/// - As [`values`]; `acc` is where the sums go.
+pub unsafe fn add(part: &Part, (acc, factor): (*mut f32, *const f32), c: usize, sums: &mut [f32]) {
+    let &Part { panel, x, block, r, .. } = part;
+    // SAFETY: keys that the row sees.
+    unsafe {
+        if sums.iter().any(|sum| !sum.is_finite()) {
+            by_kind!(panel.p.v.kind(), E => for (c, sum) in (c..).zip(sums.iter_mut()) {
+                *sum = 0.0;
+                let keys = seen::of_row(x, r) & block.keys;
+                for t in (block.from..block.to).filter(|t| keys >> t & 1 == 1) {
+                    let value = panel.p.v.run(panel.kv_head, block.start + t, 1).at::<E>(0, c);
+                    *sum += *x.scores.add(t * PANEL + r) * (*value).widen();
+                }
+            });
+        }
+        for (i, &mut sum) in sums.iter_mut().enumerate() {
+            let acc = acc.add(i);
+            *acc = if factor.is_null() { sum } else { *acc * *factor + sum };
+        }
+    }
+}
+
+/// Makes scores minus infinity where row `r` does not see the key; those in `from..to`.
+///
+/// # Safety
+/// - `x` holds the scores and what the row sees.
+pub unsafe fn hide(x: &Scratch, r: usize, (from, to): (usize, usize)) {
     // SAFETY: as the caller promises.
     unsafe {
-        unrolled!(I < MR => {
-            weight[I] = *weights.wrapping_add(I);
-        });
-        unrolled!(N < NV, 16 => {
-            let value = (*values.wrapping_add(N)).widen();
-            unrolled!(I < MR => {
-                chains[I][N] += weight[I] * value;
+        let keys = seen::of_row(x, r);
+        for t in (from..to).filter(|t| keys >> t & 1 == 0) {
+            *x.scores.add(t * PANEL + r) = f32::NEG_INFINITY;
+        }
+    }
+}
+
+/// As `partial::finish`.
+///
+/// # Safety
+/// - As there.
+#[inline(never)]
+pub unsafe fn finish(panel: &Panel, x: &Scratch) {
+    let p = panel.p;
+    for r in 0..panel.rows {
+        let (query, head) = panel.row(r);
+        let row = p.first_row + head * p.call.q.len + query;
+        // SAFETY: as the caller promises.
+        unsafe {
+            if let Some(states) = p.call.states {
+                (states.keep)(states.ptr, x, r, row);
+                continue;
+            }
+            let mut shrunk = 1.0;
+            if let (Some(sinks), Some(with_sink)) = (p.options.sinks, p.options.code.sink) {
+                shrunk = with_sink(p.tier, x, r, sinks.get(head).copied().unwrap_or(f32::NEG_INFINITY));
+            }
+            partial::divide(x, r, shrunk);
+            if let Some((lse, log_sum)) = p.call.lse {
+                *lse.add(row) = log_sum(x, r);
+            }
+            let (acc, inverse) = (x.total_acc.add(r * x.width), *x.factor.add(r));
+            by_kind!(p.out.of.kind, E => {
+                let to = p.out.head(head).at::<E>(query, 0);
+                for c in 0..p.out.of.head_dim {
+                    // As in `partial::scaled_row`.
+                    *to.add(c) = E::narrow(*acc.add(c) * inverse + 0.0);
+                }
             });
-        });
+        }
     }
 }

@@ -25,7 +25,8 @@ impl Mask {
 
     /// The keys that `query` sees. Both ends grow with `query`, which the tiles rely on; the range may be
     /// reversed where it is empty.
-    #[inline]
+    #[cfg_attr(not(target_os = "none"), inline)]
+    #[cfg_attr(target_os = "none", inline(never))]
     pub fn seen(&self, query: usize) -> Range<usize> {
         let (before, after) = self.window;
         let after = after.saturating_add(1);

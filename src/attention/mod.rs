@@ -99,6 +99,8 @@ struct Code {
     masks: Option<&'static seen::Masks>,
     adjust: [Option<adjust::Adjust>; adjust::STEPS],
     sink: Option<partial::Sink>,
+    lengths: Option<call::Lengths>,
+    packed: Option<&'static call::Packed>,
 }
 
 /// What lies in a slice that is borrowed for `'a` of [`Attention`].
@@ -129,11 +131,9 @@ impl Attention<'_> {
         out: HeadsMut<'_, O>,
         scratch: &mut [f32],
     ) -> Result<(), Error> {
-        // Not moved out of the result: a call is large.
-        match &Call::new(&self, q.raw, k.raw(), v.raw(), Some(out.raw), None) {
-            Ok(call) => call.run(&self, scratch),
-            Err(error) => Err(*error),
-        }
+        let mut call = Call::unchecked(q.raw, k.raw(), v.raw(), Some(out.raw));
+        call.check(&self, false, None)?;
+        call.run(&self, scratch)
     }
 
     /// As [`run`](Self::run), and writes the natural logarithm of the sum of each row's exponentials,
@@ -151,10 +151,9 @@ impl Attention<'_> {
         lse: &mut [f32],
         scratch: &mut [f32],
     ) -> Result<(), Error> {
-        match &Call::new(&self, q.raw, k.raw(), v.raw(), Some(out.raw), Some((lse, partial::log_sum))) {
-            Ok(call) => call.run(&self, scratch),
-            Err(error) => Err(*error),
-        }
+        let mut call = Call::unchecked(q.raw, k.raw(), v.raw(), Some(out.raw));
+        call.check(&self, false, Some((lse, partial::log_sum)))?;
+        call.run(&self, scratch)
     }
 }
 

@@ -1,7 +1,7 @@
 //! The options of [`Attention`], one method each.
 
 use super::adjust::{self, Adjust};
-use super::{Attention, Code, MaskRule, ScoreRule, Shared, partial, seen};
+use super::{Attention, Code, MaskRule, ScoreRule, Shared, call, partial, seen};
 use crate::elem::Elem;
 use crate::tier::Tier;
 use crate::view::TensorRef;
@@ -27,13 +27,31 @@ impl<'a> Attention<'a> {
             score_rule: None,
             sinks: None,
             tier: None,
-            code: Code { masks: None, adjust: [None; adjust::STEPS], sink: None },
+            code: Code {
+                masks: None,
+                adjust: [None; adjust::STEPS],
+                sink: None,
+                lengths: None,
+                packed: None,
+            },
         }
     }
 
     /// The same with the code of masks.
     const fn with_masks(self) -> Self {
         Attention { code: Code { masks: Some(&seen::MASKS), ..self.code }, ..self }
+    }
+
+    /// The same with the code of options that have a length of their own.
+    const fn with_lengths(mut self) -> Self {
+        self.code.lengths = Some(call::check_lengths);
+        self
+    }
+
+    /// The same with the code of packed sequences.
+    const fn with_packed(mut self) -> Self {
+        self.code.packed = Some(&call::PACKED);
+        self
     }
 
     /// The same with the code of a step between product and softmax.
@@ -92,12 +110,12 @@ impl<'a> Attention<'a> {
 
     /// Keys of each sequence of the batch, at most `kv_len`; those from there on are not read.
     pub const fn kv_lens(self, lens: &'a [usize]) -> Self {
-        Attention { kv_lens: Some(lens), ..self }
+        Attention { kv_lens: Some(lens), ..self }.with_lengths()
     }
 
     /// The first key of each sequence of the batch (padding on the left): those before it are not read.
     pub const fn kv_starts(self, starts: &'a [usize]) -> Self {
-        Attention { kv_starts: Some(starts), ..self }
+        Attention { kv_starts: Some(starts), ..self }.with_lengths()
     }
 
     /// Sequences of different lengths without padding: the queries, and the output, of sequence `b` are the
@@ -121,13 +139,13 @@ impl<'a> Attention<'a> {
     /// # Ok::<(), qkv::Error>(())
     /// ```
     pub const fn q_offsets(self, offsets: &'a [usize]) -> Self {
-        Attention { q_offsets: Some(offsets), ..self }
+        Attention { q_offsets: Some(offsets), ..self }.with_packed()
     }
 
     /// The keys and values of sequence `b` are the tokens `offsets[b]..offsets[b + 1]` of views with a batch
     /// of 1.
     pub const fn kv_offsets(self, offsets: &'a [usize]) -> Self {
-        Attention { kv_offsets: Some(offsets), ..self }
+        Attention { kv_offsets: Some(offsets), ..self }.with_packed()
     }
 
     /// A query sees a key where the mask says `true`: `[batch, n_heads, q_len, kv_len]`, of which all but
@@ -185,7 +203,7 @@ impl<'a> Attention<'a> {
     /// `slopes[h] * n` taken off its score for query head `h`. The usual slopes are
     /// [`alibi_slopes`]. Press, Smith and Lewis (2022). Exact up to 2^24 keys.
     pub const fn alibi(self, slopes: &'a [f32]) -> Self {
-        Attention { alibi: Some(slopes), ..self }.with_step(adjust::ALIBI, adjust::alibi)
+        Attention { alibi: Some(slopes), ..self }.with_lengths().with_step(adjust::ALIBI, adjust::alibi)
     }
 
     /// One more score for each query head that takes its share of the weights and has no value:
@@ -193,7 +211,7 @@ impl<'a> Attention<'a> {
     /// (2024).
     pub const fn sinks(self, sinks: &'a [f32]) -> Self {
         let sink: partial::Sink = partial::with_sink;
-        Attention { sinks: Some(sinks), code: Code { sink: Some(sink), ..self.code }, ..self }
+        Attention { sinks: Some(sinks), code: Code { sink: Some(sink), ..self.code }, ..self }.with_lengths()
     }
 
     /// Forces a tier; the default is [`Tier::detect`].

@@ -35,7 +35,7 @@ pub unsafe fn heads<S: Simd>(s: S, p: &Problem, kv_head: usize, scratch: *mut f3
 /// How many heads a panel takes together of which `rows` rows each are wanted.
 pub fn heads_that_fit<S: Simd>(p: &Problem, rows: usize) -> usize {
     // Heads that lie side by side are read in order; those that lie apart are better read one by one.
-    match rows <= decode::max_rows::<S::Few>() && p.k.token_major() {
+    match S::LANES > 1 && rows <= decode::max_rows::<S::Few>() && p.k.token_major() {
         true => S::PANEL.checked_div(decode::lanes::<S::Few>(rows)).unwrap_or(1),
         false => 1,
     }
@@ -53,8 +53,13 @@ pub unsafe fn rows<S: Simd>(
     rows: Range<usize>,
     scratch: *mut f32,
 ) {
-    // SAFETY: as the caller promises.
-    unsafe { each(s, p, (kv_head, heads), rows, scratch, |mut runs, keys| run(s, &mut runs, keys)) };
+    for first in rows.clone().step_by(rows_together::<S>(p)) {
+        // SAFETY: as the caller promises. Not moved to elsewhere: panels are large.
+        unsafe {
+            let mut found = runs(s, p, (kv_head, heads), (&rows, first), scratch);
+            run(s, &mut found.0, found.1);
+        }
+    }
 }
 
 /// Panels that take each block of keys together.
@@ -102,16 +107,19 @@ pub unsafe fn runs<'a, S: Simd>(
     let in_lanes = rows.len() > decode::max_rows::<S::Few>();
     let lanes = if in_lanes { S::PANEL } else { decode::lanes::<S::Few>(rows.len()) };
     let together = rows.end.min(first + rows_together::<S>(p));
+    let mut keys = (usize::MAX, 0);
     let runs = core::array::from_fn(|i| {
         let first = first + i * S::PANEL;
         (first < together).then(|| {
             let rows = (together - first).min(S::PANEL);
-            let (start, end) = p.seen(first, rows);
-            let panel = Panel { p, kv_head, heads, lanes, first, rows, in_lanes, end };
-            Run { panel, x: x.panel(s, i), start, so_far: SoFar::default() }
+            let (early, late) = (p.seen(first), p.seen(first + rows - 1));
+            let (some, all) = (early.start..late.end, late.start..early.end);
+            keys = (keys.0.min(some.start), some.end);
+            let panel = Panel { p, kv_head, heads, lanes, first, rows, in_lanes };
+            Run { panel, x: x.panel(s, i), some, all, so_far: SoFar::default() }
         })
     });
-    (runs, p.seen(first, together - first))
+    (runs, keys)
 }
 
 /// Takes each block of the `keys` that the panels see to all of them before the next block.
@@ -213,14 +221,19 @@ pub struct Panel<'a> {
     pub rows: usize,
     /// Rows are in the lanes of the scores' tiles, else features.
     pub in_lanes: bool,
-    /// The first key that no row sees any more.
-    pub end: usize,
 }
 
 impl Panel<'_> {
     /// The keys that row `r` of a head sees.
     pub fn seen(&self, r: usize) -> Range<usize> {
-        self.p.mask.seen((self.first + r) / self.p.group)
+        self.p.seen(self.first + r)
+    }
+
+    /// Query and head of row `r` of the first key head.
+    #[cfg_attr(target_os = "none", inline(never))]
+    pub fn row(&self, r: usize) -> (usize, usize) {
+        let (row, group) = (self.first + r, self.p.group);
+        (row / group, self.kv_head * group.get() + row % group)
     }
 
     /// Lanes of all heads, in whole vectors.
@@ -259,8 +272,9 @@ impl Panel<'_> {
 pub struct Run<'a> {
     pub panel: Panel<'a>,
     pub x: Scratch,
-    /// The first key that some row sees.
-    start: usize,
+    /// The keys that some row sees for its place, and those that all rows see.
+    some: Range<usize>,
+    all: Range<usize>,
     pub so_far: SoFar,
 }
 
@@ -290,7 +304,13 @@ impl Run<'_> {
         unsafe {
             self.panel.each(s, &self.x, |head, x| {
                 adjust::all(head, x, None);
-                if head.in_lanes { prefill::load_q(s, head, x) } else { decode::load_q(s.few(), head, x) }
+                if const { S::LANES == 1 } {
+                    lone::load_q(head, x)
+                } else if head.in_lanes {
+                    prefill::load_q(s, head, x)
+                } else {
+                    decode::load_q(s.few(), head, x)
+                }
             });
             partial::start(&self.x, S::PANEL);
         }
@@ -321,7 +341,9 @@ impl Run<'_> {
         let (panel, x) = (&self.panel, &self.x);
         // SAFETY: as the caller promises.
         unsafe {
-            if panel.in_lanes {
+            if const { S::LANES == 1 } {
+                lone::scores(panel, x, block)
+            } else if panel.in_lanes {
                 prefill::scores(s, panel, x, block)
             } else {
                 decode::scores(s.few(), panel, x, *block)
@@ -338,13 +360,12 @@ impl Run<'_> {
         let (panel, x) = (&self.panel, &self.x);
         // SAFETY: as the caller promises.
         unsafe {
-            partial::weights(s, x, block, panel.all_lanes::<S>());
-            if panel.p.v.dim() == 0 {
-                return;
-            }
             if const { S::LANES == 1 } {
-                lone::apply(panel, x, block);
-            } else {
+                lone::weights(panel, x, block);
+                return lone::values(panel, x, block);
+            }
+            partial::weights(s, x, block, panel.all_lanes::<S>());
+            if panel.p.v.dim() > 0 {
                 values::apply(s, panel, x, block);
             }
         }
@@ -362,14 +383,23 @@ impl Run<'_> {
                 values::clear(&self.x, self.panel.all_lanes::<S>());
             }
             self.close_chunk(s);
-            self.panel.each(s, &self.x, |h, x| partial::finish(s, h.p, x, h.kv_head, h.first, h.rows));
+            self.panel.each(s, &self.x, |h, x| match const { S::LANES == 1 } {
+                true => lone::finish(h, x),
+                false => partial::finish(s, h.p, x, h.kv_head, h.first, h.rows),
+            });
         }
     }
 
     unsafe fn close_chunk<S: Simd>(&mut self, s: S) {
         if self.so_far.merged {
             // SAFETY: both states hold the panel's rows.
-            unsafe { partial::merge(s, &self.x, self.panel.all_lanes::<S>()) };
+            unsafe {
+                if const { S::LANES == 1 } {
+                    lone::merge(&self.x, self.panel.rows);
+                } else {
+                    partial::merge(s, &self.x, self.panel.all_lanes::<S>());
+                }
+            }
         } else {
             partial::begin_total(&mut self.x);
             self.so_far.merged = true;
@@ -382,30 +412,22 @@ impl Run<'_> {
     /// - As [`open`](Self::open).
     pub unsafe fn look<S: Simd>(&self, _: S, start: usize) -> Option<Block> {
         let panel = &self.panel;
-        let (from, to) = (within(start, self.start), within(start, panel.end));
-        let mut keys = bits(from, to);
-        if keys == 0 {
+        let (mut from, mut to) = (within(start, self.some.start), within(start, self.some.end));
+        if from >= to {
             return None;
         }
-        let mut holes = false;
-        let (early, late) = (panel.seen(0), panel.seen(panel.rows - 1));
-        // Both ends grow with the row: the last row starts latest, the first one ends earliest.
-        let inside = |from, to| within(start, late.start) <= from && within(start, early.end) >= to;
+        // With one lane only masks ask for bits.
+        let (mut keys, mut holes) = (if const { S::LANES == 1 } { 0 } else { bits(from, to) }, false);
+        let inside = |from, to| within(start, self.all.start) <= from && within(start, self.all.end) >= to;
         if let Some(masks) = panel.p.options.code.masks {
-            let placed = inside(from, to);
             // SAFETY: the arrays have room for the panel's lanes.
-            let (some, all) = unsafe { (masks.look)(panel, &self.x, start, keys, placed) };
-            if some == 0 {
-                return None;
-            }
-            keys = some;
-            let (from, to) = hull(keys);
-            holes = all != bits(from, to);
+            let seen = unsafe { (masks.look)(panel, &self.x, start, (from, to), inside(from, to)) };
+            (keys, holes) = seen?;
+            (from, to) = hull(keys);
         }
-        let (from, to) = hull(keys);
         // Bits say both.
         let partial = !holes && !inside(from, to);
-        if partial {
+        if partial && const { S::LANES > 1 } {
             // Lanes without a row follow the head's last one.
             let lanes = panel.rows.next_multiple_of(S::LANES).min(panel.lanes);
             for (h, r) in (0..panel.heads).flat_map(|h| (0..lanes).map(move |r| (h, r))) {

@@ -16,7 +16,6 @@ use super::seen;
 use crate::elem::{Elem, by_kind};
 use crate::kernel::exp::exp_weight;
 use crate::kernel::softmax::{BLOCK, CHAINS, NO_MAX, columns};
-use crate::kernel::unrolled::unrolled;
 use crate::simd::Simd;
 use crate::tier::{Tier, dispatch};
 
@@ -97,18 +96,7 @@ unsafe fn lane_weights<S: Simd>(s: S, x: &Scratch, block: &Block, lane: usize) {
         if block.holes {
             top = seen::hide(s, x, lane, all, top);
         } else {
-            let mut rest = all.0;
-            if S::LANES == 1 {
-                let mut four = at(rest);
-                for _ in 0..all.1.saturating_sub(all.0) / 4 {
-                    unrolled!(I < 4 => {
-                        top = s.max(s.load(four.add(I * S::PANEL)), top);
-                    });
-                    four = four.wrapping_add(4 * S::PANEL);
-                    rest += 4;
-                }
-            }
-            for t in rest..all.1 {
+            for t in all.0..all.1 {
                 top = s.max(s.load(at(t)), top);
             }
         }
@@ -178,11 +166,8 @@ pub unsafe fn finish<S: Simd>(s: S, p: &Problem, x: &Scratch, kv_head: usize, fi
     unsafe {
         for (r, (query, head)) in p.rows(kv_head, first).enumerate().take(rows) {
             let row = p.first_row + head * p.call.q.len + query;
-            if !p.call.states.is_null() {
-                let state = p.call.states.add(row * (STATE + x.width));
-                state.write(*x.total_m.add(r));
-                state.add(1).write(*x.total_l.add(r));
-                core::ptr::copy_nonoverlapping(x.total_acc.add(r * x.width), state.add(STATE), x.width);
+            if let Some(states) = p.call.states {
+                (states.keep)(states.ptr, x, r, row);
                 continue;
             }
             let mut shrunk = 1.0;
@@ -194,7 +179,7 @@ pub unsafe fn finish<S: Simd>(s: S, p: &Problem, x: &Scratch, kv_head: usize, fi
                 *lse.add(row) = log_sum(x, r);
             }
         }
-        if !p.call.states.is_null() {
+        if p.call.states.is_some() {
             return;
         }
         by_kind!(p.out.of.kind, E => s.vectorize(
@@ -203,6 +188,23 @@ pub unsafe fn finish<S: Simd>(s: S, p: &Problem, x: &Scratch, kv_head: usize, fi
                 scaled_row::<S, E>(s, x, r, p.out.head(head).at(query, 0), p.out.of.head_dim);
             },
         ));
+    }
+}
+
+/// [`keep_state`], linked only where it is asked for.
+pub type Keep = unsafe fn(*mut f32, &Scratch, usize, usize);
+
+/// Writes row `r` of the total to the states, as that of row `row` of the call.
+///
+/// # Safety
+/// - The total holds row `r`, the states have row `row`.
+pub unsafe fn keep_state(states: *mut f32, x: &Scratch, r: usize, row: usize) {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let state = states.add(row * (STATE + x.width));
+        state.write(*x.total_m.add(r));
+        state.add(1).write(*x.total_l.add(r));
+        core::ptr::copy_nonoverlapping(x.total_acc.add(r * x.width), state.add(STATE), x.width);
     }
 }
 
@@ -275,16 +277,6 @@ pub unsafe fn scaled_row<S: Simd, E: Elem>(s: S, x: &Scratch, r: usize, out: *mu
         // Adding 0 turns -0 into 0: whether a masked key's 0 x v was added shows in nothing else.
         let value = |c: usize| s.fma(s.load(acc.add(c)), inverse, s.splat(0.0));
         let mut c = 0;
-        if S::LANES == 1 {
-            let (mut acc, mut out) = (acc, out);
-            for _ in 0..cols / 4 {
-                unrolled!(I < 4 => {
-                    E::store(s, out.add(I), s.fma(s.load(acc.add(I)), inverse, s.splat(0.0)));
-                });
-                (acc, out) = (acc.wrapping_add(4), out.wrapping_add(4));
-            }
-            c = cols - cols % 4;
-        }
         while c + S::LANES <= cols {
             E::store(s, out.add(c), value(c));
             c += S::LANES;

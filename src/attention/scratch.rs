@@ -123,8 +123,10 @@ impl Scratch {
             at = at.wrapping_add(len);
             part
         };
-        let [m, l, total_m, total_l, factor, from, to, slope, place] = core::array::from_fn(|_| take(rows));
-        let holes = core::array::from_fn(|_| take(rows));
+        // One by one: a loop over an array of them would be one at opt-level "s".
+        let (m, l, total_m, total_l) = (take(rows), take(rows), take(rows), take(rows));
+        let (factor, from, to, slope, place) = (take(rows), take(rows), take(rows), take(rows), take(rows));
+        let holes = [take(rows), take(rows)];
         let scores = take(BLOCK * S::PANEL);
         let biases = take(BIASES);
         let values = take(COPIED * width);

@@ -3,6 +3,7 @@
 
 use super::block::Block;
 use super::call::check_masks;
+use super::lone;
 use super::mask::{bits, hull};
 use super::panel::Panel;
 use super::rule::Tile;
@@ -20,8 +21,14 @@ use crate::view::RawTensor;
 pub struct Masks {
     /// That their sizes are those of the call.
     pub check: fn(&Attention, [usize; 4]) -> Result<(), Error>,
-    /// [`look`] on the panel's tier.
-    pub look: unsafe fn(&Panel, &Scratch, usize, u64, bool) -> (u64, u64),
+    /// Of the keys `from..to` of a block those that some row sees, and whether some row does not see them all.
+    pub look: unsafe fn(&Panel, &Scratch, usize, (usize, usize), bool) -> Option<(u64, bool)>,
+    /// With one lane: those of [`lone`].
+    pub next: fn(u64, (usize, usize)) -> (usize, usize),
+    pub of_row: unsafe fn(&Scratch, &Block, usize) -> (usize, usize),
+    pub hide: unsafe fn(&Scratch, usize, (usize, usize)),
+    pub in_runs: lone::InRuns,
+    pub add: unsafe fn(&lone::Part, (*mut f32, *const f32), usize, &mut [f32]),
 }
 
 /// Queries that a rule is asked for together where it does not say the same of a whole panel.
@@ -29,8 +36,18 @@ const RULED: usize = 16;
 
 pub static MASKS: Masks = Masks {
     check: check_masks,
-    // SAFETY: as the caller promises.
-    look: |panel, x, start, keys, placed| dispatch!(panel.p.tier, s => unsafe { look(s, panel, x, start, keys, placed) }),
+    look: |panel, x, start, (from, to), placed| {
+        // SAFETY: as the caller promises.
+        let (some, all) =
+            dispatch!(panel.p.tier, s => unsafe { look(s, panel, x, start, bits(from, to), placed) });
+        let (from, to) = hull(some);
+        (some != 0).then(|| (some, all != bits(from, to)))
+    },
+    next: lone::next_seen,
+    of_row: lone::of_row,
+    hide: lone::hide,
+    in_runs: lone::in_runs,
+    add: lone::add,
 };
 
 /// Of the block's `keys`, those that some row sees and those that every row sees. What each row sees goes to

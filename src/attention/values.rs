@@ -12,8 +12,8 @@ use crate::elem::{Elem, Kind, by_kind};
 use crate::kernel::pack::{Grid, pack};
 use crate::kernel::softmax::BLOCK;
 use crate::kernel::tile::{
-    PANEL_COLS, Panels, Rows, panel_rows, partial_tile, share, take, tile, tile_while, with_rows,
-    with_vectors, zero,
+    PANEL_COLS, Panels, Rows, panel_rows, partial_tile, share, tile, tile_while, with_rows, with_vectors,
+    zero,
 };
 use crate::kernel::unrolled::unrolled;
 use crate::simd::Simd;
@@ -47,7 +47,7 @@ pub unsafe fn apply<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: &mut Block
     // SAFETY: as the caller promises.
     unsafe {
         // Many rows read each value several times: widened and side by side it costs them less.
-        if panel.in_lanes && S::LANES > 1 && (apart || !dim.is_multiple_of(S::LANES)) {
+        if panel.in_lanes && (apart || !dim.is_multiple_of(S::LANES)) {
             let mut unseen = bits(block.from, block.to) & !block.keys & !block.values_there;
             while unseen != 0 {
                 // What no row sees is not read: its weights of 0 need finite values.
@@ -241,7 +241,7 @@ unsafe fn rows<S: Simd, E: Elem>(s: S, strips: &Strips<E>, head: &mut Head<E>, f
     let (block, mut r) = (strips.block, 0);
     while r < rows {
         let left = rows - r;
-        let n = share::<S>(left, panel_rows::<S>());
+        let n = share(left, panel_rows::<S>());
         // SAFETY: as the caller promises; rows of the panel.
         unsafe {
             let seen = seen::keys_of(strips.x, block, first + r, n);
@@ -278,7 +278,7 @@ unsafe fn strip<S: Simd, E: Elem>(
         with_rows!(S, panel_rows::<S>(), n, MR => {
             while c < cols {
                 // What fills no vector is a tile of its own.
-                let vectors = take::<S>(((cols - c) / S::LANES).max(1), S::NV);
+                let vectors = ((cols - c) / S::LANES).clamp(1, S::NV);
                 let head = &mut *head;
                 with_vectors!(S, vectors, NV => apart!(s => columns::<S, E, MR, NV>(s, strips, head, r, keys, c)));
                 c += vectors * S::LANES;

@@ -9,7 +9,7 @@ use super::block::Block;
 use super::call::{Call, Problem};
 use super::panel::{self, Panel, Run, Runs};
 use super::scratch::{MAX_PANEL, Scratch};
-use super::{Attention, Keys, seen};
+use super::{Attention, Keys, lone, seen};
 use crate::elem::{Elem, Kind, by_kind, load_up_to, store_up_to};
 use crate::error::{Error, expect_scratch};
 use crate::kernel::exp::{exp_weight, exp_weights};
@@ -268,7 +268,7 @@ impl Wanted {
                             unsafe {
                                 let mut number = column;
                                 if !all_seen {
-                                    number = self.seen(s, x, block, (lane, t), number);
+                                    number = self.seen(s, run, block, (lane, t), number);
                                 }
                                 if weights {
                                     let [m, inverse] = [x.total_m, x.factor].map(|of| s.splat(*of.add(lane)));
@@ -288,7 +288,7 @@ impl Wanted {
     unsafe fn seen<S: Simd>(
         &self,
         s: S,
-        x: &Scratch,
+        run: &Run,
         block: Block,
         (lane, t): (usize, usize),
         scores: S::V,
@@ -297,7 +297,12 @@ impl Wanted {
         unsafe {
             let (mut from, mut to) = (block.from as f32, block.to as f32);
             if block.partial {
-                (from, to) = (*x.from.add(lane), *x.to.add(lane));
+                (from, to) = if const { S::LANES == 1 } {
+                    let (from, to) = lone::keys_of(&run.panel, &run.x, &block, lane);
+                    (from as f32, to as f32)
+                } else {
+                    (*run.x.from.add(lane), *run.x.to.add(lane))
+                };
             }
             let (keys, none) = (s.add(s.load(KEYS.as_ptr()), s.splat(t as f32)), s.splat(self.none()));
             s.select_gt(s.splat(to), keys, s.select_gt(s.splat(from), keys, none, scores), none)

@@ -12,16 +12,19 @@
 use super::unrolled::unrolled;
 use crate::simd::Simd;
 
-const LOG2_E: f32 = core::f32::consts::LOG2_E;
+pub const LOG2_E: f32 = core::f32::consts::LOG2_E;
 /// ln 2 in two parts; the first has 15 bits, so that its product with `n` is exact.
-const LN2_HIGH: f32 = 0.693_145_75;
-const LN2_LOW: f32 = 1.428_606_8e-6;
+pub const LN2_HIGH: f32 = 0.693_145_75;
+pub const LN2_LOW: f32 = 1.428_606_8e-6;
 /// 1.5 * 2^23: a number of this size has no fraction bits, so adding it rounds to an integer.
 const ROUND: f32 = 12_582_912.0;
 /// The same with the exponent bias, which puts `n + 127` into the lowest bits.
-const ROUND_BIASED: f32 = ROUND + 127.0;
+pub const ROUND_BIASED: f32 = ROUND + 127.0;
 /// c6 down to c2.
-const POLYNOMIAL: [f32; 5] = [1.381_45e-3, 8.368_78e-3, 4.166_839e-2, 1.666_652e-1, 4.999_999_3e-1];
+pub const POLYNOMIAL: [f32; 5] = [1.381_45e-3, 8.368_78e-3, 4.166_839e-2, 1.666_652e-1, 4.999_999_3e-1];
+
+/// Of the exponents of weights, -127 ln 2 and a little: there 2^n comes out as 0.
+pub const LEAST: f32 = -88.03;
 
 /// `n + ROUND_BIASED` and `e^r` for `x` in about -104 to 89. The vectors go through each step side by
 /// side: one after the other, the chain of one is longer than what a CPU looks ahead. With one rounding a
@@ -88,8 +91,7 @@ pub fn exp<S: Simd>(s: S, x: S::V) -> S::V {
 #[inline(always)]
 pub fn exp_weights<S: Simd, const N: usize>(s: S, mut x: [S::V; N]) -> [S::V; N] {
     unrolled!(I < N => {
-        // -127 ln 2 and a little: there 2^n comes out as 0.
-        x[I] = s.max(s.splat(-88.03), x[I]);
+        x[I] = s.max(s.splat(LEAST), x[I]);
     });
     let (biased, mut p) = reduce(s, x, S::FUSED);
     unrolled!(I < N => {

@@ -1,6 +1,7 @@
 //! Inner loops, each written once over [`Simd`](crate::simd::Simd). They validate nothing.
 
 pub mod exp;
+pub mod lone;
 pub mod pack;
 pub mod rotate;
 pub mod score;

@@ -8,7 +8,7 @@
 //!     [r0: 0 1 | r1: 0 1 | …]  nothing is transposed, nothing shuffled until the sums
 //! ```
 
-use super::tile::{Acc, PANEL_COLS, Panels, Rows, lone_tile, step, zero};
+use super::tile::{Acc, Panels, Rows, step, zero};
 use super::unrolled::unrolled;
 use crate::simd::Simd;
 
@@ -20,7 +20,7 @@ pub const fn chains(d: usize) -> usize {
 
 /// Steps of two neighbouring ones of some chains, of which the first begins at feature `first`: of both, and
 /// whether the first one has another.
-const fn steps(d: usize, chains: usize, first: usize) -> (usize, bool) {
+pub const fn steps(d: usize, chains: usize, first: usize) -> (usize, bool) {
     let left = d.saturating_sub(first);
     (left / chains + (left % chains > 1) as usize, left % chains == 1)
 }
@@ -68,72 +68,6 @@ pub unsafe fn rows_in_lanes<S: Simd, const MR: usize, const NV: usize>(
         first += 2;
         if first >= chains {
             return;
-        }
-    }
-}
-
-/// [`rows_in_lanes`] of two chains for one lane. One after the other: a tile then has twice as many keys.
-///
-/// # Safety
-/// - As there.
-#[inline(always)]
-pub unsafe fn rows_in_one_lane<S: Simd, const MR: usize, const NV: usize>(
-    s: S,
-    d: usize,
-    k: Rows,
-    q: *const f32,
-    to: *mut f32,
-) {
-    const CHAINS: usize = 2;
-    for chain in 0..CHAINS {
-        let k = Rows { col_stride: CHAINS, ..k.at(0, chain) };
-        let q = Panels {
-            ptr: q.wrapping_add(chain * S::PANEL),
-            row_stride: CHAINS * S::PANEL,
-            panel_stride: PANEL_COLS,
-            col_stride: 1,
-        };
-        // SAFETY: features below `d` of keys and queries, as the caller promises.
-        unsafe {
-            let steps = (d + CHAINS - 1 - chain) / CHAINS;
-            let sums = lone_tile::<S, f32, MR, NV, CHAINS>(s, steps, k, q, zero(s));
-            keep(s, &sums, to, chain > 0);
-        }
-    }
-}
-
-/// Scores of four chains of `rows` keys and `lanes` queries, one by one: small processors have few heads of so many
-/// features.
-///
-/// # Safety
-/// - As [`rows_in_one_lane`].
-#[inline(never)]
-pub unsafe fn four_chains<S: Simd>(
-    s: S,
-    d: usize,
-    k: Rows,
-    q: *const f32,
-    to: *mut f32,
-    (rows, lanes): (usize, usize),
-) {
-    for (i, lane) in (0..rows).flat_map(|i| (0..lanes).map(move |lane| (i, lane))) {
-        let (mut key, mut query) = (k.at(i, 0).ptr, q.wrapping_add(lane));
-        let mut sums = [s.splat(0.0); 4];
-        // SAFETY: features below `d` of keys and queries, as the caller promises.
-        unsafe {
-            for _ in 0..d / 4 {
-                unrolled!(C < 4 => {
-                    sums[C] = s.fma(s.load(key.add(C)), s.load(query.add(C * S::PANEL)), sums[C]);
-                });
-                (key, query) = (key.wrapping_add(4), query.wrapping_add(4 * S::PANEL));
-            }
-            unrolled!(C < 4 => {
-                if C < d % 4 {
-                    sums[C] = s.fma(s.load(key.add(C)), s.load(query.add(C * S::PANEL)), sums[C]);
-                }
-            });
-            let sum = s.add(s.add(sums[0], sums[1]), s.add(sums[2], sums[3]));
-            s.store(to.add(i * S::PANEL + lane), sum);
         }
     }
 }

@@ -33,7 +33,6 @@ fn join<S: Simd>(s: S, sums: [S::V; CHAINS]) -> S::V {
 #[inline(always)]
 pub unsafe fn columns<S: Simd>(s: S, scores: *mut f32, stride: usize, keys: usize, m: S::V) -> S::V {
     debug_assert!(keys.is_multiple_of(CHAINS));
-    let mut sums = [s.splat(0.0); CHAINS];
     let mut p = scores;
     for _ in 0..keys / CHAINS {
         let mut x = [s.splat(0.0); CHAINS];
@@ -45,16 +44,11 @@ pub unsafe fn columns<S: Simd>(s: S, scores: *mut f32, stride: usize, keys: usiz
         unrolled!(C < CHAINS => {
             // SAFETY: as above.
             unsafe { s.store(p.wrapping_add(C * stride), weights[C]) };
-            if S::LANES == 1 {
-                sums[C] = s.add(sums[C], weights[C]);
-            }
         });
         p = p.wrapping_add(CHAINS * stride);
     }
-    if S::LANES == 1 {
-        return join(s, sums);
-    }
     // Apart from the weights, which need all registers.
+    let mut sums = [s.splat(0.0); CHAINS];
     let mut p = scores;
     for _ in 0..keys / CHAINS {
         unrolled!(C < CHAINS => {

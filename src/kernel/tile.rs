@@ -121,10 +121,6 @@ pub unsafe fn tile_while<S: Simd, E: Elem, const MR: usize, const NV: usize>(
     mut meanwhile: impl FnMut(),
     mut acc: Acc<S::V, MR, NV>,
 ) -> Acc<S::V, MR, NV> {
-    if const { S::LANES == 1 } {
-        // SAFETY: as the caller promises.
-        return unsafe { lone_tile::<S, E, MR, NV, 1>(s, k, a, b, acc) };
-    }
     apart!(s => {
         let vector_stride = b.vector_stride::<S>();
         // A pointer for each row and one offset for all: the loop then has no address arithmetic left.
@@ -171,59 +167,6 @@ pub unsafe fn partial_tile<S: Simd, E: Elem, const MR: usize, const NV: usize>(
     acc
 }
 
-/// Steps of one lane between two moves of the pointers: as many as leave loops of a few hundred instructions.
-const fn steps_at_once(mr: usize, nv: usize) -> usize {
-    if mr * nv < 8 || (mr == 4 && nv == 4) {
-        2
-    } else if mr * nv == 8 {
-        8
-    } else {
-        4
-    }
-}
-
-/// [`tile`] for one lane: a small processor counts every instruction, so pointers move every few steps. That asks
-/// for columns of `a` at the `STRIDE` that is likely and for neighbours in `b`; others take single steps.
-///
-/// # Safety
-/// - As [`tile`].
-#[inline(always)]
-pub unsafe fn lone_tile<S: Simd, E: Elem, const MR: usize, const NV: usize, const STRIDE: usize>(
-    s: S,
-    k: usize,
-    mut a: Rows,
-    mut b: Panels<E>,
-    mut acc: Acc<S::V, MR, NV>,
-) -> Acc<S::V, MR, NV> {
-    let at_once = const { steps_at_once(MR, NV) };
-    // SAFETY: columns of the rows and rows of `b` below `k`, as the caller promises.
-    unsafe {
-        if a.col_stride != STRIDE || b.col_stride != 1 {
-            for _ in 0..k {
-                step(s, (&a.each(), 0), (b.ptr, b.col_stride), &mut acc);
-                b.ptr = b.ptr.wrapping_add(b.row_stride);
-                a.ptr = a.ptr.wrapping_add(a.col_stride);
-            }
-            return acc;
-        }
-        // The odd steps come first: behind the others they would want the pointers and the accumulators twice.
-        for _ in 0..k % at_once {
-            step(s, (&a.each(), 0), (b.ptr, 1), &mut acc);
-            b.ptr = b.ptr.wrapping_add(b.row_stride);
-            a.ptr = a.ptr.wrapping_add(STRIDE);
-        }
-        for _ in 0..k / at_once {
-            let rows = a.each();
-            unrolled!(K < steps_at_once(MR, NV) => {
-                step(s, (&rows, K * STRIDE), (b.ptr, 1), &mut acc);
-                b.ptr = b.ptr.wrapping_add(b.row_stride);
-            });
-            a.ptr = a.ptr.wrapping_add(at_once * STRIDE);
-        }
-    }
-    acc
-}
-
 /// One step of all chains: `acc[i] += a[i] b`. `a` is where each row begins and the offset in all of them, `b`
 /// the first of `NV` vectors and their stride.
 ///
@@ -253,31 +196,15 @@ pub unsafe fn step<S: Simd, E: Elem, const MR: usize, const NV: usize>(
 /// Zeroed accumulators.
 #[inline(always)]
 pub fn zero<S: Simd, const MR: usize, const NV: usize>(s: S) -> Acc<S::V, MR, NV> {
-    if const { S::LANES == 1 } {
-        // A repeat expression of arrays is a loop, which at opt-level "s" is not unrolled.
-        // SAFETY: vectors are of floats, and all bits 0 are the number 0.
-        return unsafe { core::mem::zeroed() };
-    }
     [[s.splat(0.0); NV]; MR]
 }
 
 /// Rows of the tallest tile of `nv` vectors: a single vector leaves registers for more than the tier's `MR`.
 pub const fn max_rows<S: Simd>(nv: usize) -> usize {
     match nv {
-        1 if S::LANES > 1 => 8,
-        1 => 4,
+        1 => 8,
         _ => S::MR,
     }
-}
-
-/// Keys of the largest tile of scores of one lane for `nv` rows: a single row has few chains.
-pub const fn lone_rows<S: Simd>(nv: usize) -> usize {
-    if nv == 1 { 8 } else { S::MR }
-}
-
-/// Columns of the largest tile of values of one lane for `mr` rows.
-pub const fn lone_columns<S: Simd>(mr: usize) -> usize {
-    if mr == 1 { 16 } else { 6 }
 }
 
 /// Rows of the largest tile of weights of a panel.
@@ -285,30 +212,14 @@ pub const fn panel_rows<S: Simd>() -> usize {
     if S::MR < S::PANEL { S::MR } else { S::PANEL }
 }
 
-/// How many of `left` rows or vectors the next tile takes, of which the largest tile has `most`.
+/// How many of `left` rows the next tile takes, of which the largest tile has `most`: no tile of few rows, which has
+/// too few chains, if two tiles can share.
 #[inline(always)]
-pub fn take<S: Simd>(left: usize, most: usize) -> usize {
-    if S::LANES > 1 || left >= most {
-        left.min(most)
-    } else if left >= 4 {
-        4
-    } else {
-        1
-    }
+pub fn share(left: usize, most: usize) -> usize {
+    if left > most && left < 2 * most { left.div_ceil(2) } else { left.min(most) }
 }
 
-/// The same, but for no tile of few rows, which has too few chains, if two tiles can share.
-#[inline(always)]
-pub fn share<S: Simd>(left: usize, most: usize) -> usize {
-    if S::LANES > 1 && left > most && left < 2 * most { left.div_ceil(2) } else { take::<S>(left, most) }
-}
-
-/// Whether [`take`] may say `n`. With one lane there are few tiles: small processors have little flash.
-pub const fn is_taken<S: Simd>(n: usize, most: usize) -> bool {
-    n <= most && (S::LANES > 1 || n == most || n == 4 || n == 1)
-}
-
-/// Runs `$body` with the constant `$MR` equal to `$n`, which [`take`] has said of `$most` or the tier's `MR`.
+/// Runs `$body` with the constant `$MR` equal to `$n`, at most `$most` or the tier's `MR`.
 macro_rules! with_rows {
     ($S:ident, $n:expr, $MR:ident => $body:expr) => {
         $crate::kernel::tile::with_rows!($S, <$S as $crate::simd::Simd>::MR, $n, $MR => $body)
@@ -327,7 +238,7 @@ macro_rules! with_score_rows {
 }
 pub(crate) use with_score_rows;
 
-/// Runs `$body` with the constant `$NV` equal to `$n`, which [`take`] has said of the tier's `NV`.
+/// Runs `$body` with the constant `$NV` equal to `$n`, at most the tier's `NV`.
 macro_rules! with_vectors {
     ($S:ident, $n:expr, $NV:ident => $body:expr) => {
         $crate::kernel::tile::with_const!($S, $n, $NV => $body; [1 2 3 4] <$S as $crate::simd::Simd>::NV)
@@ -339,7 +250,7 @@ pub(crate) use with_vectors;
 macro_rules! with_const {
     ($S:ident, $n:expr, $N:ident => $body:expr; [$($value:literal)*] $most:expr) => {
         match $n {
-            $($value if const { $crate::kernel::tile::is_taken::<$S>($value, $most) } => {
+            $($value if const { $value <= $most } => {
                 const $N: usize = $value;
                 $body
             })*

@@ -16,7 +16,7 @@ use core::mem::MaybeUninit;
 
 use super::store::Store;
 use super::tiles::tiles;
-use super::{Product, Rhs, few};
+use super::{Product, Rhs, few, lone};
 use crate::elem::sealed::Lanes;
 use crate::elem::{Elem, Kind, by_kind};
 use crate::kernel::pack::{Grid, pack};
@@ -105,6 +105,9 @@ pub unsafe fn run<S: Simd>(s: S, p: &Product, scratch: *mut f32) {
     }
     // SAFETY: as the caller promises.
     unsafe {
+        if const { S::LANES == 1 } && p.a.kind == Kind::F32 && p.c.kind == Kind::F32 {
+            return lone::run(p);
+        }
         // C by columns is Cᵀ = Bᵀ Aᵀ by rows, with the same chain for each element. A product that would
         // want more scratch that way stays as it is, and stores its rows across.
         if p.c.col_stride != 1

@@ -2,6 +2,7 @@
 
 mod blocked;
 mod few;
+mod lone;
 mod packed;
 mod store;
 mod tiles;
@@ -10,7 +11,7 @@ mod turned;
 pub use packed::PackedMat;
 
 use crate::elem::{Elem, Kind};
-use crate::error::{Error, expect_dim, expect_scratch};
+use crate::error::{Error, expect_dim, expect_dims, expect_scratch};
 use crate::tier::{Tier, dispatch};
 use crate::view::{MatMut, MatRef, RawMat};
 
@@ -185,18 +186,18 @@ impl<'a> Matmul<'a> {
         self.check(a.raw, Rhs::Packed { ptr: b.ptr.cast(), kind: B::KIND, k: b.k, n: b.n }, c.raw, scratch)
     }
 
-    #[inline]
-    fn check(self, mut a: RawMat, mut b: Rhs, c: RawMat, scratch: &mut [f32]) -> Result<(), Error> {
+    #[cfg_attr(not(target_os = "none"), inline)]
+    #[cfg_attr(target_os = "none", inline(never))]
+    fn check(&self, mut a: RawMat, mut b: Rhs, c: RawMat, scratch: &mut [f32]) -> Result<(), Error> {
         let (m, k, n) = (a.rows, a.cols, c.cols);
-        expect_dim("k (rows of B)", k, b.k())?;
-        expect_dim("n (columns of B)", n, b.n())?;
-        expect_dim("m (rows of C)", m, c.rows)?;
+        static SIZES: [&str; 3] = ["k (rows of B)", "n (columns of B)", "m (rows of C)"];
+        expect_dims(&SIZES, &[(k, b.k()), (n, b.n()), (m, c.rows)])?;
         if let Some(bias) = self.bias {
             expect_dim("n (length of the bias)", n, bias.len())?;
         }
         expect_scratch(matmul_scratch_len(m, k, n), scratch.len())?;
         if self.alpha == 0.0 {
-            (a, b) = (a.block(0, 0, m, 0), b.no_rows());
+            (a.cols, *b.k_mut()) = (0, 0);
         }
         let bias = self.bias.map_or(core::ptr::null(), <[f32]>::as_ptr);
         let product = Product { a, b, c, alpha: self.alpha, beta: self.beta, bias };
@@ -238,11 +239,10 @@ impl Rhs {
         }
     }
 
-    /// The same matrix with `k = 0`.
-    fn no_rows(self) -> Rhs {
+    fn k_mut(&mut self) -> &mut usize {
         match self {
-            Rhs::Strided(b) => Rhs::Strided(b.block(0, 0, 0, b.cols)),
-            Rhs::Packed { ptr, kind, n, .. } => Rhs::Packed { ptr, kind, k: 0, n },
+            Rhs::Strided(b) => &mut b.rows,
+            Rhs::Packed { k, .. } => k,
         }
     }
 }

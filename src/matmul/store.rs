@@ -4,6 +4,7 @@ use core::mem::MaybeUninit;
 use core::ops::Range;
 
 use super::Product;
+use crate::arch::scalar::Scalar;
 use crate::elem::sealed::Lanes;
 use crate::elem::{Kind, by_kind, load_up_to, store_up_to};
 use crate::kernel::pack::unpack_row;
@@ -69,12 +70,7 @@ impl Store<'_> {
     ) {
         // SAFETY: as the caller promises; there is room for all chains, and they are written.
         unsafe {
-            if const { S::LANES == 1 } {
-                // What is not as plain takes the way through memory, which costs less flash.
-                if self.is_as_it_is() {
-                    return self.put_as_it_is(s, acc, i, j);
-                }
-            } else if self.put_plain(s, acc, i, j, cols) {
+            if self.put_plain(s, acc, i, j, cols) {
                 return;
             }
             let mut sums = MaybeUninit::<[[S::V; NV]; MR]>::uninit();
@@ -146,7 +142,7 @@ impl Store<'_> {
         cols: usize,
     ) {
         let row = |r: usize| sums.wrapping_add(r * nv * S::LANES);
-        if S::LANES > 1 && Self::is_direct(&self.p.c) {
+        if Self::is_direct(&self.p.c) {
             let (alpha, plain) = (s.splat(self.p.alpha), self.is_plain());
             for r in 0..rows {
                 for v in (0..cols).step_by(S::LANES) {
@@ -215,31 +211,34 @@ impl Store<'_> {
         self.is_plain() && self.p.alpha == 1.0 && Self::is_direct(&self.p.c)
     }
 
-    /// [`put`](Self::put) for one lane, if it is so.
+    /// Stores rows of up to four sums of one lane, or a row of eight, at row `i` and column `j`.
     ///
     /// # Safety
-    /// - As there.
-    #[inline(always)]
-    pub unsafe fn put_as_it_is<S: Simd, const MR: usize, const NV: usize>(
+    /// - These rows and columns are inside C, `bias` and, if used, `partial`.
+    pub unsafe fn put_lone(
         &self,
-        s: S,
-        acc: Acc<S::V, MR, NV>,
-        i: usize,
-        j: usize,
+        sums: &mut [f32; 16],
+        (i, j): (usize, usize),
+        (rows, cols): (usize, usize),
     ) {
-        const { assert!(S::LANES > 1 || !S::FUSED) };
-        unrolled!(R < MR => {
-            let row = self.c_at(i, j).wrapping_add(R * self.p.c.row_stride);
-            unrolled!(V < NV, 16 => {
-                // SAFETY: the columns exist.
-                unsafe { s.store(row.wrapping_add(V), acc[R][V]) };
-            });
-        });
+        for r in 0..rows {
+            let sums = sums.as_mut_ptr().wrapping_add(4 * r);
+            if self.p.c.kind != Kind::F32 {
+                // SAFETY: as the caller promises.
+                unsafe { self.put_row(Scalar, sums, i + r, j, cols) };
+                continue;
+            }
+            for x in 0..cols {
+                let to = self.c_at(i + r, j + x);
+                // SAFETY: as the caller promises.
+                unsafe { *to = self.p.alpha * *sums.add(x) + self.base(Scalar, to, j + x, 1) };
+            }
+        }
     }
 
     /// Where element `(i, j)` of the block lies in C, which is `f32`.
     #[inline(always)]
-    fn c_at(&self, i: usize, j: usize) -> *mut f32 {
+    pub fn c_at(&self, i: usize, j: usize) -> *mut f32 {
         self.p.c.at(self.at.0 + i, self.at.1 + j)
     }
 
@@ -260,8 +259,7 @@ impl Store<'_> {
         }
     }
 
-    /// One row of a tile when C is strided or not `f32`, or not plain with one lane; `sums` holds its chains in
-    /// whole vectors.
+    /// One row of a tile when C is strided or not `f32`; `sums` holds its chains in whole vectors.
     #[inline(never)]
     unsafe fn put_row<S: Simd>(&self, s: S, sums: *mut f32, i: usize, j: usize, cols: usize) {
         // SAFETY: as the caller promises.
@@ -273,17 +271,6 @@ impl Store<'_> {
 
     #[inline(always)]
     unsafe fn put_row_in_region<S: Simd>(&self, s: S, sums: *mut f32, i: usize, j: usize, cols: usize) {
-        if S::LANES == 1 && Self::is_direct(&self.p.c) {
-            for x in 0..cols {
-                let p = self.c_at(i, j + x);
-                // SAFETY: the columns exist.
-                unsafe {
-                    let base = self.base(s, p, j + x, 1);
-                    s.store(p, s.fma(s.splat(self.p.alpha), s.load(sums.add(x)), base));
-                }
-            }
-            return;
-        }
         let partial = self.partial.wrapping_add(i * self.partial_stride + j);
         let c = self.p.c.block(self.at.0 + i, self.at.1 + j, 1, cols);
         let mut x = 0;

@@ -1,13 +1,11 @@
 //! All tiles of a block.
 
+use super::lone;
 use super::store::Store;
 use crate::apart::apart;
 use crate::elem::Elem;
-use crate::kernel::tile::{Panels, Rows, max_rows, share, take, tile, with_rows, with_vectors, zero};
+use crate::kernel::tile::{Panels, Rows, max_rows, share, tile, with_rows, with_vectors, zero};
 use crate::simd::Simd;
-
-/// Most rows of a tile of one lane whose sums are scaled or added to something: its registers go through memory.
-const LONE_ROWS: usize = 4;
 
 /// `sizes` = (rows, k, columns) of one block, which lies at `at` in C: all its tiles. This is the hot
 /// loop, compiled once for each tier and type of B.
@@ -20,12 +18,14 @@ pub unsafe fn tiles<S: Simd, E: Elem>(
     at: (usize, usize),
     store: &Store,
 ) {
+    if const { S::LANES == 1 } {
+        // SAFETY: as the caller promises.
+        return unsafe { lone::tiles(sizes, &a, &b, at, store) };
+    }
     s.vectorize(
         #[inline(always)]
         || {
             let (m, k, n) = sizes;
-            // One lane: the tallest tiles only store.
-            let small = S::LANES == 1 && !store.is_as_it_is();
             let mut jr = 0;
             while jr < n {
                 // Not a vector of which half would be empty.
@@ -33,9 +33,9 @@ pub unsafe fn tiles<S: Simd, E: Elem>(
                 let few = const { <S::Few as Simd>::LANES < S::LANES }
                     && (1..=<S::Few as Simd>::LANES).contains(&(left % S::LANES));
                 let vectors = if few { left / S::LANES } else { left.div_ceil(S::LANES) };
-                let vectors = take::<S>(vectors, S::NV);
+                let vectors = vectors.min(S::NV);
                 let cols = left.min(if few && vectors == 0 { left } else { vectors * S::LANES });
-                let (sizes, from, store) = ((m, k, cols), (&a, &b, jr), (store, small));
+                let (sizes, from) = ((m, k, cols), (&a, &b, jr));
                 // SAFETY: as the caller promises.
                 unsafe {
                     if const { <S::Few as Simd>::LANES < S::LANES } && vectors == 0 {
@@ -57,49 +57,21 @@ unsafe fn column<S: Simd, E: Elem, const NV: usize>(
     (m, k, cols): (usize, usize, usize),
     (a, b, jr): (&Rows, &Panels<E>, usize),
     at: (usize, usize),
-    (store, small): (&Store, bool),
+    store: &Store,
 ) {
     let mut ir = 0;
     while ir < m {
-        let rows = share::<S>(m - ir, if small { LONE_ROWS } else { max_rows::<S>(NV) });
+        let rows = share(m - ir, max_rows::<S>(NV));
         with_rows!(S, max_rows::<S>(NV), rows, MR => {
             // SAFETY: the tile is inside the block; columns beyond `cols` are padding of the panel.
             unsafe {
                 let at = (at.0 + ir, at.1 + jr);
-                if const { S::LANES == 1 } {
-                    let from = (a.at(ir, 0).ptr, b.lane(jr).ptr);
-                    tile_apart::<S, E, MR, NV>(s, k, from, (a, b), at, store);
-                } else {
-                    apart!(s => {
-                        let acc = tile::<S, E, MR, NV>(s, k, a.at(ir, 0), b.at(0, jr), zero(s));
-                        store.put(s, acc, at.0, at.1, cols);
-                    });
-                }
+                apart!(s => {
+                    let acc = tile::<S, E, MR, NV>(s, k, a.at(ir, 0), b.at(0, jr), zero(s));
+                    store.put(s, acc, at.0, at.1, cols);
+                });
             }
         });
         ir += rows;
-    }
-}
-
-/// A tile of one lane, whose first elements are at `from`. Not inlined: with all tiles in one function, few
-/// registers and little stack are left for each.
-#[inline(never)]
-unsafe fn tile_apart<S: Simd, E: Elem, const MR: usize, const NV: usize>(
-    s: S,
-    k: usize,
-    from: (*const f32, *const E),
-    (a, b): (&Rows, &Panels<E>),
-    at: (usize, usize),
-    store: &Store,
-) {
-    let (a, b) = (Rows { ptr: from.0, ..*a }, Panels { ptr: from.1, ..*b });
-    // SAFETY: as the caller promises.
-    unsafe {
-        let acc = tile::<S, E, MR, NV>(s, k, a, b, zero(s));
-        if MR > LONE_ROWS {
-            store.put_as_it_is(s, acc, at.0, at.1);
-        } else {
-            store.put(s, acc, at.0, at.1, NV);
-        }
     }
 }

@@ -2,7 +2,7 @@
 
 use core::marker::PhantomData;
 
-use super::{RawHeads, check_disjoint, check_len, check_part, threads};
+use super::{RawHeads, check_part, threads};
 use crate::elem::Elem;
 use crate::error::Error;
 
@@ -30,27 +30,8 @@ pub struct HeadsMut<'a, T: Elem> {
 
 threads!(HeadsRef: Elem, HeadsMut: Elem);
 
-/// Sizes are `[batch, len, n_heads, head_dim]`, strides those of all but the features.
-fn raw_heads<T: Elem>(ptr: *mut T, sizes: [usize; 4], strides: [usize; 3]) -> RawHeads {
-    let [batch, len, n_heads, head_dim] = sizes;
-    let empty = sizes.contains(&0);
-    // As for matrices: what is never stepped along has a stride that cannot overflow.
-    let stride = |size: usize, stride: usize| if empty || size == 1 { 0 } else { stride };
-    RawHeads {
-        ptr: ptr.cast(),
-        kind: T::KIND,
-        batch,
-        len,
-        n_heads,
-        head_dim,
-        batch_stride: stride(batch, strides[0]),
-        token_stride: stride(len, strides[1]),
-        head_stride: stride(n_heads, strides[2]),
-    }
-}
-
 macro_rules! heads {
-    ($view:ident, [$($mutability:tt)?], [$($as_ptr:tt)*], $check_disjoint:expr) => {
+    ($view:ident, [$($mutability:tt)?], [$($as_ptr:tt)*], $exclusive:expr) => {
         impl<'a, T: Elem> $view<'a, T> {
             /// Memory `[len][n_heads][head_dim]`: one token's heads lie together.
             ///
@@ -149,15 +130,8 @@ macro_rules! heads {
                 sizes: [usize; 4],
                 strides: [usize; 3],
             ) -> Result<Self, Error> {
-                let [batch, len, n_heads, head_dim] = sizes;
-                let [batch_stride, token_stride, head_stride] = strides;
-                let dims = [(n_heads, head_stride), (len, token_stride), (batch, batch_stride)];
-                let [heads, tokens, sequences] = dims;
-                check_len([sequences, tokens, heads, (head_dim, 1)], data.len())?;
-                if $check_disjoint {
-                    check_disjoint(dims, head_dim)?;
-                }
-                Ok($view { raw: raw_heads(data.$($as_ptr)*, sizes, strides), slice: PhantomData })
+                let of = (data.$($as_ptr)*.cast(), data.len(), T::KIND);
+                Ok($view { raw: RawHeads::new(of, sizes, strides, $exclusive)?, slice: PhantomData })
             }
 
             /// The first `len` tokens: the filled part of a cache.

@@ -2,7 +2,7 @@
 
 use core::marker::PhantomData;
 
-use super::{RawMat, check_disjoint, check_len, check_part, threads};
+use super::{RawMat, check_part, threads};
 use crate::elem::Elem;
 use crate::error::Error;
 
@@ -29,27 +29,6 @@ pub struct MatMut<'a, T: Elem> {
 
 threads!(MatRef: Elem, MatMut: Elem);
 
-fn raw_mat<T: Elem>(ptr: *mut T, rows: usize, cols: usize, strides: (usize, usize)) -> RawMat {
-    // The stride of a dimension that is never stepped along is free: the plain one keeps every
-    // offset in range and the contiguous paths open.
-    let empty = rows == 0 || cols == 0;
-    let col_stride = if empty {
-        0
-    } else if cols == 1 {
-        1
-    } else {
-        strides.1
-    };
-    let row_stride = if empty {
-        0
-    } else if rows == 1 {
-        cols
-    } else {
-        strides.0
-    };
-    RawMat { ptr: ptr.cast(), kind: T::KIND, rows, cols, row_stride, col_stride }
-}
-
 impl<'a, T: Elem> MatRef<'a, T> {
     /// A row-major matrix of `rows` x `cols` at the start of `data`.
     ///
@@ -73,8 +52,8 @@ impl<'a, T: Elem> MatRef<'a, T> {
         row_stride: usize,
         col_stride: usize,
     ) -> Result<Self, Error> {
-        check_len([(rows, row_stride), (cols, col_stride)], data.len())?;
-        let raw = raw_mat(data.as_ptr().cast_mut(), rows, cols, (row_stride, col_stride));
+        let of = (data.as_ptr().cast_mut().cast(), data.len(), T::KIND);
+        let raw = RawMat::new(of, [rows, cols], [row_stride, col_stride], false)?;
         Ok(MatRef { raw, slice: PhantomData })
     }
 
@@ -107,9 +86,8 @@ impl<'a, T: Elem> MatMut<'a, T> {
         row_stride: usize,
         col_stride: usize,
     ) -> Result<Self, Error> {
-        check_len([(rows, row_stride), (cols, col_stride)], data.len())?;
-        check_disjoint([(cols, col_stride), (rows, row_stride)], 1)?;
-        let raw = raw_mat(data.as_mut_ptr(), rows, cols, (row_stride, col_stride));
+        let of = (data.as_mut_ptr().cast(), data.len(), T::KIND);
+        let raw = RawMat::new(of, [rows, cols], [row_stride, col_stride], true)?;
         Ok(MatMut { raw, slice: PhantomData })
     }
 

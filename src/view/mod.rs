@@ -29,6 +29,28 @@ pub(crate) struct RawMat {
 }
 
 impl RawMat {
+    /// `rows` x `cols` elements, `len` from `ptr` on; for one that is `exclusive`, no two share a place.
+    ///
+    /// # Errors
+    /// Those of the views.
+    #[cfg_attr(not(target_os = "none"), inline)]
+    #[cfg_attr(target_os = "none", inline(never))]
+    fn new(
+        (ptr, len, kind): (*mut u8, usize, Kind),
+        [rows, cols]: [usize; 2],
+        [row_stride, col_stride]: [usize; 2],
+        exclusive: bool,
+    ) -> Result<RawMat, Error> {
+        check(&[(cols, col_stride), (rows, row_stride), (1, 0)], 1, len, exclusive)?;
+        // The stride of a dimension that is never stepped along is free: the plain one keeps every offset in range
+        // and the contiguous paths open.
+        let empty = rows == 0 || cols == 0;
+        let of = |size: usize, stride: usize, plain: usize| if size == 1 { plain } else { stride };
+        let (row_stride, col_stride) =
+            if empty { (0, 0) } else { (of(rows, row_stride, cols), of(cols, col_stride, 1)) };
+        Ok(RawMat { ptr, kind, rows, cols, row_stride, col_stride })
+    }
+
     pub fn t(self) -> RawMat {
         RawMat {
             rows: self.cols,
@@ -82,6 +104,39 @@ pub(crate) struct RawHeads {
 }
 
 impl RawHeads {
+    /// `sizes` are `[batch, len, n_heads, head_dim]`, strides those of all but the features, for `len` elements from
+    /// `ptr` on; for one that is `exclusive`, no two share a place.
+    ///
+    /// # Errors
+    /// Those of the views.
+    #[cfg_attr(target_os = "none", inline(never))]
+    fn new(
+        (ptr, len, kind): (*mut u8, usize, Kind),
+        sizes: [usize; 4],
+        strides: [usize; 3],
+        exclusive: bool,
+    ) -> Result<RawHeads, Error> {
+        let [batch, tokens, n_heads, head_dim] = sizes;
+        let [batch_stride, token_stride, head_stride] = strides;
+        let dims = [(n_heads, head_stride), (tokens, token_stride), (batch, batch_stride)];
+        check(&dims, head_dim, len, exclusive)?;
+        let empty = sizes.contains(&0);
+        // As for matrices: what is never stepped along has a stride that cannot overflow.
+        let [head_stride, token_stride, batch_stride] =
+            dims.map(|(size, stride)| if empty || size == 1 { 0 } else { stride });
+        Ok(RawHeads {
+            ptr,
+            kind,
+            batch,
+            len: tokens,
+            n_heads,
+            head_dim,
+            batch_stride,
+            token_stride,
+            head_stride,
+        })
+    }
+
     /// The same sizes with other features, which nobody reads.
     pub fn of_dim(self, head_dim: usize) -> RawHeads {
         RawHeads { head_dim, ..self }
@@ -172,34 +227,31 @@ impl Sequence<'_> {
     }
 }
 
-/// `1 + Σ (size - 1) * stride`: the elements from the first to the last one of a view; 0 if a size is.
-#[inline]
-fn extent<const N: usize>(dims: [(usize, usize); N]) -> Result<usize, Error> {
-    let mut last = 0_usize;
-    if dims.iter().any(|&(size, _)| size == 0) {
-        return Ok(0);
-    }
-    for (size, stride) in dims {
-        let step = (size - 1).checked_mul(stride).ok_or(Error::ShapeOverflow)?;
-        last = last.checked_add(step).ok_or(Error::ShapeOverflow)?;
-    }
-    last.checked_add(1).ok_or(Error::ShapeOverflow)
-}
-
-#[inline]
-fn check_len<const N: usize>(dims: [(usize, usize); N], len: usize) -> Result<(), Error> {
-    let needed = extent(dims)?;
-    if needed <= len { Ok(()) } else { Err(Error::SliceTooShort { needed, got: len }) }
-}
-
-/// That no two elements coincide: each dimension steps over the whole of those with smaller strides.
-/// `dims` come from the inside out; `width` is how many contiguous elements there are at each place.
-fn check_disjoint<const N: usize>(mut dims: [(usize, usize); N], width: usize) -> Result<(), Error> {
+/// That all elements lie in `len` of them and, for a view that is `exclusive`, that no two coincide. `dims` are
+/// sizes and strides from the inside out; `width` is how many contiguous elements there are at each place.
+#[cfg_attr(not(target_os = "none"), inline)]
+#[cfg_attr(target_os = "none", inline(never))]
+fn check(dims: &[(usize, usize); 3], width: usize, len: usize, exclusive: bool) -> Result<(), Error> {
+    let mut needed = width;
     if width == 0 || dims.iter().any(|&(size, _)| size == 0) {
         return Ok(());
     }
+    for &(size, stride) in dims {
+        let step = (size - 1).checked_mul(stride).ok_or(Error::ShapeOverflow)?;
+        needed = needed.checked_add(step).ok_or(Error::ShapeOverflow)?;
+    }
+    if needed > len {
+        return Err(Error::SliceTooShort { needed, got: len });
+    }
+    if exclusive { check_disjoint(*dims, width) } else { Ok(()) }
+}
+
+/// That no two elements coincide: each dimension steps over the whole of those with smaller strides. The sizes are
+/// not 0.
+#[inline(always)]
+fn check_disjoint(mut dims: [(usize, usize); 3], width: usize) -> Result<(), Error> {
     // Stable for equal strides, and without the sort of core, which may panic. Who repeats is outermost.
-    for end in (1..N).rev() {
+    for end in [2, 1] {
         for i in 0..end {
             // At opt-level "z" the compiler does not see that an index is inside.
             if let Some([a, b]) = dims.get_mut(i..i + 2)
@@ -216,8 +268,8 @@ fn check_disjoint<const N: usize>(mut dims: [(usize, usize); N], width: usize) -
             if stride < inside {
                 return Err(Error::OverlappingStrides { stride, needed: inside });
             }
-            let step = (size - 1).checked_mul(stride).ok_or(Error::ShapeOverflow)?;
-            inside = inside.checked_add(step).ok_or(Error::ShapeOverflow)?;
+            // No more than all elements are.
+            inside += (size - 1) * stride;
         }
     }
     Ok(())

@@ -2,7 +2,7 @@
 
 use core::marker::PhantomData;
 
-use super::{check_disjoint, check_len, threads};
+use super::{check, threads};
 use crate::error::{Error, expect_dim};
 
 /// A tensor whose element type is a value. All offsets of existing elements fit in `isize`.
@@ -86,7 +86,7 @@ pub(crate) trait Number: Copy + Send + Sync {}
 impl<T: Copy + Send + Sync> Number for T {}
 
 macro_rules! tensor {
-    ($view:ident, [$($mutability:tt)?], [$($as_ptr:tt)*], $check_disjoint:expr) => {
+    ($view:ident, [$($mutability:tt)?], [$($as_ptr:tt)*], $exclusive:expr) => {
         impl<'a, T: Copy> $view<'a, T> {
             /// Memory `[batch][heads][queries][keys]`, for `sizes` in this order.
             ///
@@ -112,11 +112,7 @@ macro_rules! tensor {
             ) -> Result<Self, Error> {
                 let [batch, heads, queries, keys] = sizes;
                 let dims = [(queries, strides[2]), (heads, strides[1]), (batch, strides[0])];
-                let [inner, middle, outer] = dims;
-                check_len([outer, middle, inner, (keys, 1)], data.len())?;
-                if $check_disjoint {
-                    check_disjoint(dims, keys)?;
-                }
+                check(&dims, keys, data.len(), $exclusive)?;
                 // What is never stepped along has a stride that cannot overflow, and repeats.
                 let empty = sizes.contains(&0);
                 let mut strides = strides;

@@ -10,17 +10,17 @@ use qkv::{Attention, Error, HeadsMut, HeadsRef, MatMut, MatRef, attention_scratc
 use semihosting::process::ExitCode;
 
 const N: usize = 16;
+static X: [f32; N * N] = [1.0; N * N];
 const SCRATCH: usize = attention_scratch_len(N, N, N, N);
 
 /// Sizes that the compiler cannot know.
 fn run(out: &mut [f32], scratch: &mut [f32]) -> Result<(), Error> {
     let (m, k, n) = black_box((N, N, N));
-    let x = black_box([1.0_f32; N * N]);
-    let mut c = black_box([0.0_f32; N * N]);
-    matmul(MatRef::new(&x, m, k)?, MatRef::new(&x, k, n)?, MatMut::new(&mut c, m, n)?, scratch)?;
+    let (x, mut c) = (black_box(&X), [0.0; N * N]);
+    matmul(MatRef::new(x, m, k)?, MatRef::new(x, k, n)?, MatMut::new(&mut c, m, n)?, scratch)?;
     let heads = |x| HeadsRef::token_major(x, n, 1, k);
     let out = HeadsMut::token_major(out, m, 1, k)?;
-    Attention::new().causal().window(black_box(4), 0).run(heads(&x)?, heads(&x)?, heads(&c)?, out, scratch)
+    Attention::new().causal().window(black_box(4), 0).run(heads(x)?, heads(x)?, heads(&c)?, out, scratch)
 }
 
 #[cfg_attr(target_arch = "arm", cortex_m_rt::entry)]

@@ -1,0 +1,296 @@
+//! The kernels of one lane: what a small processor does instead of the tiles of vectors.
+//!
+//! ```text
+//! tile        c[4][4] = start + Σ_k a(k)[4] b(k)[4]     products, and values of four rows
+//! row         c[8]    = start + Σ_k a(k) b(k)[8]        the same of a single row
+//! chain       c       = start + Σ_k a(k) b(k)           what is left over
+//! scores      K q for four queries, two chains of each
+//! few_scores  K q for one query
+//! ```
+//! Few loops, each for any strides: flash is small. Sums start with what is said, and may be added to what is in
+//! memory, times a factor: `to = to factor + c`. All steps are in bytes. With floats these are the loops of
+//! `arch::vfp` where there are such instructions, with the same bits.
+
+use super::unrolled::unrolled;
+use super::{exp::exp_weight, softmax::CHAINS};
+use crate::arch::scalar::Scalar;
+use crate::elem::Elem;
+
+/// From a query's feature, or a key's weight, to the next one: bytes of a row of four lanes.
+pub const LANES: usize = 4 * size_of::<f32>();
+
+/// Returns what a function of `arch::vfp` gives, if there is such a unit and it is for elements `$E`.
+macro_rules! own {
+    ($E:ty: $name:ident($($x:expr),*)) => {
+        #[cfg(all(target_arch = "arm", target_os = "none", target_abi = "eabihf"))]
+        if const { matches!(<$E as crate::elem::sealed::Lanes>::KIND, crate::elem::Kind::F32) } {
+            // SAFETY: as the caller promises.
+            return unsafe { crate::arch::vfp::$name($($x),*) };
+        }
+    };
+}
+
+/// `√x`.
+pub fn sqrt(x: f32) -> f32 {
+    own!(f32: sqrt(x));
+    libm::sqrtf(x)
+}
+
+/// Tiles of 4 x 4 sums.
+#[repr(C)]
+pub struct Tile<E> {
+    /// The first row of `a` and from one row to the next, and the same of the columns of `b`.
+    pub a: *const f32,
+    pub a_row: usize,
+    pub b: *const E,
+    pub b_column: usize,
+    pub a_step: usize,
+    pub b_step: usize,
+    /// How places lie together.
+    pub together: Together,
+    pub k: usize,
+    /// 16 floats.
+    pub start: *const f32,
+    /// Rows of four floats, and from one to the next.
+    pub to: *mut f32,
+    pub to_row: usize,
+    /// A float for each row, or null: nothing is added to.
+    pub factor: *const f32,
+    /// Rows, or columns, that are wanted: four a tile. The last tile may have fewer rows.
+    pub left: usize,
+    /// From one tile to the next.
+    pub a_next: usize,
+    pub b_next: usize,
+    pub to_next: usize,
+}
+
+/// What is known of a tile's places.
+#[repr(usize)]
+#[derive(Clone, Copy)]
+pub enum Together {
+    Nothing,
+    /// Columns of `b` are neighbours, and so are a row's elements in `a`.
+    Rows,
+    /// Columns of `b` are neighbours, and so are rows of `a`.
+    Both,
+    /// Only the first column is wanted, and a row's elements in `a` are neighbours.
+    Column,
+}
+
+/// Computes tiles; what `x` says is used up.
+///
+/// # Safety
+/// - Operands are valid for `k` steps, outputs for rows of four floats.
+#[inline(always)]
+pub unsafe fn tile<E: Elem>(x: &mut Tile<E>) {
+    own!(E: tile(core::ptr::from_mut(x).cast()));
+    // SAFETY: as the caller promises.
+    unsafe { any_tile(x) }
+}
+
+#[inline(never)]
+unsafe fn any_tile<E: Elem>(x: &mut Tile<E>) {
+    loop {
+        let rows = x.left.min(4);
+        let mut a = [0, 1, 2, 3].map(|i: usize| x.a.wrapping_byte_add(i.min(rows - 1) * x.a_row));
+        let mut b = [0, 1, 2, 3].map(|j| x.b.wrapping_byte_add(j * x.b_column));
+        let mut sums = [[0.0; 4]; 4];
+        // SAFETY: as the caller promises.
+        unsafe {
+            unrolled!(I < 4 => {
+                unrolled!(J < 4 => {
+                    sums[I][J] = *x.start.wrapping_add(4 * I + J);
+                });
+            });
+            for _ in 0..x.k {
+                let mut column = [0.0; 4];
+                unrolled!(J < 4 => {
+                    column[J] = (*b[J]).widen();
+                    b[J] = b[J].wrapping_byte_add(x.b_step);
+                });
+                unrolled!(I < 4 => {
+                    let row = *a[I];
+                    a[I] = a[I].wrapping_byte_add(x.a_step);
+                    unrolled!(J < 4 => {
+                        sums[I][J] += row * column[J];
+                    });
+                });
+            }
+            for (i, row) in sums.iter().enumerate().take(rows) {
+                let to = x.to.wrapping_byte_add(i * x.to_row);
+                for (j, &sum) in row.iter().enumerate() {
+                    let to = to.wrapping_add(j);
+                    *to = if x.factor.is_null() { sum } else { *to * *x.factor.wrapping_add(i) + sum };
+                }
+            }
+        }
+        if x.left <= 4 {
+            return;
+        }
+        (x.a, x.b) = (x.a.wrapping_byte_add(x.a_next), x.b.wrapping_byte_add(x.b_next));
+        (x.to, x.left) = (x.to.wrapping_byte_add(x.to_next), x.left - 4);
+    }
+}
+
+/// One row of sums, with columns of `b` that are neighbours.
+#[repr(C)]
+pub struct Row<E> {
+    pub k: usize,
+    pub a: *const f32,
+    pub a_step: usize,
+    pub b: *const E,
+    pub b_step: usize,
+    /// 8 floats.
+    pub start: *const f32,
+    pub to: *mut f32,
+    /// A float, or null: nothing is added to.
+    pub factor: *const f32,
+    /// Sums.
+    pub left: usize,
+}
+
+/// Computes a row of whole eights.
+///
+/// # Safety
+/// - Operands are valid for `k` steps, the output for `left` floats.
+#[inline(always)]
+pub unsafe fn row<E: Elem>(x: &mut Row<E>) {
+    own!(E: row(core::ptr::from_mut(x).cast()));
+    // SAFETY: as the caller promises.
+    unsafe { any_row::<E, 8>(x) }
+}
+
+/// The same of any number of sums, one after the other.
+///
+/// # Safety
+/// - As there.
+pub unsafe fn chain<E: Elem>(x: &mut Row<E>) {
+    // SAFETY: as the caller promises.
+    unsafe { any_row::<E, 1>(x) }
+}
+
+#[inline(never)]
+unsafe fn any_row<E: Elem, const N: usize>(x: &mut Row<E>) {
+    for _ in 0..x.left / N {
+        let (mut a, mut b) = (x.a, x.b);
+        let mut sums = [0.0; N];
+        // SAFETY: as the caller promises.
+        unsafe {
+            unrolled!(J < N => {
+                sums[J] = *x.start.wrapping_add(J);
+            });
+            for _ in 0..x.k {
+                let weight = *a;
+                unrolled!(J < N => {
+                    sums[J] += weight * (*b.wrapping_add(J)).widen();
+                });
+                (a, b) = (a.wrapping_byte_add(x.a_step), b.wrapping_byte_add(x.b_step));
+            }
+            for &sum in &sums {
+                *x.to = if x.factor.is_null() { sum } else { *x.to * *x.factor + sum };
+                x.to = x.to.wrapping_add(1);
+            }
+        }
+        x.b = x.b.wrapping_add(N);
+    }
+}
+
+/// Two chains of the scores of some keys for four queries, or one: of the features 0 and 1 of each step.
+#[repr(C)]
+pub struct Scores {
+    pub keys: *const f32,
+    /// From one key to the next.
+    pub apart: usize,
+    /// Keys, at least 1.
+    pub n: usize,
+    /// Queries, four lanes a feature.
+    pub q: *const f32,
+    pub step: usize,
+    pub q_step: usize,
+    /// Steps, and whether there is feature 0 of another one.
+    pub steps: usize,
+    pub one: usize,
+    /// Four lanes a key.
+    pub to: *mut f32,
+    /// Whether they are added to what is there.
+    pub add: usize,
+}
+
+/// Computes the scores for four queries.
+///
+/// # Safety
+/// - Keys and queries are valid for all steps, the output for `n` rows.
+#[inline(always)]
+pub unsafe fn scores(x: &mut Scores) {
+    own!(f32: scores(core::ptr::from_mut(x).cast()));
+    // SAFETY: as the caller promises.
+    unsafe { any_scores::<4>(x) }
+}
+
+/// Computes the scores for the query of the first lane.
+///
+/// # Safety
+/// - As [`scores`].
+#[inline(always)]
+pub unsafe fn few_scores(x: &mut Scores) {
+    own!(f32: few_scores(core::ptr::from_mut(x).cast()));
+    // SAFETY: as the caller promises.
+    unsafe { any_scores::<1>(x) }
+}
+
+#[inline(never)]
+unsafe fn any_scores<const N: usize>(x: &mut Scores) {
+    for _ in 0..x.n {
+        let (mut key, mut q) = (x.keys, x.q);
+        let mut sums = [[0.0; N]; 2];
+        // SAFETY: as the caller promises.
+        unsafe {
+            for _ in 0..x.steps {
+                unrolled!(C < 2 => {
+                    let feature = *key.wrapping_add(C);
+                    unrolled!(L < N => {
+                        sums[C][L] += feature * *q.wrapping_add(4 * C + L);
+                    });
+                });
+                (key, q) = (key.wrapping_byte_add(x.step), q.wrapping_byte_add(x.q_step));
+            }
+            unrolled!(L < N => {
+                if x.one != 0 {
+                    sums[0][L] += *key * *q.wrapping_add(L);
+                }
+                let to = x.to.wrapping_add(L);
+                let sum = sums[0][L] + sums[1][L];
+                *to = if x.add != 0 { *to + sum } else { sum };
+            });
+        }
+        (x.keys, x.to) = (x.keys.wrapping_byte_add(x.apart), x.to.wrapping_add(4));
+    }
+}
+
+/// Turns `n` scores, a row of four lanes apart, into weights; returns their sum, in the order of
+/// [`columns`](super::softmax::columns). `n` is a multiple of its chains, or 1.
+///
+/// # Safety
+/// - The scores are valid.
+#[inline(always)]
+pub unsafe fn weigh(score: *mut f32, n: usize, top: f32) -> f32 {
+    own!(f32: weigh(score, n, top));
+    // SAFETY: as the caller promises.
+    unsafe { any_weigh(score, n, top) }
+}
+
+#[inline(never)]
+unsafe fn any_weigh(mut score: *mut f32, n: usize, top: f32) -> f32 {
+    let mut sums = [0.0; CHAINS];
+    for _ in 0..n {
+        // SAFETY: as the caller promises.
+        let weight = unsafe { exp_weight(Scalar, *score - top) };
+        // SAFETY: as above.
+        unsafe { *score = weight };
+        let [a, b, c, d] = sums;
+        sums = [b, c, d, a + weight];
+        score = score.wrapping_byte_add(LANES);
+    }
+    let [a, b, c, d] = sums;
+    (a + c) + (b + d)
+}

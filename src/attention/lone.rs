@@ -24,9 +24,8 @@ use crate::view::RawMat;
 const PANEL: usize = <Scalar as Simd>::PANEL;
 const FLOAT: usize = size_of::<f32>();
 
-/// Sums of the largest tile, and what sums start with.
-type Sums = [f32; 16];
-static ZEROS: Sums = [0.0; 16];
+/// What sums start with, as many as the largest tile has.
+static ZEROS: [f32; 16] = [0.0; 16];
 
 /// The next keys of `at.0..at.1` in the block that some row sees and that lie at one stride, and the first one's place.
 #[inline(never)]
@@ -255,13 +254,7 @@ pub struct Part<'a> {
 }
 
 impl<'a> Part<'a> {
-    fn new(
-        panel: &'a Panel<'a>,
-        x: &'a Scratch,
-        block: &'a Block,
-        r: usize,
-        mut more: (usize, usize),
-    ) -> Part<'a> {
+    fn new(panel: &'a Panel, x: &'a Scratch, block: &'a Block, r: usize, mut more: (usize, usize)) -> Self {
         let first = next(panel, &panel.p.v, block, &mut more);
         Part { panel, x, block, r, first, more }
     }
@@ -274,8 +267,10 @@ impl<'a> Part<'a> {
         // SAFETY: as the caller promises.
         unsafe {
             let apart = panel.p.call.v.in_runs.filter(|_| more.0 < more.1);
-            if c >= end {
-            } else if let Some(in_runs) = masks(panel, block).map(|masks| masks.in_runs).or(apart) {
+            if c == end {
+                return;
+            }
+            if let Some(in_runs) = masks(panel, block).map(|masks| masks.in_runs).or(apart) {
                 in_runs(self, (c, end), at_a_time, to);
             } else {
                 self.of_run::<E>(&self.first, (c, end), at_a_time, ZEROS.as_ptr(), to);

@@ -107,17 +107,18 @@ pub unsafe fn tiles<E: Elem>(
 }
 
 /// All rows of 4 columns, or a single one of 8.
-#[inline(never)]
+#[inline(always)]
 unsafe fn columns<E: Elem>(x: &mut Tile<E>, cols: usize) {
     // SAFETY: as the caller promises.
-    unsafe {
-        if cols == 8 {
-            let &mut Tile { k, a, a_step, b, b_step, start, to, factor, .. } = x;
-            row(&mut Row { k, a, a_step, b, b_step, start, to, factor, left: 8 });
-        } else {
-            tile(x);
-        }
-    }
+    unsafe { if cols == 8 { single(x) } else { tile(x) } }
+}
+
+/// A single row of 8 columns. Not inlined, so that other products do without its stack.
+#[inline(never)]
+unsafe fn single<E: Elem>(x: &Tile<E>) {
+    let &Tile { k, a, a_step, b, b_step, start, to, factor, .. } = x;
+    // SAFETY: as the caller promises.
+    unsafe { row(&mut Row { k, a, a_step, b, b_step, start, to, factor, left: 8 }) };
 }
 
 /// The same where C does not take sums as they are.

@@ -168,7 +168,7 @@ impl<'a> Matmul<'a> {
         c: MatMut<'_, C>,
         scratch: &mut [f32],
     ) -> Result<(), Error> {
-        self.check(a.raw, Rhs::Strided(b.raw), c.raw, scratch)
+        self.compute(&mut self.product(a.raw, Rhs::Strided(b.raw), c.raw), scratch)
     }
 
     /// As [`run`](Self::run), with B packed.
@@ -183,30 +183,44 @@ impl<'a> Matmul<'a> {
         c: MatMut<'_, C>,
         scratch: &mut [f32],
     ) -> Result<(), Error> {
-        self.check(a.raw, Rhs::Packed { ptr: b.ptr.cast(), kind: B::KIND, k: b.k, n: b.n }, c.raw, scratch)
+        let b = Rhs::Packed { ptr: b.ptr.cast(), kind: B::KIND, k: b.k, n: b.n };
+        self.compute(&mut self.product(a.raw, b, c.raw), scratch)
+    }
+
+    #[inline(always)]
+    fn product(&self, a: RawMat, b: Rhs, c: RawMat) -> Product {
+        let bias = self.bias.map_or(core::ptr::null(), <[f32]>::as_ptr);
+        Product { a, b, c, alpha: self.alpha, beta: self.beta, bias }
     }
 
     #[cfg_attr(not(target_os = "none"), inline)]
     #[cfg_attr(target_os = "none", inline(never))]
-    fn check(&self, mut a: RawMat, mut b: Rhs, c: RawMat, scratch: &mut [f32]) -> Result<(), Error> {
-        let (m, k, n) = (a.rows, a.cols, c.cols);
+    fn compute(&self, product: &mut Product, scratch: &mut [f32]) -> Result<(), Error> {
+        self.check(product, scratch.len())?;
+        compute(self.tier.unwrap_or_else(Tier::detect), product, scratch);
+        Ok(())
+    }
+
+    /// Not inlined in firmware, so that its stack is free again.
+    #[cfg_attr(not(target_os = "none"), inline)]
+    #[cfg_attr(target_os = "none", inline(never))]
+    fn check(&self, product: &mut Product, scratch: usize) -> Result<(), Error> {
         static SIZES: [&str; 3] = ["k (rows of B)", "n (columns of B)", "m (rows of C)"];
+        let Product { a, b, c, .. } = product;
+        let (m, k, n) = (a.rows, a.cols, c.cols);
         expect_dims(&SIZES, &[(k, b.k()), (n, b.n()), (m, c.rows)])?;
         if let Some(bias) = self.bias {
             expect_dim("n (length of the bias)", n, bias.len())?;
         }
-        expect_scratch(matmul_scratch_len(m, k, n), scratch.len())?;
+        expect_scratch(matmul_scratch_len(m, k, n), scratch)?;
         if self.alpha == 0.0 {
             (a.cols, *b.k_mut()) = (0, 0);
         }
-        let bias = self.bias.map_or(core::ptr::null(), <[f32]>::as_ptr);
-        let product = Product { a, b, c, alpha: self.alpha, beta: self.beta, bias };
-        compute(self.tier.unwrap_or_else(Tier::detect), &product, scratch);
         Ok(())
     }
 }
 
-/// A checked product. Not generic: compiled once for each tier.
+/// A product. Not generic: compiled once for each tier.
 #[derive(Clone, Copy)]
 pub(crate) struct Product {
     a: RawMat,
@@ -247,7 +261,7 @@ impl Rhs {
     }
 }
 
-#[inline(never)]
+#[cfg_attr(not(target_os = "none"), inline(never))]
 fn compute(tier: Tier, product: &Product, scratch: &mut [f32]) {
     let scratch = scratch.as_mut_ptr();
     // SAFETY: `check` has compared all sizes; views are valid by construction; C is an exclusive

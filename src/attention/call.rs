@@ -261,13 +261,16 @@ pub fn check_lengths(
     Ok(())
 }
 
+/// Sequence of a view, first token and number of tokens there.
+type Place = (usize, usize, usize);
+
 /// What is called where sequences are packed.
 #[derive(Debug)]
 pub struct Packed {
     /// Sequences, and queries and keys of the longest.
     sizes: fn(&Attention, &RawHeads, &RawKeys) -> Result<[usize; 3], Error>,
-    /// Sequence, first token and number of tokens of a sequence's queries and keys, where these are packed.
-    places: fn(&Attention, usize, [&mut (usize, usize, usize); 2]),
+    /// Where a sequence's queries and keys are, if these are packed.
+    places: fn(&Attention, usize, [&mut Place; 2]),
 }
 
 pub static PACKED: Packed = Packed {

@@ -16,13 +16,17 @@ use crate::simd::Simd;
 use crate::tier::dispatch;
 use crate::view::RawTensor;
 
+/// [`Masks::look`]: of a panel, for the block that begins at a key; and whether every row sees all `from..to` for its
+/// place.
+pub type Look = unsafe fn(&Panel, &Scratch, usize, (usize, usize), bool) -> Option<(u64, bool)>;
+
 /// What is called where something decides beside a key's place: a mask, a bias of minus infinity or a rule.
 #[derive(Debug)]
 pub struct Masks {
     /// That their sizes are those of the call.
     pub check: fn(&Attention, [usize; 4]) -> Result<(), Error>,
     /// Of the keys `from..to` of a block those that some row sees, and whether some row does not see them all.
-    pub look: unsafe fn(&Panel, &Scratch, usize, (usize, usize), bool) -> Option<(u64, bool)>,
+    pub look: Look,
     /// With one lane: those of [`lone`].
     pub next: fn(u64, (usize, usize)) -> (usize, usize),
     pub of_row: unsafe fn(&Scratch, &Block, usize) -> (usize, usize),
@@ -37,9 +41,9 @@ const RULED: usize = 16;
 pub static MASKS: Masks = Masks {
     check: check_masks,
     look: |panel, x, start, (from, to), placed| {
+        let keys = bits(from, to);
         // SAFETY: as the caller promises.
-        let (some, all) =
-            dispatch!(panel.p.tier, s => unsafe { look(s, panel, x, start, bits(from, to), placed) });
+        let (some, all) = dispatch!(panel.p.tier, s => unsafe { look(s, panel, x, start, keys, placed) });
         let (from, to) = hull(some);
         (some != 0).then(|| (some, all != bits(from, to)))
     },

@@ -286,7 +286,7 @@ impl<'a> Part<'a> {
         (to, to_row, factor): (*mut f32, usize, *const f32),
     ) {
         let &Part { panel, block, .. } = self;
-        for first in (c..end).step_by(at_a_time) {
+        for first in (c..end).step_by(at_a_time.max(1)) {
             let (mut run, mut more) = (self.first, self.more);
             let (mut sums, mut start) = (ZEROS, ZEROS.as_ptr());
             let columns = (first, first + at_a_time);

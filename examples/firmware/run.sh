@@ -23,15 +23,15 @@ rv32imac    RISC-V, soft float, virt"
 flags="" qemu=arm
 case "${1:-}" in
     m4f) target=thumbv7em-none-eabihf memory=mps2 machine=mps2-an386 flags="-C target-cpu=cortex-m4" ;;
-    m7) target=thumbv7em-none-eabihf memory=mps2 machine=mps2-an500 flags="-C target-cpu=cortex-m7" ;;
+    m7) target=thumbv7em-none-eabihf memory=mps2 machine=mps2-an500 flags="-C target-cpu=cortex-m7 --cfg qkv_vmla" ;;
     m3) target=thumbv7m-none-eabi memory=mps2 machine=mps2-an385 ;;
     m0) target=thumbv6m-none-eabi memory=mps2 machine=mps2-an385 ;;
     m55)
         # Its vectors of floats flush subnormal numbers to zero, so that f16 and exp lose bits.
         target=thumbv8m.main-none-eabihf memory=mps3 machine=mps3-an547
-        flags="-C target-cpu=cortex-m55 -C target-feature=-mve.fp"
+        flags="-C target-cpu=cortex-m55 -C target-feature=-mve.fp --cfg qkv_vmla"
         ;;
-    m55mve) target=thumbv8m.main-none-eabihf memory=mps3 machine=mps3-an547 flags="-C target-cpu=cortex-m55" ;;
+    m55mve) target=thumbv8m.main-none-eabihf memory=mps3 machine=mps3-an547 flags="-C target-cpu=cortex-m55 --cfg qkv_vmla" ;;
     rv32imafc) target=riscv32imafc-unknown-none-elf memory=virt machine=virt qemu=riscv32 ;;
     rv32imac) target=riscv32imac-unknown-none-elf memory=virt machine=virt qemu=riscv32 ;;
     *) fail "which board? One of:$boards" ;;

@@ -55,11 +55,12 @@ pub unsafe fn load_q<S: Simd>(s: S, panel: &Panel, x: &Scratch) {
         core::slice::from_raw_parts_mut(x.q, width / chains * step).fill(0.0);
         for (r, (query, head)) in p.rows(panel.kv_head, panel.first).enumerate().take(panel.rows) {
             let q = p.q.head(head);
-            let mut row = q.at::<f32>(query, 0).cast_const();
-            if p.q.of.kind != Kind::F32 || d < width {
-                row = x.keys;
+            let row = if p.q.of.kind == Kind::F32 && d == width {
+                q.at::<f32>(query, 0).cast_const()
+            } else {
                 pack(s, q.block(query, 0, 1, d), Grid { dst: x.keys, stride: width, width });
-            }
+                x.keys.cast_const()
+            };
             let to = x.q.wrapping_add(r * chains);
             match chains {
                 2 => spread::<2>(row, width, scale, to, step),

@@ -11,7 +11,7 @@ use common::buffer::{Buffer, Kind, Typed};
 use common::heads::Order;
 use common::options::{Given, Layout, Mask, Options, Placed, Table};
 use common::{GUARD, Rng, expect, nan_scratch, same_bits, tiers};
-use qkv::{Attention, HeadsRef, Scores, TensorMut, Tier, attention_scratch_len};
+use qkv::{Attention, Error, HeadsRef, Scores, TensorMut, Tier, attention_scratch_len};
 
 const ALL: [Scores; 4] = [Scores::Raw, Scores::Capped, Scores::Masked, Scores::Weights];
 
@@ -227,6 +227,30 @@ fn sequences_of_a_batch_have_the_scores_that_each_has_alone() {
             let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
             let part = &all[b * alone.len()..][..alone.len()];
             expect(same_bits(Kind::F32, &bits(part), &bits(&alone)), (tier, which, b));
+        }
+    }
+}
+
+#[test]
+fn lengths_of_no_sequence_or_beyond_the_keys_are_refused() {
+    let (q, k, mut scratch) = ([1.0_f32; 8], [1.0_f32; 10], nan_scratch(attention_scratch_len(8, 10, 1, 0)));
+    for (which, tier) in ALL.into_iter().flat_map(|which| tiers().into_iter().map(move |tier| (which, tier)))
+    {
+        for lens in [&[11][..], &[100], &[usize::MAX], &[], &[3, 3]] {
+            let mut weights = [7.0_f32; 80];
+            let result = Attention::new().tier(tier).kv_lens(lens).scores(
+                HeadsRef::token_major(&q, 8, 1, 1).expect("sizes"),
+                HeadsRef::token_major(&k, 10, 1, 1).expect("sizes"),
+                which,
+                (0..1, 0..8),
+                TensorMut::new(&mut weights, [1, 1, 8, 10]).expect("sizes"),
+                &mut scratch,
+            );
+            assert!(
+                matches!(result, Err(Error::DimMismatch { .. })),
+                "{which:?} {tier} {lens:?}: {result:?}"
+            );
+            assert_eq!(weights, [7.0; 80]);
         }
     }
 }

@@ -34,7 +34,9 @@ fn next(panel: &Panel, k: &SequenceKeys, block: &Block, at: &mut (usize, usize))
     if let Some(masks) = masks(panel, block) {
         (t, n) = (masks.next)(block.keys, *at);
     }
-    let run = k.run(panel.kv_head, block.start + t, n);
+    // Behind the last key there may be no page.
+    let key = if n == 0 { block.from } else { t };
+    let run = k.run(panel.kv_head, block.start + key, n);
     at.0 = t + run.rows;
     (t, run)
 }
@@ -289,20 +291,20 @@ impl<'a> Part<'a> {
         for first in (c..end).step_by(at_a_time.max(1)) {
             let (mut run, mut more) = (self.first, self.more);
             let (mut sums, mut start) = (ZEROS, ZEROS.as_ptr());
+            let at = sums.as_mut_ptr();
+            let into = (at, LANES, core::ptr::null());
             let columns = (first, first + at_a_time);
             let to = to.wrapping_add(first - c);
             // SAFETY: as the caller promises.
             unsafe {
                 while more.0 < more.1 {
-                    let into = (sums.as_mut_ptr(), LANES, core::ptr::null());
                     self.of_run::<E>(&run, columns, at_a_time, start, into);
                     run = next(panel, &panel.p.v, block, &mut more);
-                    start = sums.as_ptr();
+                    start = at.cast_const();
                 }
                 if let Some(masks) = masks(panel, block) {
-                    let into = (sums.as_mut_ptr(), LANES, core::ptr::null());
                     self.of_run::<E>(&run, columns, at_a_time, start, into);
-                    (masks.add)(self, (to, factor), first, sums.get_mut(..at_a_time).unwrap_or_default());
+                    (masks.add)(self, (to, factor), first, core::slice::from_raw_parts_mut(at, at_a_time));
                 } else {
                     self.of_run::<E>(&run, columns, at_a_time, start, (to, to_row, factor));
                 }

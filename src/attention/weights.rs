@@ -86,8 +86,8 @@ impl Attention<'_> {
         out: TensorMut<'_, O>,
         scratch: &mut [f32],
     ) -> Result<(), Error> {
-        let plain =
-            Attention { scale: self.scale, kv_lens: self.kv_lens, tier: self.tier, ..Attention::new() };
+        let plain = Attention { scale: self.scale, tier: self.tier, ..Attention::new() };
+        let plain = self.kv_lens.map_or(plain, |lens| plain.kv_lens(lens));
         let options = match which {
             Scores::Raw => plain,
             Scores::Capped => self.softcap.map_or(plain, |cap| plain.softcap(cap)),

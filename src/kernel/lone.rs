@@ -83,6 +83,7 @@ pub enum Together {
 /// - Operands are valid for `k` steps, outputs for rows of four floats.
 #[inline(always)]
 pub unsafe fn tile<E: Elem>(x: &mut Tile<E>) {
+    debug_assert!(x.left > 0);
     own!(E: tile(core::ptr::from_mut(x).cast()));
     // SAFETY: as the caller promises.
     unsafe { any_tile(x) }
@@ -155,6 +156,7 @@ pub struct Row<E> {
 /// - Operands are valid for `k` steps, the output for `left` floats.
 #[inline(always)]
 pub unsafe fn row<E: Elem>(x: &mut Row<E>) {
+    debug_assert!(x.left > 0);
     own!(E: row(core::ptr::from_mut(x).cast()));
     // SAFETY: as the caller promises.
     unsafe { any_row::<E, 8>(x) }
@@ -219,9 +221,10 @@ pub struct Scores {
 /// Computes the scores for four queries.
 ///
 /// # Safety
-/// - Keys and queries are valid for all steps, the output for `n` rows.
+/// - Keys and queries are valid for all steps, the output for `n` rows, and for reading another one.
 #[inline(always)]
 pub unsafe fn scores(x: &mut Scores) {
+    debug_assert!(x.n > 0);
     own!(f32: scores(core::ptr::from_mut(x).cast()));
     // SAFETY: as the caller promises.
     unsafe { any_scores::<4>(x) }
@@ -233,6 +236,7 @@ pub unsafe fn scores(x: &mut Scores) {
 /// - As [`scores`].
 #[inline(always)]
 pub unsafe fn few_scores(x: &mut Scores) {
+    debug_assert!(x.n > 0);
     own!(f32: few_scores(core::ptr::from_mut(x).cast()));
     // SAFETY: as the caller promises.
     unsafe { any_scores::<1>(x) }

@@ -7,7 +7,7 @@ use crate::common::options::{Given, Layout, Mask, Options, Table};
 use crate::common::{expect, nan_scratch, same_bits, tiers};
 use crate::fence::{self, Doing, Side};
 use crate::{float_bits, with_type};
-use qkv::Scores;
+use qkv::{Attention, HeadsMut, HeadsRef, Paged, Scores, TensorRef, attention_scratch_len};
 
 const Q_DIM: usize = 24;
 
@@ -180,6 +180,28 @@ fn keys_side_by_side_that_no_query_sees_are_never_read() {
             let mut lookup = paged_lookup(q_len, 140, kind, Order::TokenMajor, true);
             hidden.set(&mut lookup);
             expect(check(&lookup, &(q_len, kind, hidden)), (q_len, kind, hidden));
+        }
+    }
+}
+
+#[test]
+fn nothing_is_read_behind_a_table_of_pages() {
+    let (q, pool) = ([1.0_f32; 4], [1.0_f32; 64]);
+    let table = fence::at(Side::End, || (0..4_u32).collect::<Vec<_>>());
+    let mut scratch = nan_scratch(attention_scratch_len(4, 64, 1, 1));
+    let mask = [[true; 64], [false; 64], [true; 64], [false; 64]];
+    // The last queries see no key: by their place, or by a mask.
+    let masked = Attention::new().mask(TensorRef::new(mask.as_flattened(), [1, 1, 4, 64]).expect("sizes"));
+    for options in [Attention::new().window(0, 0).offset(62), masked] {
+        for tier in tiers() {
+            let mut out = [f32::NAN; 4];
+            let pages = || Paged::new(HeadsRef::batch_token_major(&pool, 4, 16, 1, 1)?, &table, 1, 64);
+            let (k, v) = (pages().expect("whole pages"), pages().expect("whole pages"));
+            let q = HeadsRef::token_major(&q, 4, 1, 1).expect("sizes");
+            let place = HeadsMut::token_major(&mut out, 4, 1, 1).expect("sizes");
+            let _doing = Doing::new(format!("{tier}, {options:?}"));
+            options.tier(tier).run(q, k, v, place, &mut scratch).expect("sizes agree");
+            assert!(out.iter().all(|&x| x == 0.0 || x == 1.0), "{tier}: {out:?}");
         }
     }
 }

@@ -7,7 +7,7 @@ use core::arch::naked_asm;
 #[unsafe(naked)]
 pub unsafe extern "C" fn tile(_: *mut u32) {
     naked_asm!(
-        ".fpu vfpv2",
+        ".fpu fpv5-sp-d16",
         "push {{r4-r11, lr}}",
         "vpush {{d8-d13}}",
         "1:",
@@ -160,7 +160,7 @@ pub unsafe extern "C" fn tile(_: *mut u32) {
 #[unsafe(naked)]
 pub unsafe extern "C" fn row(_: *mut u32) {
     naked_asm!(
-        ".fpu vfpv2",
+        ".fpu fpv5-sp-d16",
         "push {{r4-r8, lr}}",
         "vpush {{d8-d10}}",
         "1:",

@@ -7,7 +7,7 @@ use core::arch::naked_asm;
 #[unsafe(naked)]
 pub unsafe extern "C" fn scores(_: *mut u32) {
     naked_asm!(
-        ".fpu vfpv2",
+        ".fpu fpv5-sp-d16",
         "push {{r4-r11, lr}}",
         "vpush {{d8-d15}}",
         // keys, apart, n, q, step, q_step, twos, one, to, add.
@@ -91,7 +91,7 @@ pub unsafe extern "C" fn scores(_: *mut u32) {
 #[unsafe(naked)]
 pub unsafe extern "C" fn few_scores(_: *mut u32) {
     naked_asm!(
-        ".fpu vfpv2",
+        ".fpu fpv5-sp-d16",
         "push {{r4-r11, lr}}",
         "vpush {{d8-d10}}",
         // keys, apart, n; step, q_step; to.

@@ -10,7 +10,7 @@ use crate::kernel::exp::{LEAST, LN2_HIGH, LN2_LOW, LOG2_E, POLYNOMIAL, ROUND_BIA
 /// - None beyond that there is such a unit.
 #[unsafe(naked)]
 pub unsafe extern "C" fn sqrt(_: f32) -> f32 {
-    naked_asm!(".fpu vfpv2", "vsqrt.f32 s0, s0", "bx lr")
+    naked_asm!(".fpu fpv5-sp-d16", "vsqrt.f32 s0, s0", "bx lr")
 }
 
 /// # Safety
@@ -18,7 +18,7 @@ pub unsafe extern "C" fn sqrt(_: f32) -> f32 {
 #[unsafe(naked)]
 pub unsafe extern "C" fn weigh(_: *mut f32, _: usize, _: f32) -> f32 {
     naked_asm!(
-        ".fpu vfpv2",
+        ".fpu fpv5-sp-d16",
         "vpush {{d8-d9}}",
         "adr r2, 4f",
         "vldmia r2, {{s5-s15}}",

@@ -35,7 +35,6 @@ impl RawMat {
     /// Those of the views.
     #[cfg_attr(not(target_os = "none"), inline)]
     #[cfg_attr(target_os = "none", inline(never))]
-    #[cfg_attr(not(target_os = "none"), inline)]
     fn new(
         (ptr, len, kind): (*mut u8, usize, Kind),
         [rows, cols]: [usize; 2],

@@ -7,13 +7,14 @@ use crate::kernel::softmax::BLOCK;
 pub struct Block {
     /// The block's first key, seen or not.
     pub start: usize,
-    /// Keys of the block that some row sees, as bits from `start` on. Others are not read.
+    /// Keys of the block that some row sees, as bits from `start` on. Others are not read. With one lane only where
+    /// a mask says so.
     pub keys: u64,
     /// The first of them and the end of them, relative to `start`.
     pub from: usize,
     pub to: usize,
     /// Some row does not see all of `from..to` for its place: where each row's own begin and end is in the
-    /// scratch.
+    /// scratch, but for one lane.
     pub partial: bool,
     /// Instead: some row does not see all of them, for whatever reason. What each sees is in the scratch as
     /// bits.

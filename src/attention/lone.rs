@@ -13,7 +13,8 @@ use crate::arch::scalar::Scalar;
 use crate::elem::sealed::Lanes;
 use crate::elem::{Elem, Kind, by_kind};
 use crate::kernel::lone::{
-    LANES, Row, Scores, Tile, Together, chain, few_scores, row, scores as four_scores, tile, weigh,
+    FLOAT, LANES, Row, Scores, Tile, Together, ZEROS, chain, few_scores, row, scores as four_scores, tile,
+    weigh,
 };
 use crate::kernel::pack::{Grid, pack};
 use crate::kernel::score::{chains, steps};
@@ -22,10 +23,6 @@ use crate::simd::Simd;
 use crate::view::RawMat;
 
 const PANEL: usize = <Scalar as Simd>::PANEL;
-const FLOAT: usize = size_of::<f32>();
-
-/// What sums start with, as many as the largest tile has.
-static ZEROS: [f32; 16] = [0.0; 16];
 
 /// The next keys of `at.0..at.1` in the block that some row sees and that lie at one stride, and the first one's place.
 #[inline(never)]

@@ -17,7 +17,11 @@ use crate::arch::scalar::Scalar;
 use crate::elem::Elem;
 
 /// From a query's feature, or a key's weight, to the next one: bytes of a row of four lanes.
-pub const LANES: usize = 4 * size_of::<f32>();
+pub const LANES: usize = 4 * FLOAT;
+pub const FLOAT: usize = size_of::<f32>();
+
+/// What sums start with, as many as the largest tile has.
+pub static ZEROS: [f32; 16] = [0.0; 16];
 
 /// Returns what a function of `arch::vfp` gives, if there is such a unit and it is for elements `$E`.
 macro_rules! own {

@@ -5,12 +5,8 @@ use super::blocked::KC;
 use super::store::Store;
 use super::{Product, Rhs};
 use crate::elem::{Elem, by_kind};
-use crate::kernel::lone::{LANES, Row, Tile, Together, row, tile};
+use crate::kernel::lone::{FLOAT, LANES, Row, Tile, Together, ZEROS, row, tile};
 use crate::kernel::tile::{PANEL_COLS, Panels, Rows};
-
-const FLOAT: usize = size_of::<f32>();
-/// What sums start with.
-static ZEROS: [f32; 16] = [0.0; 16];
 
 /// Computes a product whose A and C are of `f32`: sums between blocks of `k` lie in C.
 ///

@@ -68,15 +68,8 @@ impl Store<'_> {
         j: usize,
         cols: usize,
     ) {
-        // SAFETY: as the caller promises; there is room for all chains, and they are written.
-        unsafe {
-            if self.put_plain(s, acc, i, j, cols) {
-                return;
-            }
-            let mut sums = MaybeUninit::<[[S::V; NV]; MR]>::uninit();
-            spill::<S, MR, NV>(s, acc, sums.as_mut_ptr().cast());
-            self.put_sums(s, sums.as_mut_ptr().cast(), (MR, NV), (i, j), cols);
-        }
+        // SAFETY: as the caller promises.
+        unsafe { self.put_either::<S, MR, NV, false>(s, acc, i, j, cols) }
     }
 
     /// [`put`](Self::put) of long chains with vectors: there are many tiles of few rows, so that what is not plain is
@@ -93,14 +86,33 @@ impl Store<'_> {
         j: usize,
         cols: usize,
     ) {
+        // SAFETY: as the caller promises.
+        unsafe { self.put_either::<S, MR, NV, true>(s, acc, i, j, cols) }
+    }
+
+    /// [`put`](Self::put), or with `APART` [`put_long`](Self::put_long).
+    #[inline(always)]
+    unsafe fn put_either<S: Simd, const MR: usize, const NV: usize, const APART: bool>(
+        &self,
+        s: S,
+        acc: Acc<S::V, MR, NV>,
+        i: usize,
+        j: usize,
+        cols: usize,
+    ) {
         // SAFETY: as the caller promises; there is room for all chains, and they are written.
         unsafe {
             if self.put_plain(s, acc, i, j, cols) {
                 return;
             }
             let mut sums = MaybeUninit::<[[S::V; NV]; MR]>::uninit();
-            spill::<S, MR, NV>(s, acc, sums.as_mut_ptr().cast());
-            self.put_sums_apart(s, sums.as_mut_ptr().cast(), (MR, NV), (i, j), cols);
+            let sums = sums.as_mut_ptr().cast();
+            spill::<S, MR, NV>(s, acc, sums);
+            if APART {
+                self.put_sums_apart(s, sums, (MR, NV), (i, j), cols);
+            } else {
+                self.put_sums(s, sums, (MR, NV), (i, j), cols);
+            }
         }
     }
 

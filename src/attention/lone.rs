@@ -419,20 +419,10 @@ pub unsafe fn finish(panel: &Panel, x: &Scratch) {
     let p = panel.p;
     for r in 0..panel.rows {
         let (query, head) = panel.row(r);
-        let row = p.first_row + head * p.call.q.len + query;
         // SAFETY: as the caller promises.
         unsafe {
-            if let Some(states) = p.call.states {
-                (states.keep)(states.ptr, x, r, row);
+            if !partial::close_row(p, x, r, (query, head)) {
                 continue;
-            }
-            let mut shrunk = 1.0;
-            if let (Some(sinks), Some(with_sink)) = (p.options.sinks, p.options.code.sink) {
-                shrunk = with_sink(p.tier, x, r, sinks.get(head).copied().unwrap_or(f32::NEG_INFINITY));
-            }
-            partial::divide(x, r, shrunk);
-            if let Some((lse, log_sum)) = p.call.lse {
-                *lse.add(row) = log_sum(x, r);
             }
             let (acc, inverse) = (x.total_acc.add(r * x.width), *x.factor.add(r));
             by_kind!(p.out.of.kind, E => {

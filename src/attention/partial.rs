@@ -165,19 +165,7 @@ pub unsafe fn finish<S: Simd>(s: S, p: &Problem, x: &Scratch, kv_head: usize, fi
     // SAFETY: as the caller promises.
     unsafe {
         for (r, (query, head)) in p.rows(kv_head, first).enumerate().take(rows) {
-            let row = p.first_row + head * p.call.q.len + query;
-            if let Some(states) = p.call.states {
-                (states.keep)(states.ptr, x, r, row);
-                continue;
-            }
-            let mut shrunk = 1.0;
-            if let (Some(sinks), Some(with_sink)) = (p.options.sinks, p.options.code.sink) {
-                shrunk = with_sink(p.tier, x, r, sinks.get(head).copied().unwrap_or(f32::NEG_INFINITY));
-            }
-            divide(x, r, shrunk);
-            if let Some((lse, log_sum)) = p.call.lse {
-                *lse.add(row) = log_sum(x, r);
-            }
+            close_row(p, x, r, (query, head));
         }
         if p.call.states.is_some() {
             return;
@@ -189,6 +177,32 @@ pub unsafe fn finish<S: Simd>(s: S, p: &Problem, x: &Scratch, kv_head: usize, fi
             },
         ));
     }
+}
+
+/// Keeps the state of row `r` of the total, and returns `false`; or notes what its values are multiplied by, and its
+/// log-sum-exp.
+///
+/// # Safety
+/// - The total holds row `r`, which is that of a query and head of the call.
+#[inline(always)]
+pub unsafe fn close_row(p: &Problem, x: &Scratch, r: usize, (query, head): (usize, usize)) -> bool {
+    let row = p.first_row + head * p.call.q.len + query;
+    // SAFETY: as the caller promises.
+    unsafe {
+        if let Some(states) = p.call.states {
+            (states.keep)(states.ptr, x, r, row);
+            return false;
+        }
+        let mut shrunk = 1.0;
+        if let (Some(sinks), Some(with_sink)) = (p.options.sinks, p.options.code.sink) {
+            shrunk = with_sink(p.tier, x, r, sinks.get(head).copied().unwrap_or(f32::NEG_INFINITY));
+        }
+        divide(x, r, shrunk);
+        if let Some((lse, log_sum)) = p.call.lse {
+            *lse.add(row) = log_sum(x, r);
+        }
+    }
+    true
 }
 
 /// [`keep_state`], linked only where it is asked for.

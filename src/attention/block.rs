@@ -21,6 +21,8 @@ pub struct Block {
     pub holes: bool,
     /// The first block of its chunk.
     pub first: bool,
+    /// Some row sees keys behind the block.
+    pub more: bool,
     /// Of the block's keys, and of its values, those that are in the scratch: some panels take the same block.
     pub keys_there: u64,
     pub values_there: u64,

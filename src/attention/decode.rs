@@ -5,8 +5,8 @@
 //! heads are taken before the next keys, so that memory with tokens outermost is read in order. The scores come
 //! out as in [`prefill`](super::prefill), rows in the lanes, for all heads together.
 
+use super::ahead::{Ahead, Later};
 use super::block::Block;
-use super::keys::{Ahead, Later};
 use super::panel::Panel;
 use super::scratch::Scratch;
 use crate::elem::{Elem, Kind, by_kind};

@@ -1,12 +1,12 @@
 //! Where a call's keys and values lie: side by side, in a ring, or in pages. Kernels ask for runs of keys
 //! that lie at one stride, and never see the difference.
 
+use super::ahead::{Ahead, Later};
 use super::call::{Lengths, check_lengths};
 use super::lone::{self, InRuns};
 use super::mask::{bits, first_ones, hull};
 use crate::elem::{Elem, Kind};
 use crate::error::{Error, expect_dim};
-use crate::simd::Simd;
 use crate::view::{HeadsRef, RawHeads, RawMat, Sequence};
 
 /// What [`Attention::run`](super::Attention::run) takes keys and values from: [`HeadsRef`], [`Ring`],
@@ -202,85 +202,6 @@ impl RawKeys {
 
 /// Bytes of all keys from which on they are taken to come from memory.
 const CACHED: usize = 4 << 20;
-const LINE: usize = 64;
-/// Bytes that are asked for ahead of those that are worked on.
-const AHEAD: usize = 20 << 10;
-
-/// What is asked for while some keys of each of some heads are worked on in turn: those of so many heads further on.
-#[derive(Clone, Copy)]
-pub(crate) struct Ahead {
-    heads: usize,
-    /// Keys of a head that are worked on before those of the next one.
-    keys: usize,
-    /// Heads further on; after the last head come the next keys of the first one.
-    by: usize,
-}
-
-impl Ahead {
-    /// Head and key, while those of head `h` from key `t` on are worked on.
-    #[inline(always)]
-    pub fn of(self, h: usize, t: usize) -> (usize, usize) {
-        let by = h + self.by;
-        let rounds = by.checked_div(self.heads).unwrap_or(0);
-        (by - rounds * self.heads, t + rounds * self.keys)
-    }
-}
-
-/// Rows of memory that are wanted soon, asked for little by little.
-#[derive(Clone, Copy)]
-pub(crate) struct Later {
-    /// What is asked for next, and the end of its row.
-    at: *const u8,
-    end: *const u8,
-    first: *const u8,
-    stride: usize,
-    /// Bytes of a row.
-    len: usize,
-    rows: usize,
-    /// From one row that is asked for to the next, and then again from the second row on, and so on.
-    step: usize,
-    row: usize,
-    turn: usize,
-    /// Bytes that are no whole line yet.
-    due: usize,
-}
-
-impl Later {
-    /// Asks for the next `bytes`: a step of work asks for as many as it reads, so that memory is never idle and
-    /// never asked for more than it can note. Whole rows, since memory answers faster in order.
-    #[inline(always)]
-    pub fn ask<S: Simd>(&mut self, s: S, bytes: usize) {
-        self.due += bytes % LINE;
-        let more = self.due >= LINE;
-        for _ in 0..bytes / LINE {
-            self.line(s);
-        }
-        if more {
-            self.due -= LINE;
-            self.line(s);
-        }
-    }
-
-    /// Asks for one line: none twice, since that would hold what takes note of lines that memory has to bring.
-    #[inline(always)]
-    fn line<S: Simd>(&mut self, s: S) {
-        s.prefetch(self.at);
-        self.at = self.at.wrapping_add(LINE);
-        if self.at >= self.end {
-            self.row += self.step;
-            if self.row >= self.rows {
-                // After the last row, the first one again: it costs little, being there.
-                self.turn = if self.turn + 1 < self.step { self.turn + 1 } else { 0 };
-                self.row = self.turn;
-            }
-            // A row that ends within a line owes the next one the rest of it, or rows would be left unasked.
-            let over = self.at as usize - self.end as usize;
-            self.at = self.first.wrapping_add(self.row * self.stride);
-            self.end = self.at.wrapping_add(self.len);
-            self.at = self.at.wrapping_add(over);
-        }
-    }
-}
 
 /// The keys, or values, of one sequence.
 #[derive(Clone, Copy)]
@@ -294,11 +215,6 @@ pub(crate) struct SequenceKeys<'a> {
 }
 
 impl<'a> SequenceKeys<'a> {
-    /// All of some heads in the scratch.
-    pub fn in_scratch(slots: &'a RawHeads) -> SequenceKeys<'a> {
-        SequenceKeys { slots: slots.sequence(0), len: slots.len, first: 0, table: core::ptr::null() }
-    }
-
     pub fn kind(&self) -> Kind {
         self.slots.of.kind
     }
@@ -352,7 +268,7 @@ impl<'a> SequenceKeys<'a> {
     /// of a cache: another head's keys have other ones.
     pub fn ahead(&self, heads: usize, keys: usize) -> Ahead {
         let bytes = self.dim().saturating_mul(self.kind().size()).saturating_mul(keys);
-        Ahead { heads, keys, by: AHEAD.div_ceil(bytes.max(1)) }
+        Ahead::of_size(heads, keys, bytes)
     }
 
     /// What is wanted soon: up to `n` keys of head `h` from `t` on that lie at one stride, asked for in steps
@@ -360,12 +276,7 @@ impl<'a> SequenceKeys<'a> {
     #[inline(always)]
     pub fn later(&self, h: usize, t: usize, n: usize, step: usize) -> Option<Later> {
         let there = self.len.checked_sub(t).filter(|&there| there > 0)?;
-        let run = self.run(h, t, n.min(there));
-        let size = run.kind.size();
-        let (first, stride) = (run.bytes(), run.row_stride * size);
-        let (len, rows) = (run.cols * size, run.rows);
-        let end = first.wrapping_add(len);
-        Some(Later { at: first, end, first, stride, len, rows, step, row: 0, turn: 0, due: 0 })
+        Some(Later::of(self.run(h, t, n.min(there)), step))
     }
 
     /// The keys of `keys`, bits relative to key `start`, as runs that lie at one stride, each with its first

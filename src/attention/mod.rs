@@ -1,10 +1,12 @@
 //! Attention: `softmax(scale·Q Kᵀ) V` for each head, without storing more than a tile of scores.
 
 mod adjust;
+mod ahead;
 mod append;
 mod block;
 mod call;
 mod decode;
+mod few;
 mod keys;
 mod lone;
 mod mask;

@@ -439,6 +439,8 @@ impl Run<'_> {
                 }
             }
         }
-        Some(Block { start, keys, from, to, partial, holes, first: false, keys_there: 0, values_there: 0 })
+        let more = self.some.end > start + BLOCK;
+        let (first, keys_there, values_there) = (false, 0, 0);
+        Some(Block { start, keys, from, to, partial, holes, first, more, keys_there, values_there })
     }
 }

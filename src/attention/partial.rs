@@ -16,6 +16,7 @@ use super::seen;
 use crate::elem::{Elem, by_kind};
 use crate::kernel::exp::exp_weight;
 use crate::kernel::softmax::{BLOCK, CHAINS, NO_MAX, columns};
+use crate::kernel::unrolled::unrolled;
 use crate::simd::Simd;
 use crate::tier::{Tier, dispatch};
 
@@ -77,7 +78,8 @@ unsafe fn lane_weights<S: Simd>(s: S, x: &Scratch, block: &Block, lane: usize) {
                 least = if first < least { first } else { least };
                 most = if end > most { end } else { most };
             }
-            all = (latest as usize, earliest as usize);
+            // Lanes without a row may hold anything.
+            all = ((latest as usize).min(block.to), earliest as usize);
             some = ((least as usize).max(block.from), (most as usize).min(block.to));
         }
         // The sum's chains count from the block's first key: whole groups of them.
@@ -96,7 +98,17 @@ unsafe fn lane_weights<S: Simd>(s: S, x: &Scratch, block: &Block, lane: usize) {
         if block.holes {
             top = seen::hide(s, x, lane, all, top);
         } else {
-            for t in all.0..all.1 {
+            // Some chains, since each waits for itself.
+            let mut tops = [top; CHAINS];
+            let mut t = all.0;
+            while t + CHAINS <= all.1 {
+                unrolled!(C < CHAINS => {
+                    tops[C] = s.max(s.load(at(t + C)), tops[C]);
+                });
+                t += CHAINS;
+            }
+            top = s.max(s.max(tops[0], tops[1]), s.max(tops[2], tops[3]));
+            for t in t..all.1.max(t) {
                 top = s.max(s.load(at(t)), top);
             }
         }

@@ -158,21 +158,6 @@ impl RawHeads {
         }
     }
 
-    /// One head of `len` rows of `cols` floats, `stride` apart, that kernels have written.
-    pub fn in_scratch(ptr: *mut f32, len: usize, stride: usize, cols: usize) -> RawHeads {
-        RawHeads {
-            ptr: ptr.cast(),
-            kind: Kind::F32,
-            batch: 1,
-            len,
-            n_heads: 1,
-            head_dim: cols,
-            batch_stride: 0,
-            token_stride: stride,
-            head_stride: 0,
-        }
-    }
-
     /// Sequence `b` alone.
     #[inline(always)]
     pub fn sequence(&self, b: usize) -> Sequence<'_> {

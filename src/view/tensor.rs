@@ -25,6 +25,15 @@ impl RawTensor {
         self.ptr.cast::<T>().wrapping_add(b * batch + h * heads + i * queries + t)
     }
 
+    /// The address of the same, the bytes from it to that of the next query, and the bytes of up to `n` keys, as far
+    /// as there are keys.
+    pub fn rows(&self, b: usize, h: usize, i: usize, t: usize, n: usize) -> (*const u8, usize, usize) {
+        let [batch, heads, queries] = self.strides;
+        let offset = (b * batch + h * heads + i * queries + t) * self.size;
+        let [.., keys] = self.sizes;
+        (self.ptr.wrapping_add(offset), queries * self.size, keys.saturating_sub(t).min(n) * self.size)
+    }
+
     /// Whether all queries share what there is for a head.
     pub fn same_for_queries(&self) -> bool {
         self.strides[2] == 0

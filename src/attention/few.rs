@@ -1,0 +1,316 @@
+//! Weighted values of few rows, where they lie: some keys of all heads before the next keys, so that memory is read
+//! in its order.
+
+use super::ahead::{Ahead, Later};
+use super::block::Block;
+use super::mask::bits;
+use super::panel::Panel;
+use super::scratch::Scratch;
+use super::seen;
+use super::unseen::{all_finite, seen_only};
+use super::values::{Run, Strips};
+use crate::apart::apart;
+use crate::elem::{Elem, by_kind};
+use crate::kernel::softmax::BLOCK;
+use crate::kernel::tile::{
+    PANEL_COLS, Panels, panel_rows, partial_tile, share, tile, tile_while, with_rows, with_vectors, zero,
+};
+use crate::kernel::unrolled::unrolled;
+use crate::simd::Simd;
+use crate::view::RawMat;
+
+/// Keys that are taken for all heads before the next keys: more of them load and store chains less often, but from
+/// memory are slower. Eight vectors of 32 bytes that lie a power of two apart fill a set of the L1.
+const fn at_a_time<S: Simd>() -> usize {
+    if S::LANES > 8 { 16 } else { 8 }
+}
+
+/// Adds the block's values, weighted.
+///
+/// # Safety
+/// - As `values::apply`.
+pub unsafe fn values<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: &Block) {
+    let v = &panel.p.v;
+    // Heads that lie side by side: all of a few tokens before the next ones, in the order of memory, if a tile takes
+    // whole cache lines.
+    let in_order = panel.heads > 1 && S::NV * S::LANES * v.kind().size() >= 64;
+    let at_a_time = if in_order { at_a_time::<S>() } else { BLOCK };
+    let next = match const { S::PREFETCHES } && v.far() {
+        true if in_order => Next::Heads(v.ahead(panel.heads, at_a_time)),
+        true if panel.heads == 1 => Next::Keys,
+        true => Next::Block,
+        false => Next::Nothing,
+    };
+    let part = Part { x, panel, block: *block, at_a_time, next };
+    // SAFETY: as the caller promises.
+    unsafe {
+        by_kind!(v.kind(), E => strips::<S, E>(s, part));
+    }
+}
+
+/// What a block of values is weighted with and added to.
+#[derive(Clone, Copy)]
+struct Part<'a> {
+    x: &'a Scratch,
+    panel: &'a Panel<'a>,
+    block: Block,
+    /// Keys that are taken for all columns and heads before the next keys.
+    at_a_time: usize,
+    next: Next,
+}
+
+/// What is asked for meanwhile.
+#[derive(Clone, Copy)]
+enum Next {
+    Nothing,
+    /// Values of other heads or of the next keys.
+    Heads(Ahead),
+    /// The same values of the next block.
+    Block,
+    /// The next block's keys.
+    Keys,
+}
+
+/// All rows of all heads.
+#[inline(never)]
+unsafe fn strips<S: Simd, E: Elem>(s: S, part: Part) {
+    let (block, head, k, v) = (part.block, part.panel.kv_head, &part.panel.p.k, &part.panel.p.v);
+    let mut found = v.runs(head, block.start, block.keys);
+    let (t, run) = found.next().unwrap_or((0, v.run(head, block.start, 0)));
+    let (first, row_stride) =
+        (Run { t, end: t + run.rows, first: run.at::<E>(0, 0).cast_const() }, run.row_stride);
+    let mut more: &[Run<E>] = &[];
+    let mut list;
+    if block.keys & !bits(first.t, first.end) != 0 {
+        list = [first; BLOCK];
+        more = listed(&mut list, found);
+    }
+    s.vectorize(
+        #[inline(always)]
+        || {
+            let strips = Strips::of::<S>(part.x, block, (first, more), row_stride, v.dim());
+            let mut from = block.from;
+            while from < block.to {
+                let to = block.to.min(from + part.at_a_time);
+                let (first, more) = between(&strips, from, to);
+                for h in 0..part.panel.heads {
+                    let later = match part.next {
+                        Next::Nothing => None,
+                        Next::Heads(ahead) => {
+                            let (h, t) = ahead.of(h, block.start + from);
+                            v.later(head + h, t, to - from, 1)
+                        }
+                        Next::Block => v.later(head + h, block.start + from + BLOCK, to - from, 1),
+                        Next::Keys => k.later(head + h, block.start + BLOCK, BLOCK, 8),
+                    };
+                    let shift = h * v.head_stride();
+                    let mut head = Head { keys: (from, to), first, more, shift, later };
+                    // SAFETY: as the caller promises.
+                    unsafe { rows(s, &strips, &mut head, h * part.panel.lanes, part.panel.rows) };
+                }
+                from = to;
+            }
+        },
+    );
+}
+
+/// The runs that were found, in the list.
+#[inline(always)]
+fn listed<E: Elem>(
+    list: &mut [Run<E>; BLOCK],
+    found: impl Iterator<Item = (usize, RawMat)>,
+) -> &mut [Run<E>] {
+    let mut n = 0;
+    for (to, (t, run)) in list.iter_mut().zip(found) {
+        *to = Run { t, end: t + run.rows, first: run.at::<E>(0, 0) };
+        n += 1;
+    }
+    list.get_mut(..n).unwrap_or_default()
+}
+
+/// Of the runs one that ends behind key `from` and those after it that begin before key `to`, if there are.
+#[inline(always)]
+fn between<'a, E: Elem>(strips: &Strips<'a, E>, from: usize, to: usize) -> (Run<E>, &'a [Run<E>]) {
+    let (mut first, mut more) = (strips.first, strips.more);
+    while first.end <= from
+        && let Some((&next, rest)) = more.split_first()
+    {
+        (first, more) = (next, rest);
+    }
+    let n = more.iter().take_while(|run| run.t < to).count();
+    (first, more.get(..n).unwrap_or_default())
+}
+
+/// Some keys of one head.
+struct Head<'a, E> {
+    keys: (usize, usize),
+    /// The runs that hold them.
+    first: Run<E>,
+    more: &'a [Run<E>],
+    /// What is added to the runs' addresses.
+    shift: usize,
+    later: Option<Later>,
+}
+
+impl<E> Head<'_, E> {
+    /// The block's first keys: chains start. Else they go on.
+    fn open(&self, block: Block) -> bool {
+        self.keys.0 == block.from
+    }
+
+    /// The block's last keys: chains are added to what there was. Else they are kept.
+    fn close(&self, block: Block) -> bool {
+        self.keys.1 == block.to
+    }
+}
+
+/// All rows of a head, which is row `first` and those after it.
+#[inline(always)]
+unsafe fn rows<S: Simd, E: Elem>(s: S, strips: &Strips<E>, head: &mut Head<E>, first: usize, rows: usize) {
+    let (block, mut r) = (strips.block, 0);
+    while r < rows {
+        let left = rows - r;
+        let n = share(left, panel_rows::<S>());
+        // SAFETY: as the caller promises; rows of the panel.
+        unsafe {
+            let seen = seen::keys_of(strips.x, block, first + r, n);
+            let keys = (head.keys.0.max(seen.0), head.keys.1.min(seen.1));
+            // What was begun must go on.
+            if keys.0 < keys.1 || block.first || !(head.open(block) && head.close(block)) {
+                strip(s, strips, head, (first + r, n), keys);
+            }
+        }
+        r += n;
+    }
+}
+
+/// Rows `r..r + n`.
+#[inline(always)]
+unsafe fn strip<S: Simd, E: Elem>(
+    s: S,
+    strips: &Strips<E>,
+    head: &mut Head<E>,
+    (r, n): (usize, usize),
+    keys: (usize, usize),
+) {
+    // SAFETY: as the caller promises. Few rows alone have too few chains for the multipliers' latency: they
+    // take more columns.
+    unsafe {
+        let (cols, mut c) = (strips.cols, 0);
+        if n == 1 {
+            c = wide::<S, E, 1, 8>(s, strips, head, r, keys);
+        } else if n == 2 {
+            c = wide::<S, E, 2, 4>(s, strips, head, r, keys);
+        } else if n == 4 && const { S::MR * S::NV >= 24 } {
+            c = wide::<S, E, 4, 4>(s, strips, head, r, keys);
+        }
+        with_rows!(S, panel_rows::<S>(), n, MR => {
+            while c < cols {
+                // What fills no vector is a tile of its own.
+                let vectors = ((cols - c) / S::LANES).clamp(1, S::NV);
+                let head = &mut *head;
+                with_vectors!(S, vectors, NV => apart!(s => columns::<S, E, MR, NV>(s, strips, head, r, keys, c)));
+                c += vectors * S::LANES;
+            }
+        });
+    }
+}
+
+/// As many tiles of `NV` vectors as fit; returns the first column that is left.
+#[inline(always)]
+unsafe fn wide<S: Simd, E: Elem, const MR: usize, const NV: usize>(
+    s: S,
+    strips: &Strips<E>,
+    head: &mut Head<E>,
+    r: usize,
+    keys: (usize, usize),
+) -> usize {
+    let mut c = 0;
+    while c + NV * S::LANES <= strips.cols {
+        let head = &mut *head;
+        // SAFETY: as the caller promises.
+        apart!(s => unsafe { columns::<S, E, MR, NV>(s, strips, head, r, keys, c) });
+        c += NV * S::LANES;
+    }
+    c
+}
+
+/// One tile: `acc = acc f + Σ_t weight(t) v(t)`, or a part of the sum.
+#[inline(always)]
+unsafe fn columns<S: Simd, E: Elem, const MR: usize, const NV: usize>(
+    s: S,
+    strips: &Strips<E>,
+    head: &mut Head<E>,
+    r: usize,
+    (from, to): (usize, usize),
+    c: usize,
+) {
+    let (block, &Scratch { values, acc, factor, width, .. }) = (strips.block, strips.x);
+    let (begins, ends) = (head.open(block), head.close(block));
+    let left = strips.cols - c;
+    // Chains that go on lie in the order in which they are used.
+    let open = values.wrapping_add(r * width + c * MR);
+    let open = |i: usize, n: usize| open.wrapping_add((i * NV + n) * S::LANES);
+    let mut chains = zero::<S, MR, NV>(s);
+    // SAFETY: as the caller promises.
+    unsafe {
+        if !begins {
+            unrolled!(I < MR => {
+                unrolled!(N < NV => {
+                    chains[I][N] = s.load(open(I, N));
+                });
+            });
+        }
+        let (mut run, mut more) = (head.first, head.more.iter());
+        loop {
+            let t = run.t.max(from);
+            let ptr = run.first.wrapping_add((t - run.t) * strips.row_stride + head.shift + c);
+            let v = Panels { ptr, row_stride: strips.row_stride, panel_stride: PANEL_COLS, col_stride: 1 };
+            let n = run.end.min(to).saturating_sub(t);
+            let weights = strips.weights.at(r, t);
+            chains = match &mut head.later {
+                later if NV == 1 && left < S::LANES => {
+                    let ask = || {
+                        if let Some(later) = later {
+                            later.ask(s, left * size_of::<E>());
+                        }
+                    };
+                    partial_tile::<S, E, MR, NV>(s, n, weights, (v, left), ask, chains)
+                }
+                Some(later) if const { S::PREFETCHES } => {
+                    let ask = || later.ask(s, NV * S::LANES * size_of::<E>());
+                    tile_while::<S, E, MR, NV>(s, n, weights, v, ask, chains)
+                }
+                _ => tile::<S, E, MR, NV>(s, n, weights, v, chains),
+            };
+            match more.next() {
+                Some(&next) => run = next,
+                None => break,
+            }
+        }
+        // A key that a row does not see weighs 0, but 0 x NaN is not 0.
+        if ends && (block.partial || block.holes) && !all_finite(s, &chains) {
+            // A copy, so that the chains themselves need no address.
+            let mut seen = chains;
+            seen_only(s, strips, head.shift, (r, MR), (c, NV), seen.as_mut_ptr().cast());
+            chains = seen;
+        }
+        if !ends {
+            unrolled!(I < MR => {
+                unrolled!(N < NV => {
+                    s.store(open(I, N), chains[I][N]);
+                });
+            });
+            return;
+        }
+        unrolled!(I < MR => {
+            let acc = acc.wrapping_add((r + I) * width + c);
+            let factor = s.splat(*factor.add(r + I));
+            unrolled!(N < NV => {
+                let (acc, chain) = (acc.wrapping_add(N * S::LANES), chains[I][N]);
+                let old = if block.first { None } else { Some(s.load(acc)) };
+                s.store(acc, old.map_or(chain, |old| s.fma(old, factor, chain)));
+            });
+        });
+    }
+}

@@ -82,6 +82,17 @@ impl Later {
         }
     }
 
+    /// Asks at once for some rows, as bits: in the loop of a tile, finding them would cost 4% of it.
+    #[inline(always)]
+    pub fn ask_rows<S: Simd>(&self, s: S, wanted: u64) {
+        for row in (0..self.rows).filter(|row| wanted >> row & 1 == 1) {
+            let first = self.first.wrapping_add(row * self.stride);
+            for line in (0..self.len).step_by(LINE) {
+                s.prefetch(first.wrapping_add(line));
+            }
+        }
+    }
+
     /// Asks for one line: none twice, since that would hold what takes note of lines that memory has to bring.
     #[inline(always)]
     fn line<S: Simd>(&mut self, s: S) {

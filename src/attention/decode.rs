@@ -152,7 +152,7 @@ unsafe fn groups<S: Simd, E: Elem, const C: usize, const NQ: usize, const FEW: u
                 let p = if i < many { MANY } else { FEW };
                 let which =
                     Which { keys, first: if alone { i } else { at }, step: if alone { groups } else { 1 } };
-                let ahead = asks.then(|| (k.ahead(panel.heads, p), block.start + block.from + at));
+                let ahead = asks.then(|| (k.ahead(panel.heads, p), &block));
                 // SAFETY: as the caller promises.
                 unsafe {
                     if const { MANY > FEW } && i < many {
@@ -183,15 +183,23 @@ unsafe fn group<S: Simd, E: Elem, const C: usize, const NQ: usize, const P: usiz
     x: &Scratch,
     place: &Place<E>,
     which: Which,
-    (ahead, next): (Option<(Ahead, usize)>, &mut Option<Later>),
+    (ahead, next): (Option<(Ahead, &Block)>, &mut Option<Later>),
 ) {
     let mut group =
         Group::<E, P> { place, which, shift: 0, d: panel.p.k.dim(), q: x.q, buffer: x.keys, to: x.scores };
     let k = &panel.p.k;
     for h in 0..panel.heads {
-        if let Some((ahead, t)) = ahead {
-            let (h, t) = ahead.of(h, t);
-            *next = k.later(panel.kv_head + h, t, P, 1);
+        if let Some((ahead, block)) = ahead {
+            let (h, i) = ahead.of(h, which.first);
+            let (t, end, seen) = place.of(block, i, P);
+            let later = k.later(panel.kv_head + h, block.start + t, end - t, 1);
+            *next = match &later {
+                Some(rows) if block.holes => {
+                    rows.ask_rows(s, seen);
+                    None
+                }
+                _ => later,
+            };
         }
         // SAFETY: as the caller promises; keys that some row sees, the lanes of a head that there is.
         unsafe { group.scores::<S, C, NQ>(s, next) };
@@ -207,6 +215,25 @@ enum Place<'a, E> {
     Run(RawMat, usize),
     /// Address and place in the block of each.
     Each(&'a [(*const E, usize); BLOCK]),
+}
+
+impl<E> Place<'_, E> {
+    /// Where the `i`-th of the keys lies in the block, where those of `n` end, and which between them are seen as far
+    /// as somebody knows.
+    #[inline(always)]
+    fn of(&self, block: &Block, i: usize, n: usize) -> (usize, usize, u64) {
+        match self {
+            Place::Run(_, from) => (from + i, from + i + n, u64::MAX),
+            Place::Each(places) => {
+                let keys = block.keys.count_ones() as usize;
+                let at = |i: usize| places.get(i).map_or(BLOCK, |key| key.1);
+                match i < keys {
+                    true => (at(i), at((i + n).min(keys) - 1) + 1, block.keys >> at(i)),
+                    false => (BLOCK + i - keys, BLOCK + i - keys + n, u64::MAX),
+                }
+            }
+        }
+    }
 }
 
 /// Some keys of one head.

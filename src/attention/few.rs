@@ -97,8 +97,16 @@ unsafe fn strips<S: Simd, E: Elem>(s: S, part: Part) {
                     let later = match part.next {
                         Next::Nothing => None,
                         Next::Heads(ahead) => {
-                            let (h, t) = ahead.of(h, block.start + from);
-                            v.later(head + h, t, to - from, 1)
+                            let (h, t) = ahead.of(h, from);
+                            let later = v.later(head + h, block.start + t, to - from, 1);
+                            match &later {
+                                Some(rows) if block.holes => {
+                                    // What is seen of the next block nobody knows yet.
+                                    rows.ask_rows(s, if t < BLOCK { block.keys >> t } else { u64::MAX });
+                                    None
+                                }
+                                _ => later,
+                            }
                         }
                         Next::Block => v.later(head + h, block.start + from + BLOCK, to - from, 1),
                         Next::Keys => k.later(head + h, block.start + BLOCK, BLOCK, 8),

@@ -3,7 +3,7 @@
 use super::Shared;
 use super::block::Block;
 use super::keys::SequenceKeys;
-use super::panel::{Panel, rows_together};
+use super::panel::{Panel, first_block, rows_together};
 use super::scratch::panels;
 use crate::kernel::softmax::BLOCK;
 use crate::simd::Simd;
@@ -153,31 +153,46 @@ impl Lines {
 pub struct Wanted([Lines; 4]);
 
 impl Wanted {
-    /// Its part of the keys and values that will be copied for the next block, and what tensors say of it. In the
-    /// last block it is where the output goes, and the queries that will take their rows' places.
+    /// Its part of the keys and values that will be copied for the next block, and what tensors say of it. In its
+    /// last block it is where its output goes, and the queries, keys and values of the panels that follow.
     pub fn of<S: Simd>(panel: &Panel, block: &Block) -> Wanted {
-        let (p, options) = (panel.p, panel.p.options);
-        let n = panels(p.q.len).max(1);
         if !const { S::PREFETCHES } {
             return Wanted([Lines::NONE; 4]);
         }
-        let (query, head) = panel.row(0);
+        let (p, options) = (panel.p, panel.p.options);
+        let rows = p.q.len * p.group.get();
+        // Of the panels that take each block together this is number `i`.
+        let (n, i) = (panels(p.q.len).max(1), panel.first / S::PANEL % panels(p.q.len).max(1));
+        let first = panel.first.saturating_sub(i * S::PANEL);
+        let copied = |m: &SequenceKeys, h: usize, start: usize, (i, n): (usize, usize)| {
+            let there = BLOCK.min(m.len.saturating_sub(start));
+            if m.side_by_side() || there == 0 {
+                return Lines::NONE;
+            }
+            let rows = m.run(h, start, there);
+            if rows.rows < there { Lines::NONE } else { Lines::of_rows(rows).part(i, n) }
+        };
         if !block.more {
-            let later = query + rows_together::<S>(p);
-            let rows = |of: &Sequence, query: usize| match query < p.q.len && p.group.get() == 1 {
-                true => Lines::of_rows(of.run(head, 0, query, 1)),
+            let of = |of: &Sequence, h: usize, query: usize| match query < p.q.len && p.group.get() == 1 {
+                true => Lines::of_rows(of.run(h, 0, query, 1)),
                 false => Lines::NONE,
             };
-            return Wanted([rows(&p.out, query), rows(&p.q, later), Lines::NONE, Lines::NONE]);
+            let out = of(&p.out, panel.kv_head, panel.first);
+            let row = first + rows_together::<S>(p);
+            let (head, row) = if row < rows { (panel.kv_head, row) } else { (panel.kv_head + 1, 0) };
+            if head == p.k.n_heads() {
+                return Wanted([out, Lines::NONE, Lines::NONE, Lines::NONE]);
+            }
+            let start = first_block((p.seen(row).start, 0));
+            let [k, v] = [&p.k, &p.v].map(|m| copied(m, head, start, (i, n)));
+            return Wanted([out, of(&p.q, head, row + i * S::PANEL), k, v]);
         }
         let start = block.start + BLOCK;
-        let copied = |m: &SequenceKeys| {
-            let rows = m.run(panel.kv_head, start, BLOCK.min(m.len - start));
-            match m.side_by_side() || rows.rows < BLOCK.min(m.len - start) {
-                true => Lines::NONE,
-                false => Lines::of_rows(rows).part(panel.first / S::PANEL % n, n),
-            }
-        };
+        let sees = |i: usize| p.seen((first + (i + 1) * S::PANEL).min(rows) - 1).end > start;
+        let panels = n.min((rows - first).div_ceil(S::PANEL));
+        let before = (0..i).take_while(|&i| !sees(i)).count();
+        let [k, v] = [&p.k, &p.v].map(|m| copied(m, panel.kv_head, start, (i - before, panels - before)));
+        let (query, head) = panel.row(0);
         let of_tensor = |tensor: Option<RawTensor>| match tensor {
             Some(tensor) if p.group.get() == 1 || tensor.same_for_heads() => {
                 let (row, stride, bytes) = tensor.rows(p.b, head, query, start, BLOCK);
@@ -187,7 +202,7 @@ impl Wanted {
         };
         let bias = options.bias.map(|Shared((bias, _))| bias);
         let mask = options.mask.map(|Shared(mask)| mask);
-        Wanted([copied(&p.k), copied(&p.v), of_tensor(bias), of_tensor(mask)])
+        Wanted([k, v, of_tensor(bias), of_tensor(mask)])
     }
 
     /// A column of lines, or a line that is there again and again.

@@ -1,9 +1,12 @@
 //! What memory is asked for before it is read, so that nothing waits for it.
 
+use core::ops::Range;
+
 use super::Shared;
 use super::block::Block;
 use super::keys::SequenceKeys;
 use super::panel::{Panel, first_block, rows_together};
+use super::rule::Tile;
 use super::scratch::panels;
 use crate::kernel::softmax::BLOCK;
 use crate::simd::Simd;
@@ -172,7 +175,15 @@ impl Wanted {
             let rows = m.run(h, start, there);
             if rows.rows < there { Lines::NONE } else { Lines::of_rows(rows).part(i, n) }
         };
-        if !block.more {
+        let next = block.start + BLOCK;
+        let skips = |rows: Range<usize>, keys: Range<usize>| match options.mask_rule {
+            Some(rule) if !rows.is_empty() && !keys.is_empty() => {
+                let queries = rows.start / p.group..(rows.end - 1) / p.group + 1;
+                matches!(rule.tile(queries, keys), Tile::Skip)
+            }
+            _ => false,
+        };
+        if !block.more || skips(panel.first..panel.first + panel.rows, next..p.k.len) {
             let of = |of: &Sequence, h: usize, query: usize| match query < p.q.len && p.group.get() == 1 {
                 true => Lines::of_rows(of.run(h, 0, query, 1)),
                 false => Lines::NONE,
@@ -184,18 +195,19 @@ impl Wanted {
                 return Wanted([out, Lines::NONE, Lines::NONE, Lines::NONE]);
             }
             let start = first_block((p.seen(row).start, 0));
+            let few = row..rows.min(row + S::PANEL);
+            let start = if skips(few, start..p.k.len.min(start + BLOCK)) { next } else { start };
             let [k, v] = [&p.k, &p.v].map(|m| copied(m, head, start, (i, n)));
             return Wanted([out, of(&p.q, head, row + i * S::PANEL), k, v]);
         }
-        let start = block.start + BLOCK;
-        let sees = |i: usize| p.seen((first + (i + 1) * S::PANEL).min(rows) - 1).end > start;
+        let sees = |i: usize| p.seen((first + (i + 1) * S::PANEL).min(rows) - 1).end > next;
         let panels = n.min((rows - first).div_ceil(S::PANEL));
         let before = (0..i).take_while(|&i| !sees(i)).count();
-        let [k, v] = [&p.k, &p.v].map(|m| copied(m, panel.kv_head, start, (i - before, panels - before)));
+        let [k, v] = [&p.k, &p.v].map(|m| copied(m, panel.kv_head, next, (i - before, panels - before)));
         let (query, head) = panel.row(0);
         let of_tensor = |tensor: Option<RawTensor>| match tensor {
             Some(tensor) if p.group.get() == 1 || tensor.same_for_heads() => {
-                let (row, stride, bytes) = tensor.rows(p.b, head, query, start, BLOCK);
+                let (row, stride, bytes) = tensor.rows(p.b, head, query, next, BLOCK);
                 Lines::of(row, stride, bytes)
             }
             _ => Lines::NONE,

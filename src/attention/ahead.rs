@@ -4,6 +4,7 @@ use core::ops::Range;
 
 use super::Shared;
 use super::block::Block;
+use super::call::Problem;
 use super::keys::SequenceKeys;
 use super::panel::{Panel, first_block, rows_together};
 use super::rule::Tile;
@@ -153,68 +154,55 @@ impl Lines {
 }
 
 /// What a panel of many rows asks for while it weights the values of a block.
-pub struct Wanted([Lines; 4]);
+pub struct Wanted([Lines; 6]);
+
+/// Some panel's first row, and a block.
+#[derive(Clone, Copy)]
+struct Place {
+    kv_head: usize,
+    row: usize,
+    start: usize,
+}
 
 impl Wanted {
-    /// Its part of the keys and values that will be copied for the next block, and what tensors say of it. In its
-    /// last block it is where its output goes, and the queries, keys and values of the panels that follow.
+    /// What tensors say for the panel that follows. Its part of the keys and values that will be copied for the next
+    /// block; in its last block also where its output goes, and the queries that will take their rows' places.
     pub fn of<S: Simd>(panel: &Panel, block: &Block) -> Wanted {
         if !const { S::PREFETCHES } {
-            return Wanted([Lines::NONE; 4]);
+            return Wanted([Lines::NONE; 6]);
         }
-        let (p, options) = (panel.p, panel.p.options);
-        let rows = p.q.len * p.group.get();
-        // Of the panels that take each block together this is number `i`.
-        let (n, i) = (panels(p.q.len).max(1), panel.first / S::PANEL % panels(p.q.len).max(1));
+        let p = panel.p;
+        let (rows, next) = (p.q.len * p.group.get(), block.start + BLOCK);
+        // It is number `i` of the panels that take each block together, of which the first `done` do not see the next.
+        let n = panels(p.q.len).max(1);
+        let i = panel.first / S::PANEL % n;
         let first = panel.first.saturating_sub(i * S::PANEL);
-        let copied = |m: &SequenceKeys, h: usize, start: usize, (i, n): (usize, usize)| {
-            let there = BLOCK.min(m.len.saturating_sub(start));
-            if m.side_by_side() || there == 0 {
-                return Lines::NONE;
-            }
-            let rows = m.run(h, start, there);
-            if rows.rows < there { Lines::NONE } else { Lines::of_rows(rows).part(i, n) }
-        };
-        let next = block.start + BLOCK;
-        let skips = |rows: Range<usize>, keys: Range<usize>| match options.mask_rule {
-            Some(rule) if !rows.is_empty() && !keys.is_empty() => {
-                let queries = rows.start / p.group..(rows.end - 1) / p.group + 1;
-                matches!(rule.tile(queries, keys), Tile::Skip)
-            }
-            _ => false,
-        };
-        if !block.more || skips(panel.first..panel.first + panel.rows, next..p.k.len) {
-            let of = |of: &Sequence, h: usize, query: usize| match query < p.q.len && p.group.get() == 1 {
-                true => Lines::of_rows(of.run(h, 0, query, 1)),
-                false => Lines::NONE,
-            };
-            let out = of(&p.out, panel.kv_head, panel.first);
-            let row = first + rows_together::<S>(p);
-            let (head, row) = if row < rows { (panel.kv_head, row) } else { (panel.kv_head + 1, 0) };
-            if head == p.k.n_heads() {
-                return Wanted([out, Lines::NONE, Lines::NONE, Lines::NONE]);
-            }
-            let start = first_block((p.seen(row).start, 0));
-            let few = row..rows.min(row + S::PANEL);
-            let start = if skips(few, start..p.k.len.min(start + BLOCK)) { next } else { start };
-            let [k, v] = [&p.k, &p.v].map(|m| copied(m, head, start, (i, n)));
-            return Wanted([out, of(&p.q, head, row + i * S::PANEL), k, v]);
-        }
+        let n = n.min((rows - first).div_ceil(S::PANEL));
         let sees = |i: usize| p.seen((first + (i + 1) * S::PANEL).min(rows) - 1).end > next;
-        let panels = n.min((rows - first).div_ceil(S::PANEL));
-        let before = (0..i).take_while(|&i| !sees(i)).count();
-        let [k, v] = [&p.k, &p.v].map(|m| copied(m, panel.kv_head, next, (i - before, panels - before)));
-        let (query, head) = panel.row(0);
-        let of_tensor = |tensor: Option<RawTensor>| match tensor {
-            Some(tensor) if p.group.get() == 1 || tensor.same_for_heads() => {
-                let (row, stride, bytes) = tensor.rows(p.b, head, query, next, BLOCK);
-                Lines::of(row, stride, bytes)
-            }
-            _ => Lines::NONE,
+        let done = (0..i).take_while(|&i| !sees(i)).count();
+        let last = !block.more || skips(panel.p, panel.first..panel.first + panel.rows, next..p.k.len);
+        let here = Place { kv_head: panel.kv_head, row: first, start: next };
+        let place = if last { here.after::<S>(p, rows, first + rows_together::<S>(p)) } else { Some(here) };
+        let part = if last { (i, n) } else { (i - done, n - done) };
+        let [k, v] = [&p.k, &p.v].map(|m| place.map_or(Lines::NONE, |place| copied(m, place, part)));
+        let follows = match i + 1 < n {
+            true => Some(Place { row: panel.first + S::PANEL, start: block.start, ..here }),
+            false if last => place,
+            false => Some(Place { row: first + done * S::PANEL, ..here }),
         };
-        let bias = options.bias.map(|Shared((bias, _))| bias);
-        let mask = options.mask.map(|Shared(mask)| mask);
-        Wanted([k, v, of_tensor(bias), of_tensor(mask)])
+        let bias = p.options.bias.map(|Shared((bias, _))| bias);
+        let mask = p.options.mask.map(|Shared(mask)| mask);
+        let [bias, mask] = [bias, mask].map(|tensor| match (tensor, follows) {
+            (Some(tensor), Some(place)) => of_tensor(p, &tensor, place),
+            _ => Lines::NONE,
+        });
+        let of = |of: &Sequence, h: usize, query: usize| match last && query < p.q.len && p.group.get() == 1 {
+            true => Lines::of_rows(of.run(h, 0, query, 1)),
+            false => Lines::NONE,
+        };
+        let out = of(&p.out, panel.kv_head, panel.first);
+        let q = place.map_or(Lines::NONE, |place| of(&p.q, place.kv_head, place.row + i * S::PANEL));
+        Wanted([bias, mask, k, v, out, q])
     }
 
     /// A column of lines, or a line that is there again and again.
@@ -229,4 +217,45 @@ impl Wanted {
         }
         Lines { at: (&raw const *self).cast(), ..Lines::NONE }
     }
+}
+
+impl Place {
+    /// The first block of the panels that come after those here: from row `row` on, or of the next head.
+    fn after<S: Simd>(self, p: &Problem, rows: usize, row: usize) -> Option<Place> {
+        let (kv_head, row) = if row < rows { (self.kv_head, row) } else { (self.kv_head + 1, 0) };
+        if kv_head == p.k.n_heads() {
+            return None;
+        }
+        let first = first_block((p.seen(row).start, 0));
+        // If a rule skips the first block that they see for their place, it may be the next one here.
+        let skipped = skips(p, row..rows.min(row + S::PANEL), first..p.k.len.min(first + BLOCK));
+        Some(Place { kv_head, row, start: if skipped { self.start } else { first } })
+    }
+}
+
+/// Whether a rule for tiles says that none of the rows sees any of the keys.
+fn skips(p: &Problem, rows: Range<usize>, keys: Range<usize>) -> bool {
+    let Some(rule) = p.options.mask_rule else { return false };
+    let queries = rows.start / p.group..rows.end.saturating_sub(1) / p.group + 1;
+    !rows.is_empty() && !keys.is_empty() && matches!(rule.tile(queries, keys), Tile::Skip)
+}
+
+/// Part `i` of `n` of a block's keys or values, if they are copied and lie at one stride.
+fn copied(m: &SequenceKeys, place: Place, (i, n): (usize, usize)) -> Lines {
+    let there = BLOCK.min(m.len.saturating_sub(place.start));
+    if m.side_by_side() || there == 0 {
+        return Lines::NONE;
+    }
+    let rows = m.run(place.kv_head, place.start, there);
+    if rows.rows < there { Lines::NONE } else { Lines::of_rows(rows).part(i, n) }
+}
+
+/// What a tensor says of a panel's rows, if that lies at one stride.
+fn of_tensor(p: &Problem, tensor: &RawTensor, place: Place) -> Lines {
+    if p.group.get() > 1 && !tensor.same_for_heads() {
+        return Lines::NONE;
+    }
+    let (query, head) = (place.row / p.group, place.kv_head * p.group.get());
+    let (row, stride, bytes) = tensor.rows(p.b, head, query, place.start, BLOCK);
+    Lines::of(row, stride, bytes)
 }

@@ -42,6 +42,9 @@ const SMALL: usize = 64;
 const SKEW: usize = 16;
 /// Columns of B that are packed together.
 const WIDE: usize = 4 * PANEL_COLS;
+/// Steps of a tile from which on it asks for its part of C before it begins, if C has more bytes than so many.
+const LONG: usize = 128;
+const CACHED: usize = 512 << 10;
 /// Rows of B that are asked for ahead of the one that is packed.
 const AHEAD: usize = 16;
 /// A B of up to so many bytes for each lane is not packed: tiles of wide vectors read it less often.
@@ -200,7 +203,7 @@ unsafe fn strips<S: Simd, E: Elem>(s: S, a: &RawMat, b: Panels<E>, j: usize, col
     if a.kind == Kind::F32 {
         let rows = Rows { ptr: a.at::<f32>(0, 0), row_stride: a.row_stride, col_stride: a.col_stride };
         // SAFETY: A has `a.rows` rows of `a.cols`; the rest is as the caller promises.
-        return unsafe { tiles(s, (a.rows, a.cols, cols), rows, b, (0, j), store) };
+        return unsafe { tiles::<S, E, false>(s, (a.rows, a.cols, cols), rows, b, (0, j), store) };
     }
     // SAFETY: as above.
     unsafe { widened(s, a, b, j, cols, store) }
@@ -219,7 +222,7 @@ unsafe fn widened<S: Simd, E: Elem>(s: S, a: &RawMat, b: Panels<E>, j: usize, co
         // SAFETY: `mr <= 8` rows of `a.cols <= SMALL` columns fit the strip.
         unsafe {
             pack(s, a.block(i, 0, mr, a.cols), Grid { dst: strip, stride: SMALL, width: a.cols });
-            tiles(s, (mr, a.cols, cols), rows, b, (i, j), store);
+            tiles::<S, E, false>(s, (mr, a.cols, cols), rows, b, (i, j), store);
         }
         i += mr;
     }
@@ -242,6 +245,7 @@ unsafe fn blocked<S: Simd>(s: S, p: &Product, scratch: *mut f32) {
         // SAFETY: the plan has room for `kc` floats of each column, in whole panels, and for the rows of A.
         return unsafe { few::run(s, p, b, &room) };
     }
+    let far = Store::is_direct(&p.c) && m.saturating_mul(n).saturating_mul(size_of::<f32>()) > CACHED;
     // No size is 0 here, which `max` tells the compiler: a step of 0 would panic.
     for jc in (0..n).step_by(plan.nc.max(1)) {
         let nc = (n - jc).min(plan.nc);
@@ -273,17 +277,22 @@ unsafe fn blocked<S: Simd>(s: S, p: &Product, scratch: *mut f32) {
                         match p.b {
                             Rhs::Packed { ptr, kind, .. } => by_kind!(kind, E => {
                                 let panels = packed::<E>(ptr.cast(), k).at(pc, jc);
-                                tiles::<S, E>(s, sizes, rows, panels, (ic, 0), &store);
+                                tiles::<S, E, false>(s, sizes, rows, panels, (ic, 0), &store);
                             }),
                             Rhs::Strided(b) => {
                                 if direct > 0 {
                                     let (ptr, row_stride) = (b.at::<f32>(pc, jc).cast_const(), b.row_stride);
                                     let b =
                                         Panels { ptr, row_stride, panel_stride: PANEL_COLS, col_stride: 1 };
-                                    tiles::<S, f32>(s, (mc, kc, direct), rows, b, (ic, 0), &store);
+                                    tiles::<S, f32, false>(s, (mc, kc, direct), rows, b, (ic, 0), &store);
                                 }
                                 let rest = packed(b_packed, kc);
-                                tiles::<S, f32>(s, (mc, kc, nc - direct), rows, rest, (ic, direct), &store);
+                                let sizes = (mc, kc, nc - direct);
+                                if const { S::PREFETCHES } && far && kc >= LONG {
+                                    tiles::<S, f32, true>(s, sizes, rows, rest, (ic, direct), &store);
+                                } else {
+                                    tiles::<S, f32, false>(s, sizes, rows, rest, (ic, direct), &store);
+                                }
                             }
                         }
                     }

@@ -13,6 +13,9 @@ use crate::kernel::unrolled::unrolled;
 use crate::simd::{MAX_LANES, Simd};
 use crate::view::RawMat;
 
+/// Floats of a cache line.
+const LINE: usize = 16;
+
 /// Where the sums of one block of `k` come from and go to.
 ///
 /// With more than one block of `k`, the sums between blocks lie in C itself where it is `f32`, and
@@ -70,6 +73,18 @@ impl Store<'_> {
     ) {
         // SAFETY: as the caller promises.
         unsafe { self.put_either::<S, MR, NV, false>(s, acc, i, j, cols) }
+    }
+
+    /// Asks for the lines of `rows` rows of C from row `i` on, in which a tile of `cols` columns from column `j` on lies.
+    #[inline(always)]
+    pub fn ask<S: Simd>(&self, s: S, (rows, i): (usize, usize), (cols, j): (usize, usize)) {
+        for r in i..i + rows {
+            let row = self.p.c.at::<f32>(self.at.0 + r, self.at.1 + j);
+            for c in (0..cols).step_by(LINE) {
+                s.prefetch(row.wrapping_add(c));
+            }
+            s.prefetch(row.wrapping_add(cols - 1));
+        }
     }
 
     /// [`put`](Self::put) of long chains with vectors: there are many tiles of few rows, so that what is not plain is

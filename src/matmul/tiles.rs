@@ -8,9 +8,10 @@ use crate::kernel::tile::{Panels, Rows, max_rows, share, tile, with_rows, with_v
 use crate::simd::Simd;
 
 /// `sizes` = (rows, k, columns) of one block, which lies at `at` in C: all its tiles. This is the hot
-/// loop, compiled once for each tier and type of B.
+/// loop, compiled once for each tier and type of B, and once more for a C that is `FAR`, so that small products need not
+/// ask.
 #[inline(never)]
-pub unsafe fn tiles<S: Simd, E: Elem>(
+pub unsafe fn tiles<S: Simd, E: Elem, const FAR: bool>(
     s: S,
     sizes: (usize, usize, usize),
     a: Rows,
@@ -39,9 +40,9 @@ pub unsafe fn tiles<S: Simd, E: Elem>(
                 // SAFETY: as the caller promises.
                 unsafe {
                     if const { <S::Few as Simd>::LANES < S::LANES } && vectors == 0 {
-                        column::<S::Few, E, 1>(s.few(), sizes, from, at, store);
+                        column::<S::Few, E, 1, FAR>(s.few(), sizes, from, at, store);
                     } else {
-                        with_vectors!(S, vectors, NV => column::<S, E, NV>(s, sizes, from, at, store));
+                        with_vectors!(S, vectors, NV => column::<S, E, NV, FAR>(s, sizes, from, at, store));
                     }
                 }
                 jr += cols;
@@ -52,7 +53,7 @@ pub unsafe fn tiles<S: Simd, E: Elem>(
 
 /// The tiles of the columns of `b` from `jr` on: `cols` of them, in up to `NV` vectors.
 #[inline(always)]
-unsafe fn column<S: Simd, E: Elem, const NV: usize>(
+unsafe fn column<S: Simd, E: Elem, const NV: usize, const FAR: bool>(
     s: S,
     (m, k, cols): (usize, usize, usize),
     (a, b, jr): (&Rows, &Panels<E>, usize),
@@ -66,6 +67,9 @@ unsafe fn column<S: Simd, E: Elem, const NV: usize>(
             // SAFETY: the tile is inside the block; columns beyond `cols` are padding of the panel.
             unsafe {
                 let at = (at.0 + ir, at.1 + jr);
+                if const { FAR && S::PREFETCHES } {
+                    store.ask(s, (MR, at.0), (cols, at.1));
+                }
                 apart!(s => {
                     let acc = tile::<S, E, MR, NV>(s, k, a.at(ir, 0), b.at(0, jr), zero(s));
                     store.put(s, acc, at.0, at.1, cols);

@@ -48,7 +48,8 @@ pub trait MaskRule: Sync {
     /// Whether `query` sees `key`.
     fn sees(&self, query: usize, key: usize) -> bool;
 
-    /// What is known of all of `queries` and `keys`; both have at least one.
+    /// What is known of all of `queries` and `keys`; both have at least one. Mostly these are a block of 64 keys and up
+    /// to 48 queries, but a rule is also asked whether it skips all keys that follow.
     fn tile(&self, queries: Range<usize>, keys: Range<usize>) -> Tile {
         let _ = (queries, keys);
         Tile::Partial

@@ -149,7 +149,7 @@ impl Lines {
     /// The part of one of `n`.
     fn part(self, i: usize, n: usize) -> Lines {
         let at = self.at.wrapping_add(i * LINE);
-        Lines { at, left: (self.left + n - 1 - i) / n, step: n * LINE, ..self }
+        Lines { at, left: (self.left + n - 1 - i).checked_div(n).unwrap_or(0), step: n * LINE, ..self }
     }
 }
 

@@ -439,7 +439,7 @@ impl Run<'_> {
                 }
             }
         }
-        let more = self.some.end > start + BLOCK;
+        let more = const { S::LANES > 1 } && self.some.end > start + BLOCK;
         let (first, keys_there, values_there) = (false, 0, 0);
         Some(Block { start, keys, from, to, partial, holes, first, more, keys_there, values_there })
     }

@@ -2,6 +2,8 @@
 
 /// Most lanes any tier has: the length of the arrays that hold a vector.
 pub const MAX_LANES: usize = 16;
+/// Bytes of a cache line.
+pub const LINE: usize = 64;
 
 /// The vector operations of one tier.
 ///
@@ -174,6 +176,15 @@ pub trait Simd: Copy + 'static {
     /// Asks for the cache line at `p`, into the L2; any address is allowed.
     #[inline(always)]
     fn prefetch<T>(self, _p: *const T) {}
+    /// Asks for all cache lines of `n` elements at `p`, which need not begin with one: what lies in a line that was left
+    /// out is waited for as long as all of them.
+    #[inline(always)]
+    fn prefetch_all<T>(self, p: *const T, n: usize) {
+        for i in (0..n).step_by(LINE / size_of::<T>()) {
+            self.prefetch(p.wrapping_add(i));
+        }
+        self.prefetch(p.wrapping_add(n).wrapping_sub(1));
+    }
 
     /// The token of [`Few`](Simd::Few).
     fn few(self) -> Self::Few;

@@ -10,10 +10,9 @@ use super::panel::{Panel, first_block, rows_together};
 use super::rule::Tile;
 use super::scratch::panels;
 use crate::kernel::softmax::BLOCK;
-use crate::simd::Simd;
+use crate::simd::{LINE, Simd};
 use crate::view::{RawMat, RawTensor, Sequence};
 
-const LINE: usize = 64;
 /// Bytes that are asked for ahead of those that are worked on.
 const AHEAD: usize = 20 << 10;
 
@@ -90,10 +89,7 @@ impl Later {
     #[inline(always)]
     pub fn ask_rows<S: Simd>(&self, s: S, wanted: u64) {
         for row in (0..self.rows).filter(|row| wanted >> row & 1 == 1) {
-            let first = self.first.wrapping_add(row * self.stride);
-            for line in (0..self.len).step_by(LINE) {
-                s.prefetch(first.wrapping_add(line));
-            }
+            s.prefetch_all(self.first.wrapping_add(row * self.stride), self.len);
         }
     }
 
@@ -240,7 +236,8 @@ fn skips(p: &Problem, rows: Range<usize>, keys: Range<usize>) -> bool {
     !rows.is_empty() && !keys.is_empty() && matches!(rule.tile(queries, keys), Tile::Skip)
 }
 
-/// Part `i` of `n` of a block's keys or values, if they are copied and lie at one stride.
+/// Part `i` of `n` of a block's keys or values, if they lie at one stride and not side by side, where a processor sees
+/// by itself what comes next.
 fn copied(m: &SequenceKeys, place: Place, (i, n): (usize, usize)) -> Lines {
     let there = BLOCK.min(m.len.saturating_sub(place.start));
     if m.side_by_side() || there == 0 {

@@ -340,10 +340,7 @@ unsafe fn pack_panels<S: Simd>(s: S, b: RawMat, dst: *mut f32) {
             || {
                 by_kind!(b.kind, E => for j in (0..wide).step_by(WIDE) {
                     for i in 0..b.rows {
-                        for line in (0..WIDE).step_by(64 / size_of::<E>()) {
-                            s.prefetch(b.at::<E>(i + AHEAD, j + line).cast_const());
-                        }
-                        s.prefetch(b.at::<E>(i + AHEAD, j + WIDE - 1).cast_const());
+                        s.prefetch_all(b.at::<E>(i + AHEAD, j), WIDE);
                         for v in (0..WIDE).step_by(S::LANES) {
                             let to = dst.wrapping_add((j + v / PANEL_COLS * PANEL_COLS) * b.rows);
                             let to = to.wrapping_add(i * PANEL_COLS + v % PANEL_COLS);

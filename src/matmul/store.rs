@@ -13,9 +13,6 @@ use crate::kernel::unrolled::unrolled;
 use crate::simd::{MAX_LANES, Simd};
 use crate::view::RawMat;
 
-/// Floats of a cache line.
-const LINE: usize = 16;
-
 /// Where the sums of one block of `k` come from and go to.
 ///
 /// With more than one block of `k`, the sums between blocks lie in C itself where it is `f32`, and
@@ -79,11 +76,7 @@ impl Store<'_> {
     #[inline(always)]
     pub fn ask<S: Simd>(&self, s: S, (rows, i): (usize, usize), (cols, j): (usize, usize)) {
         for r in i..i + rows {
-            let row = self.p.c.at::<f32>(self.at.0 + r, self.at.1 + j);
-            for c in (0..cols).step_by(LINE) {
-                s.prefetch(row.wrapping_add(c));
-            }
-            s.prefetch(row.wrapping_add(cols - 1));
+            s.prefetch_all(self.p.c.at::<f32>(self.at.0 + r, self.at.1 + j), cols);
         }
     }
 

@@ -2,12 +2,13 @@
 //!
 //! Q is transposed once a panel, scaled, into `[head_dim][PANEL]`. The tile then broadcasts elements
 //! of K straight from the caller's rows against vectors of queries, and everything after it is
-//! vertical: no K is packed and nothing is reduced across lanes.
+//! vertical: no K is packed and nothing is reduced across lanes. A last vector that few rows would fill is left to
+//! [`decode`].
 
 use super::block::Block;
 use super::panel::Panel;
 use super::scratch::{MAX_PANEL, Scratch};
-use super::seen;
+use super::{decode, seen};
 use crate::elem::{Kind, by_kind};
 use crate::kernel::pack::{Columns, Grid, pack, turn};
 use crate::kernel::score::rows_in_lanes;
@@ -15,14 +16,33 @@ use crate::kernel::tile::{PANEL_COLS, Panels, Rows, with_score_rows, with_vector
 use crate::simd::Simd;
 use crate::view::RawMat;
 
+/// The rows of a panel that are in the lanes, and those after them, if there are some: not half a vector.
+fn cut<'a, S: Simd>(panel: &Panel<'a>) -> (Panel<'a>, Option<Panel<'a>>) {
+    let over = panel.rows % S::LANES;
+    let few = const { decode::max_rows::<S::Few>() > 0 } && (1..=S::LANES / 2).contains(&over);
+    let rows = if few { panel.rows - over } else { panel.rows };
+    let few = few.then_some(Panel { first: panel.first + rows, rows: over, in_lanes: false, ..*panel });
+    (Panel { rows, ..*panel }, few)
+}
+
+/// Lanes of a panel, and floats from one feature of its queries to the next.
+fn lanes<S: Simd>(panel: &Panel) -> usize {
+    panel.rows.next_multiple_of(S::LANES)
+}
+
 /// Writes the panel's queries, times the scale, to the scratch; lanes without a row are zero.
 ///
 /// # Safety
 /// - `x` has room for the panel; the panel's rows are inside Q.
 #[inline(never)]
 pub unsafe fn load_q<S: Simd>(s: S, panel: &Panel, x: &Scratch) {
+    let (panel, few) = &cut::<S>(panel);
+    if let Some(few) = few {
+        // SAFETY: as the caller promises, of the rows after the others.
+        unsafe { decode::load_q(s.few(), few, &x.at_row(panel.rows)) };
+    }
     let (p, d) = (panel.p, panel.p.q.of.head_dim);
-    let width = panel.rows.next_multiple_of(S::LANES);
+    let width = lanes::<S>(panel);
     s.vectorize(
         #[inline(always)]
         || {
@@ -33,7 +53,7 @@ pub unsafe fn load_q<S: Simd>(s: S, panel: &Panel, x: &Scratch) {
                 let apart = (p.group.get() == 1).then_some(p.q.of.token_stride);
                 let scale = s.splat(p.scale);
                 let size = Columns { len: d, count: panel.rows, apart };
-                let to = Grid { dst: x.q, stride: S::PANEL, width };
+                let to = Grid { dst: x.q, stride: width, width };
                 // SAFETY: as the caller promises.
                 unsafe { turn(s, size, columns, |v, _| s.mul(v, scale), to) };
             });
@@ -45,10 +65,21 @@ pub unsafe fn load_q<S: Simd>(s: S, panel: &Panel, x: &Scratch) {
 ///
 /// # Safety
 /// - `x` has room for the panel and holds its queries; the block is inside K.
-#[inline(never)]
 pub unsafe fn scores<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: &mut Block) {
-    let k = &panel.p.k;
-    let lanes = panel.rows.next_multiple_of(S::LANES);
+    let (vectors, few) = cut::<S>(panel);
+    // SAFETY: as the caller promises, of these rows and those after them. The few take the room for keys last:
+    // they are in the last panel that wants the copies.
+    unsafe {
+        whole_vectors(s, &vectors, x, block);
+        if let Some(few) = few {
+            decode::scores(s.few(), &few, &x.at_row(vectors.rows), *block);
+        }
+    }
+}
+
+#[inline(never)]
+unsafe fn whole_vectors<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: &mut Block) {
+    let (k, lanes) = (&panel.p.k, lanes::<S>(panel));
     // The tile broadcasts single floats that lie at one stride.
     let one_run = k.one_run(block.start, block.keys);
     let copied = k.kind() != Kind::F32 || !one_run || !k.side_by_side();
@@ -66,7 +97,7 @@ pub unsafe fn scores<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: &mut Bloc
             let mut lane = 0;
             while lane < lanes {
                 let vectors = ((lanes - lane) / S::LANES).min(S::NV);
-                let strip = Strip { panel, x, block, in_place, copied };
+                let strip = Strip { panel, x, block, q_stride: lanes, in_place, copied };
                 // Keys that all of the vectors want together, the others for each vector that wants them.
                 let (mut first, mut end) = (block.from, block.to);
                 let mut wanted = [(first, end); MAX_PANEL];
@@ -101,6 +132,8 @@ struct Strip<'a> {
     panel: &'a Panel<'a>,
     x: &'a Scratch,
     block: &'a Block,
+    /// Floats from one feature of the queries to the next.
+    q_stride: usize,
     /// The block's keys where they lie.
     in_place: RawMat,
     /// Or they are in the scratch.
@@ -144,7 +177,7 @@ impl Strip<'_> {
     ) {
         let q = Panels {
             ptr: self.x.q.wrapping_add(lane).cast_const(),
-            row_stride: S::PANEL,
+            row_stride: self.q_stride,
             panel_stride: PANEL_COLS,
             col_stride: 1,
         };

@@ -15,7 +15,9 @@ use super::store::Store;
 use super::turned;
 use crate::elem::{Elem, by_kind};
 use crate::kernel::pack::{Grid, pack};
-use crate::kernel::tile::{Acc, PANEL_COLS, Panels, Rows, tile, tile_while, with_rows, with_vectors, zero};
+use crate::kernel::tile::{
+    Acc, PANEL_COLS, Panels, Rows, share, tile, tile_while, with_rows, with_vectors, zero,
+};
 use crate::simd::Simd;
 use crate::view::RawMat;
 
@@ -121,7 +123,8 @@ unsafe fn block<S: Simd, E: Elem>(
         let mut i = 0;
         while i < m {
             let strip = Strip { a, b, chains, store, i, n, k, from, to };
-            let rows = (m - i).min(S::MR);
+            // Where even tiles of five rows have enough chains.
+            let rows = if many::<S>() { share(m - i, S::MR) } else { (m - i).min(S::MR) };
             // SAFETY: as the caller promises. The first rows ask.
             with_rows!(S, rows, MR => unsafe {
                 if const { S::PREFETCHES } && i == 0 && chains.far {

@@ -16,13 +16,30 @@ use crate::kernel::tile::{PANEL_COLS, Panels, Rows, with_score_rows, with_vector
 use crate::simd::Simd;
 use crate::view::RawMat;
 
-/// The rows of a panel that are in the lanes, and those after them, if there are some: not half a vector.
-fn cut<'a, S: Simd>(panel: &Panel<'a>) -> (Panel<'a>, Option<Panel<'a>>) {
-    let over = panel.rows % S::LANES;
-    let few = const { decode::max_rows::<S::Few>() > 0 } && (1..=S::LANES / 2).contains(&over);
-    let rows = if few { panel.rows - over } else { panel.rows };
-    let few = few.then_some(Panel { first: panel.first + rows, rows: over, in_lanes: false, ..*panel });
-    (Panel { rows, ..*panel }, few)
+/// Of `rows` rows those in the lanes. What is left has features in the lanes: less than two vectors that are mostly
+/// full, or less than half of a last one.
+fn in_lanes<S: Simd>(rows: usize) -> usize {
+    let (few, over) = (decode::max_rows::<S::Few>(), rows % S::LANES);
+    match few {
+        0 => rows,
+        _ if rows <= few + S::LANES / 2 => 0,
+        _ if over <= S::LANES / 2 => rows - over,
+        _ => rows,
+    }
+}
+
+/// The panel's rows in the lanes.
+fn vectors<'a, S: Simd>(panel: &Panel<'a>) -> Panel<'a> {
+    Panel { rows: in_lanes::<S>(panel.rows), ..*panel }
+}
+
+/// The others, as panels of few, with their parts of the scratch.
+fn few<'a, S: Simd>(panel: &Panel<'a>, x: &Scratch) -> impl Iterator<Item = (Panel<'a>, Scratch)> {
+    let most = decode::max_rows::<S::Few>().max(1);
+    (in_lanes::<S>(panel.rows)..panel.rows).step_by(most).map(move |r| {
+        let rows = (panel.rows - r).min(most);
+        (Panel { first: panel.first + r, rows, in_lanes: false, ..*panel }, x.at_row(r))
+    })
 }
 
 /// Lanes of a panel, and floats from one feature of its queries to the next.
@@ -36,11 +53,11 @@ fn lanes<S: Simd>(panel: &Panel) -> usize {
 /// - `x` has room for the panel; the panel's rows are inside Q.
 #[inline(never)]
 pub unsafe fn load_q<S: Simd>(s: S, panel: &Panel, x: &Scratch) {
-    let (panel, few) = &cut::<S>(panel);
-    if let Some(few) = few {
-        // SAFETY: as the caller promises, of the rows after the others.
-        unsafe { decode::load_q(s.few(), few, &x.at_row(panel.rows)) };
+    for (few, x) in few::<S>(panel, x) {
+        // SAFETY: as the caller promises.
+        unsafe { decode::load_q(s.few(), &few, &x) };
     }
+    let panel = &vectors::<S>(panel);
     let (p, d) = (panel.p, panel.p.q.of.head_dim);
     let width = lanes::<S>(panel);
     s.vectorize(
@@ -66,13 +83,15 @@ pub unsafe fn load_q<S: Simd>(s: S, panel: &Panel, x: &Scratch) {
 /// # Safety
 /// - `x` has room for the panel and holds its queries; the block is inside K.
 pub unsafe fn scores<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: &mut Block) {
-    let (vectors, few) = cut::<S>(panel);
-    // SAFETY: as the caller promises, of these rows and those after them. The few take the room for keys last:
-    // they are in the last panel that wants the copies.
+    let vectors = vectors::<S>(panel);
+    // SAFETY: as the caller promises, of the panel's rows. The few take the room for keys last: they are in the last
+    // panel that wants the copies.
     unsafe {
-        whole_vectors(s, &vectors, x, block);
-        if let Some(few) = few {
-            decode::scores(s.few(), &few, &x.at_row(vectors.rows), *block);
+        if vectors.rows > 0 {
+            whole_vectors(s, &vectors, x, block);
+        }
+        for (few, x) in few::<S>(panel, x) {
+            decode::scores(s.few(), &few, &x, *block);
         }
     }
 }

@@ -35,7 +35,7 @@ pub const fn lanes<S: Simd>(rows: usize) -> usize {
 
 /// Vectors of `rows` queries, of which each has `chains` features beside each other.
 const fn vectors<S: Simd>(rows: usize, chains: usize) -> usize {
-    (rows * chains).div_ceil(S::LANES).next_power_of_two()
+    (rows * chains).div_ceil(S::LANES)
 }
 
 /// Writes a head's queries, times the scale: `[head_dim / chains][row][chains]`, zeros where there is no row or
@@ -98,6 +98,7 @@ pub unsafe fn scores<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
             (2, _) => groups::<S, E, 2, 2, 4, 4>(s, panel, x, block),
             (_, 1) => groups::<S, E, 4, 1, 7, 8>(s, panel, x, block),
             (_, 2) => groups::<S, E, 4, 2, 4, 4>(s, panel, x, block),
+            (_, 3) => groups::<S, E, 4, 3, 3, 3>(s, panel, x, block),
             _ => groups::<S, E, 4, 4, 3, 3>(s, panel, x, block),
         });
     }
@@ -309,7 +310,7 @@ impl<E: Elem, const P: usize> Group<'_, E, P> {
             }
         }
         // Two or four vectors of chains give one of sums: of two keys, or of all rows of one.
-        let halves = const { if 2 * NQ > C { 2 * NQ / C } else { 1 } };
+        let halves = const { (2 * NQ).div_ceil(C) };
         let chains = |j: usize, i: usize| {
             let v = j % halves * (C / 2) + i;
             if v < NQ { acc[j / halves][v] } else { s.splat(0.0) }

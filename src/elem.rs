@@ -82,6 +82,10 @@ pub mod sealed {
                 unsafe { (Self::load_columns(s, p, stride), Self::load_columns(s, p.add(4), stride)) };
             [a, b, c, d, e, f, g, h]
         }
+        /// `C` elements from `p` in every `C` lanes; `C` is 2 or 4, of 16-bit types 4.
+        /// # Safety
+        /// - `p` is valid for reading `C` elements.
+        unsafe fn splat_group<S: Simd, const C: usize>(s: S, p: *const Self) -> S::V;
         /// # Safety
         /// - `p` is valid for writing `S::LANES` elements.
         unsafe fn store<S: Simd>(s: S, p: *mut Self, v: S::V);
@@ -126,6 +130,11 @@ impl Lanes for f32 {
         unsafe { s.load_eight_columns(p, stride) }
     }
     #[inline(always)]
+    unsafe fn splat_group<S: Simd, const C: usize>(s: S, p: *const f32) -> S::V {
+        // SAFETY: as the caller promises.
+        unsafe { s.splat_group::<C>(p) }
+    }
+    #[inline(always)]
     unsafe fn store<S: Simd>(s: S, p: *mut f32, v: S::V) {
         // SAFETY: as the caller promises.
         unsafe { s.store(p, v) }
@@ -140,7 +149,7 @@ impl Lanes for f32 {
 /// Both 16-bit types: whole vectors by the tier's instructions, partial ones through a buffer.
 #[cfg(feature = "half")]
 macro_rules! half_lanes {
-    ($t:ty, $kind:ident, $load:ident, $columns:ident, $store:ident, $widen:ident, $narrow:ident) => {
+    ($t:ty, $kind:ident, $load:ident, $columns:ident, $four:ident, $store:ident, $widen:ident, $narrow:ident) => {
         impl Elem for $t {}
         impl Lanes for $t {
             const KIND: Kind = Kind::$kind;
@@ -179,6 +188,12 @@ macro_rules! half_lanes {
                 unsafe { s.$columns(p.cast(), stride) }
             }
             #[inline(always)]
+            unsafe fn splat_group<S: Simd, const C: usize>(s: S, p: *const $t) -> S::V {
+                debug_assert!(C == 4);
+                // SAFETY: as the caller promises; the type is a transparent u16.
+                unsafe { s.$four(p.cast()) }
+            }
+            #[inline(always)]
             unsafe fn store<S: Simd>(s: S, p: *mut $t, v: S::V) {
                 // SAFETY: as the caller promises; the type is a transparent u16.
                 unsafe { s.$store(p.cast(), v) }
@@ -197,9 +212,18 @@ macro_rules! half_lanes {
     };
 }
 #[cfg(feature = "half")]
-half_lanes!(half::f16, F16, load_f16, load_columns_f16, store_f16, f16_to_f32, f32_to_f16);
+half_lanes!(half::f16, F16, load_f16, load_columns_f16, splat_four_f16, store_f16, f16_to_f32, f32_to_f16);
 #[cfg(feature = "half")]
-half_lanes!(half::bf16, Bf16, load_bf16, load_columns_bf16, store_bf16, bf16_to_f32, f32_to_bf16);
+half_lanes!(
+    half::bf16,
+    Bf16,
+    load_bf16,
+    load_columns_bf16,
+    splat_four_bf16,
+    store_bf16,
+    bf16_to_f32,
+    f32_to_bf16
+);
 
 /// A vector of `n` elements or of `LANES`, whichever is less; zero beyond.
 ///

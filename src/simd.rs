@@ -122,6 +122,22 @@ pub trait Simd: Copy + 'static {
             self.load(lanes.as_ptr())
         }
     }
+    /// Four binary16 numbers from `p`, widened, in every four lanes.
+    /// # Safety
+    /// - `p` is valid for reading 4 16-bit values.
+    #[inline(always)]
+    unsafe fn splat_four_f16(self, p: *const u16) -> Self::V {
+        // SAFETY: as the caller promises; the array holds a whole vector.
+        unsafe { self.load_f16([p.cast::<[u16; 4]>().read_unaligned(); MAX_LANES / 4].as_ptr().cast()) }
+    }
+    /// Four bfloat16 numbers from `p`, widened, in every four lanes.
+    /// # Safety
+    /// - `p` is valid for reading 4 16-bit values.
+    #[inline(always)]
+    unsafe fn splat_four_bf16(self, p: *const u16) -> Self::V {
+        // SAFETY: as the caller promises; the array holds a whole vector.
+        unsafe { self.load_bf16([p.cast::<[u16; 4]>().read_unaligned(); MAX_LANES / 4].as_ptr().cast()) }
+    }
     /// The sums of every two neighbouring lanes: those of `a` in the lower half of the lanes, those of `b`
     /// in the upper.
     #[inline(always)]

@@ -184,6 +184,24 @@ impl Simd for Avx2 {
         })
     }
     #[inline(always)]
+    unsafe fn splat_four_f16(self, p: *const u16) -> __m256 {
+        avx2!(_mm256_cvtph_ps(_mm_set1_epi64x(p.cast::<i64>().read_unaligned())))
+    }
+    #[inline(always)]
+    unsafe fn splat_four_bf16(self, p: *const u16) -> __m256 {
+        // Each number to the upper half of its lane.
+        avx2!({
+            let fours = _mm256_set1_epi64x(p.cast::<i64>().read_unaligned());
+            let places = _mm256_set_epi64x(
+                0x0706_ffff_0504_ffff,
+                0x0302_ffff_0100_ffff,
+                0x0706_ffff_0504_ffff,
+                0x0302_ffff_0100_ffff,
+            );
+            _mm256_castsi256_ps(_mm256_shuffle_epi8(fours, places))
+        })
+    }
+    #[inline(always)]
     fn sum_twos(self, a: __m256, b: __m256) -> __m256 {
         avx2!({
             let sums = _mm256_castps_pd(_mm256_hadd_ps(a, b));

@@ -10,10 +10,10 @@ use super::block::Block;
 use super::panel::Panel;
 use super::scratch::Scratch;
 use crate::elem::{Elem, Kind, by_kind};
-use crate::kernel::pack::{Grid, copy, pack};
+use crate::kernel::pack::{self, Grid, pack};
 use crate::kernel::score::{chains, features_in_lanes};
 use crate::kernel::softmax::BLOCK;
-use crate::kernel::tile::zero;
+use crate::kernel::tile::{Acc, zero};
 use crate::simd::Simd;
 use crate::view::RawMat;
 
@@ -270,43 +270,25 @@ impl<E: Elem, const P: usize> Group<'_, E, P> {
     /// - All parts are valid; `q` holds the head's queries.
     #[inline(always)]
     unsafe fn scores<S: Simd, const C: usize, const NQ: usize>(&self, s: S, later: &mut Option<Later>) {
-        let (d, steps, q) = (self.d, self.d / C, self.q);
-        let mut rows = [core::ptr::null::<f32>(); P];
         let mut acc = zero::<S, P, NQ>(s);
-        let mut copied = Grid { dst: self.buffer, stride: d, width: d };
-        // SAFETY: `d` features of each row; queries are padded to whole steps.
+        let mut rows = [core::ptr::null::<E>(); P];
+        for (i, row) in rows.iter_mut().enumerate() {
+            *row = self.key(i).0;
+        }
+        // SAFETY: `d` features of each row, also of the copies.
         unsafe {
-            for (i, row) in rows.iter_mut().enumerate() {
-                let key = self.key(i).0;
-                *row = key.cast();
-                if E::KIND != Kind::F32 {
-                    copy::<S, E>(s, RawMat::row(key, d), copied);
-                    *row = copied.dst;
-                    copied.dst = copied.dst.wrapping_add(d);
+            // Two 16-bit features at a time would be widened more slowly than they are multiplied.
+            if const { E::KIND as u8 != Kind::F32 as u8 && C == 2 } {
+                let mut copies = [core::ptr::null::<f32>(); P];
+                let mut copied = Grid { dst: self.buffer, stride: self.d, width: self.d };
+                for (copy, row) in copies.iter_mut().zip(rows) {
+                    pack::copy::<S, E>(s, RawMat::row(row, self.d), copied);
+                    *copy = copied.dst;
+                    copied.dst = copied.dst.wrapping_add(self.d);
                 }
-            }
-            // Without asking the loop is a shorter one.
-            match later {
-                Some(later) if const { S::PREFETCHES } => {
-                    let ask = || later.ask(s, P * C * size_of::<E>());
-                    features_in_lanes::<S, C, P, NQ>(s, steps, rows, q, ask, &mut acc);
-                }
-                _ => features_in_lanes::<S, C, P, NQ>(s, steps, rows, q, || {}, &mut acc),
-            }
-            let left = d % C;
-            if left > 0 {
-                let mut last = [[0.0; C]; P];
-                for (last, row) in last.iter_mut().zip(rows) {
-                    for (i, feature) in last.iter_mut().enumerate() {
-                        // A copy of a length that is not constant would be a call.
-                        if i < left {
-                            *feature = *row.add(steps * C + i);
-                        }
-                    }
-                }
-                let (last, q) =
-                    (last.each_ref().map(|row| row.as_ptr()), q.wrapping_add(steps * NQ * S::LANES));
-                features_in_lanes::<S, C, P, NQ>(s, 1, last, q, || {}, &mut acc);
+                self.chains::<S, f32, C, NQ>(s, copies, later, &mut acc);
+            } else {
+                self.chains::<S, E, C, NQ>(s, rows, later, &mut acc);
             }
         }
         // Two or four vectors of chains give one of sums: of two keys, or of all rows of one.
@@ -325,6 +307,47 @@ impl<E: Elem, const P: usize> Group<'_, E, P> {
             };
             // SAFETY: a head's lanes are inside the scores' rows.
             unsafe { s.store_halves(place(j), place(next), sums) };
+        }
+    }
+
+    /// The chains of the keys in `rows`; meanwhile what is wanted `later` is asked for.
+    ///
+    /// # Safety
+    /// - Each row is valid for reading `d` features; `q` holds the head's queries, padded to whole steps.
+    #[inline(always)]
+    unsafe fn chains<S: Simd, K: Elem, const C: usize, const NQ: usize>(
+        &self,
+        s: S,
+        rows: [*const K; P],
+        later: &mut Option<Later>,
+        acc: &mut Acc<S::V, P, NQ>,
+    ) {
+        let (steps, q) = (self.d / C, self.q);
+        // SAFETY: as the caller promises.
+        unsafe {
+            // Without asking the loop is a shorter one.
+            match later {
+                Some(later) if const { S::PREFETCHES } => {
+                    let ask = || later.ask(s, P * C * size_of::<E>());
+                    features_in_lanes::<S, K, C, P, NQ>(s, steps, rows, q, ask, acc);
+                }
+                _ => features_in_lanes::<S, K, C, P, NQ>(s, steps, rows, q, || {}, acc),
+            }
+            let left = self.d % C;
+            if left > 0 {
+                let mut last = [[0.0; C]; P];
+                for (last, row) in last.iter_mut().zip(rows) {
+                    for (i, feature) in last.iter_mut().enumerate() {
+                        // A copy of a length that is not constant would be a call.
+                        if i < left {
+                            *feature = (*row.add(steps * C + i)).widen();
+                        }
+                    }
+                }
+                let (last, q) =
+                    (last.each_ref().map(|row| row.as_ptr()), q.wrapping_add(steps * NQ * S::LANES));
+                features_in_lanes::<S, f32, C, P, NQ>(s, 1, last, q, || {}, acc);
+            }
         }
     }
 }

@@ -10,6 +10,7 @@
 
 use super::tile::{Acc, Panels, Rows, step, zero};
 use super::unrolled::unrolled;
+use crate::elem::Elem;
 use crate::simd::Simd;
 
 /// Chains of a score of `d` features; part of the contract. Four halve the loads of a decode step; with few
@@ -98,19 +99,19 @@ unsafe fn keep<S: Simd, const MR: usize, const NV: usize>(
 /// # Safety
 /// - Each of `keys` is valid for reading `steps * C` features, `q` for `steps * NQ` vectors.
 #[inline(always)]
-pub unsafe fn features_in_lanes<S: Simd, const C: usize, const P: usize, const NQ: usize>(
+pub unsafe fn features_in_lanes<S: Simd, E: Elem, const C: usize, const P: usize, const NQ: usize>(
     s: S,
     steps: usize,
-    keys: [*const f32; P],
+    keys: [*const E; P],
     q: *const f32,
     mut meanwhile: impl FnMut(),
     acc: &mut Acc<S::V, P, NQ>,
 ) {
     let mut q = q;
     for f in 0..steps {
-        let group = |key: &*const f32| {
+        let group = |key: &*const E| {
             // SAFETY: as the caller promises.
-            unsafe { s.splat_group::<C>(key.wrapping_add(f * C)) }
+            unsafe { E::splat_group::<S, C>(s, key.wrapping_add(f * C)) }
         };
         let mut queries = [s.splat(0.0); NQ];
         for (v, query) in queries.iter_mut().enumerate() {

@@ -277,8 +277,9 @@ impl<E: Elem, const P: usize> Group<'_, E, P> {
         }
         // SAFETY: `d` features of each row, also of the copies.
         unsafe {
-            // Two 16-bit features at a time would be widened more slowly than they are multiplied.
-            if const { E::KIND as u8 != Kind::F32 as u8 && C == 2 } {
+            // Two 16-bit features at a time would be widened more slowly than they are multiplied; many queries leave
+            // no registers for it.
+            if const { E::KIND as u8 != Kind::F32 as u8 && (C == 2 || NQ > P) } {
                 let mut copies = [core::ptr::null::<f32>(); P];
                 let mut copied = Grid { dst: self.buffer, stride: self.d, width: self.d };
                 for (copy, row) in copies.iter_mut().zip(rows) {

@@ -16,7 +16,7 @@ use crate::simd::Simd;
 /// Chains of a score of `d` features; part of the contract. Four halve the loads of a decode step; with few
 /// features many rows would pay for it.
 pub const fn chains(d: usize) -> usize {
-    if d < 128 { 2 } else { 4 }
+    if d <= 64 { 2 } else { 4 }
 }
 
 /// Steps of two neighbouring ones of some chains, of which the first begins at feature `first`: of both, and

@@ -182,13 +182,13 @@ fn score(
     extra: &Extra,
 ) -> f32 {
     let (key, options) = (k.token(t, kv_head), extra.options);
-    // Two chains, of every second feature, or from 128 features on four.
+    // Two chains, of every second feature, or beyond 64 features four.
     let chains = |n: usize, first: usize| {
         let pairs = query.iter().copied().zip(key.iter().copied());
         chain(fused, pairs.skip(first).step_by(n))
     };
     let mut score = match query.len() {
-        0..128 => chains(2, 0) + chains(2, 1),
+        0..=64 => chains(2, 0) + chains(2, 1),
         _ => (chains(4, 0) + chains(4, 1)) + (chains(4, 2) + chains(4, 3)),
     };
     if let Some(cap) = options.softcap {

@@ -279,7 +279,7 @@ impl<E: Elem, const P: usize> Group<'_, E, P> {
         unsafe {
             // Two 16-bit features at a time would be widened more slowly than they are multiplied; many queries leave
             // no registers for it.
-            if const { E::KIND as u8 != Kind::F32 as u8 && (C == 2 || NQ > P) } {
+            if const { !matches!(E::KIND, Kind::F32) && (C == 2 || NQ > P) } {
                 let mut copies = [core::ptr::null::<f32>(); P];
                 let mut copied = Grid { dst: self.buffer, stride: self.d, width: self.d };
                 for (copy, row) in copies.iter_mut().zip(rows) {

@@ -219,7 +219,7 @@ pub struct Panel<'a> {
     pub lanes: usize,
     pub first: usize,
     pub rows: usize,
-    /// Rows are in the lanes of the scores' tiles, else features.
+    /// Rows are in the lanes of the scores' tiles, but for few left over; else features are.
     pub in_lanes: bool,
 }
 

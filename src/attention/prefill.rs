@@ -1,9 +1,9 @@
 //! Scores and softmax with rows in the lanes: many queries at a time.
 //!
-//! Q is transposed once a panel, scaled, into `[head_dim][PANEL]`. The tile then broadcasts elements
+//! Q is transposed once a panel, scaled, into `[head_dim][lanes]`. The tile then broadcasts elements
 //! of K straight from the caller's rows against vectors of queries, and everything after it is
-//! vertical: no K is packed and nothing is reduced across lanes. A last vector that few rows would fill is left to
-//! [`decode`].
+//! vertical: no K is packed and nothing is reduced across lanes. Few rows that would fill
+//! a vector badly are left to [`decode`].
 
 use super::block::Block;
 use super::panel::Panel;
@@ -16,8 +16,8 @@ use crate::kernel::tile::{PANEL_COLS, Panels, Rows, with_score_rows, with_vector
 use crate::simd::Simd;
 use crate::view::RawMat;
 
-/// Of `rows` rows those in the lanes. What is left has features in the lanes: less than two vectors that are mostly
-/// full, or less than half of a last one.
+/// How many of `rows` rows are in the lanes. Features are in the lanes for the others: all rows where two groups of few
+/// cost less than their vectors, or those that would fill at most half of a last vector.
 fn in_lanes<S: Simd>(rows: usize) -> usize {
     let (few, over) = (decode::max_rows::<S::Few>(), rows % S::LANES);
     match few {

@@ -40,7 +40,7 @@ const ALIGN: usize = 16;
 /// all panels share the scores.
 #[derive(Clone, Copy)]
 pub struct Scratch {
-    /// Scaled queries: `[head_dim][PANEL]` with rows in the lanes, else as `decode::load_q` has them; in
+    /// Scaled queries: `[head_dim][lanes]` with rows in the lanes, else as `decode::load_q` has them; in
     /// both cases `q_stride` floats a row.
     pub q: *mut f32,
     pub q_stride: usize,

@@ -137,10 +137,24 @@ fn heads_split_anywhere_have_the_same_bits() {
         causal: Causal::BottomRight,
         ..Shape::plain(1, 1100, 24, 9)
     });
-    // More keys than a cache holds, of heads that lie apart: their values are asked for early.
+    // More rows of a head than a vector holds, in several panels.
+    let wide = [(1, 7), (1, 13), (2, 10)].map(|(q_len, group)| Shape {
+        n_kv_heads: 7,
+        group,
+        causal: Causal::BottomRight,
+        ..Shape::plain(q_len, 1100, 20, 9)
+    });
+    // More keys than a cache holds, of heads that lie apart: their values are asked for early. Of heads that lie side
+    // by side several take each block together.
     let far =
-        Shape { n_kv_heads: 2, group: 3, orders: [Order::HeadMajor; 4], ..Shape::plain(1, 4200, 128, 9) };
-    for shape in shapes(4, 5).chain(many).chain([far]) {
+        [(2, 3, 4200, Order::HeadMajor), (5, 9, 1700, Order::TokenMajor), (2, 9, 4200, Order::HeadMajor)]
+            .map(|(n_kv_heads, group, kv_len, order)| Shape {
+                n_kv_heads,
+                group,
+                orders: [order; 4],
+                ..Shape::plain(1, kv_len, 128, 9)
+            });
+    for shape in shapes(4, 5).chain(many).chain(wide).chain(far) {
         let lookup = shape.lookup();
         for tier in tiers() {
             let whole = lookup.run(tier);

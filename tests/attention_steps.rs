@@ -78,10 +78,10 @@ fn steps_have_the_bits_of_one_call() {
 
 #[test]
 fn a_tile_is_a_block_of_keys_for_rows_that_take_it_together() {
-    // 9 rows are one panel on tiers with vectors, three of 4 rows, and fewer, without. 2,100 keys are 33 blocks.
+    // 9 rows go together on targets with vectors, by 4 on those without. 2,100 keys are 33 blocks.
     let lookup = Shape::plain(9, 2100, 8, 1).lookup();
+    let panels = if tiers().iter().all(|&tier| tier == Tier::scalar()) { 3 } else { 1 };
     for tier in tiers() {
-        let panels = if tier == Tier::scalar() { 3 } else { 1 };
         for (tiles, blocks) in [(1, 33), (3, 33), (10, 33), (33, 33), (100, 33)] {
             let (_, _, taken) = in_steps(&lookup, tier, tiles);
             assert_eq!(taken, (panels * blocks as usize).div_ceil(tiles), "{tier}, {tiles} tiles");

@@ -6,9 +6,9 @@ use super::Shared;
 use super::block::Block;
 use super::call::Problem;
 use super::keys::SequenceKeys;
-use super::panel::{Panel, first_block, rows_together};
+use super::panel::Panel;
 use super::rule::Tile;
-use super::scratch::panels;
+use super::together::{first_block, rows_together};
 use crate::kernel::softmax::BLOCK;
 use crate::simd::{LINE, Simd};
 use crate::view::{RawMat, RawTensor, Sequence};
@@ -170,17 +170,22 @@ impl Wanted {
         let p = panel.p;
         let (rows, next) = (p.q.len * p.group.get(), block.start + BLOCK);
         // It is number `i` of the panels that take each block together, of which the first `done` do not see the next.
-        let n = panels(p.q.len).max(1);
-        let i = panel.first / S::PANEL % n;
+        let together = rows_together::<S>(p);
+        let (n, i) =
+            if panel.alone { (together / S::PANEL, panel.first % together / S::PANEL) } else { (1, 0) };
         let first = panel.first.saturating_sub(i * S::PANEL);
         let n = n.min((rows - first).div_ceil(S::PANEL));
         let sees = |i: usize| p.seen((first + (i + 1) * S::PANEL).min(rows) - 1).end > next;
         let done = (0..i).take_while(|&i| !sees(i)).count();
         let last = !block.more || skips(panel.p, panel.first..panel.first + panel.rows, next..p.k.len);
         let here = Place { kv_head: panel.kv_head, row: first, start: next };
-        let place = if last { here.after::<S>(p, rows, first + rows_together::<S>(p)) } else { Some(here) };
+        let place = match last {
+            true if panel.alone => here.after::<S>(p, rows, first + together),
+            true => None,
+            false => Some(here),
+        };
         let part = if last { (i, n) } else { (i - done, n - done) };
-        let [k, v] = [&p.k, &p.v].map(|m| place.map_or(Lines::NONE, |place| copied(m, place, part)));
+        let [k, v] = [&p.k, &p.v].map(|m| place.map_or(Lines::NONE, |place| of_keys(m, place, part)));
         let follows = match i + 1 < n {
             true => Some(Place { row: panel.first + S::PANEL, start: block.start, ..here }),
             false if last => place,
@@ -236,11 +241,11 @@ fn skips(p: &Problem, rows: Range<usize>, keys: Range<usize>) -> bool {
     !rows.is_empty() && !keys.is_empty() && matches!(rule.tile(queries, keys), Tile::Skip)
 }
 
-/// Part `i` of `n` of a block's keys or values, if they lie at one stride and not side by side, where a processor sees
-/// by itself what comes next.
-fn copied(m: &SequenceKeys, place: Place, (i, n): (usize, usize)) -> Lines {
+/// Part `i` of `n` of a block's keys or values, if they lie at one stride. Also side by side: tiles of values read them column by
+/// column, which no processor guesses.
+fn of_keys(m: &SequenceKeys, place: Place, (i, n): (usize, usize)) -> Lines {
     let there = BLOCK.min(m.len.saturating_sub(place.start));
-    if m.side_by_side() || there == 0 {
+    if there == 0 {
         return Lines::NONE;
     }
     let rows = m.run(place.kv_head, place.start, there);

@@ -8,7 +8,7 @@ use super::mask::Mask;
 use super::merge::states_len;
 use super::partial::{CHUNK, Keep, LogSum, STATE, keep_state};
 use super::scratch::width;
-use super::{Attention, attention_scratch_len, group, panel};
+use super::{Attention, attention_scratch_len, group, together};
 use crate::error::{Error, expect_dim, expect_dims, expect_scratch};
 use crate::kernel::lone::sqrt;
 use crate::tier::{Tier, dispatch};
@@ -413,7 +413,7 @@ impl Problem<'_> {
         while kv_head < self.k.n_heads() {
             // SAFETY: `Call` has compared all sizes; views are valid by construction; the output is an
             // exclusive borrow; the scratch is long enough.
-            kv_head += dispatch!(self.tier, s => unsafe { panel::heads(s, self, kv_head, scratch) });
+            kv_head += dispatch!(self.tier, s => unsafe { together::heads(s, self, kv_head, scratch) });
         }
     }
 }

@@ -28,9 +28,18 @@ pub const fn max_rows<S: Simd>() -> usize {
     }
 }
 
-/// Lanes that the `rows` rows of a head take among the scores: half a vector or a whole one.
+/// Lanes that the `rows` rows of a head take among the scores: vectors, of which the last may be half of one.
 pub const fn lanes<S: Simd>(rows: usize) -> usize {
-    if rows <= S::LANES / 2 { S::LANES / 2 } else { S::LANES }
+    rows.next_multiple_of(if S::LANES > 1 { S::LANES / 2 } else { 1 })
+}
+
+/// The panel's rows, as many at a time as fit a vector of lanes, with their parts of the scratch.
+fn parts<'a, S: Simd>(panel: &Panel<'a>, x: &Scratch) -> impl Iterator<Item = (Panel<'a>, Scratch)> {
+    let most = const { if max_rows::<S>() > 0 { max_rows::<S>() } else { 1 } };
+    (0..panel.rows).step_by(most).map(move |r| {
+        let rows = (panel.rows - r).min(most);
+        (Panel { first: panel.first + r, rows, ..*panel }, x.at_row(r))
+    })
 }
 
 /// Vectors of `rows` queries, of which each has `chains` features beside each other.
@@ -38,8 +47,8 @@ const fn vectors<S: Simd>(rows: usize, chains: usize) -> usize {
     (rows * chains).div_ceil(S::LANES)
 }
 
-/// Writes a head's queries, times the scale: `[head_dim / chains][row][chains]`, zeros where there is no row or
-/// no feature.
+/// Writes a head's queries, times the scale, part by part: `[head_dim / chains][row][chains]`, zeros where there is no
+/// row or no feature.
 ///
 /// # Safety
 /// - `x` has room for the panel; the panel's rows are inside Q.
@@ -49,22 +58,25 @@ pub unsafe fn load_q<S: Simd>(s: S, panel: &Panel, x: &Scratch) {
     }
     let (p, d, scale) = (panel.p, panel.p.q.of.head_dim, panel.p.scale);
     let chains = chains(d);
-    let (width, step) = (d.next_multiple_of(chains), vectors::<S>(panel.rows, chains) * S::LANES);
-    // SAFETY: as the caller promises. The room for keys holds a row of `head_dim`, in whole steps.
-    unsafe {
-        core::slice::from_raw_parts_mut(x.q, width / chains * step).fill(0.0);
-        for (r, (query, head)) in p.rows(panel.kv_head, panel.first).enumerate().take(panel.rows) {
-            let q = p.q.head(head);
-            let row = if p.q.of.kind == Kind::F32 && d == width {
-                q.at::<f32>(query, 0).cast_const()
-            } else {
-                pack(s, q.block(query, 0, 1, d), Grid { dst: x.keys, stride: width, width });
-                x.keys.cast_const()
-            };
-            let to = x.q.wrapping_add(r * chains);
-            match chains {
-                2 => spread::<2>(row, width, scale, to, step),
-                _ => spread::<4>(row, width, scale, to, step),
+    let width = d.next_multiple_of(chains);
+    for (part, x) in parts::<S>(panel, x) {
+        let step = vectors::<S>(part.rows, chains) * S::LANES;
+        // SAFETY: as the caller promises. The room for keys holds a row of `head_dim`, in whole steps.
+        unsafe {
+            core::slice::from_raw_parts_mut(x.q, width / chains * step).fill(0.0);
+            for (r, (query, head)) in p.rows(part.kv_head, part.first).enumerate().take(part.rows) {
+                let q = p.q.head(head);
+                let row = if p.q.of.kind == Kind::F32 && d == width {
+                    q.at::<f32>(query, 0).cast_const()
+                } else {
+                    pack(s, q.block(query, 0, 1, d), Grid { dst: x.keys, stride: width, width });
+                    x.keys.cast_const()
+                };
+                let to = x.q.wrapping_add(r * chains);
+                match chains {
+                    2 => spread::<2>(row, width, scale, to, step),
+                    _ => spread::<4>(row, width, scale, to, step),
+                }
             }
         }
     }
@@ -89,18 +101,24 @@ pub unsafe fn scores<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
         return;
     }
     let chains = chains(panel.p.k.dim());
-    // SAFETY: as the caller promises.
-    unsafe {
-        by_kind!(panel.p.k.kind(), E => match (chains, vectors::<S>(panel.rows, chains)) {
-            // Eight rows that lie a power of two apart would fill a set of the L1. From memory four are
-            // read faster than more.
-            (2, 1) => groups::<S, E, 2, 1, 7, 8>(s, panel, x, block),
-            (2, _) => groups::<S, E, 2, 2, 4, 4>(s, panel, x, block),
-            (_, 1) => groups::<S, E, 4, 1, 7, 8>(s, panel, x, block),
-            (_, 2) => groups::<S, E, 4, 2, 4, 4>(s, panel, x, block),
-            (_, 3) => groups::<S, E, 4, 3, 3, 3>(s, panel, x, block),
-            _ => groups::<S, E, 4, 4, 3, 3>(s, panel, x, block),
-        });
+    // Caches hold the keys for the parts that follow.
+    let mut asks = const { S::PREFETCHES } && panel.p.k.far();
+    for (part, x) in parts::<S>(panel, x) {
+        let (part, x) = (&part, &x);
+        // SAFETY: as the caller promises.
+        unsafe {
+            by_kind!(part.p.k.kind(), E => match (chains, vectors::<S>(part.rows, chains)) {
+                // Eight rows that lie a power of two apart would fill a set of the L1. From memory four are
+                // read faster than more.
+                (2, 1) => groups::<S, E, 2, 1, 7, 8>(s, part, x, block, asks),
+                (2, _) => groups::<S, E, 2, 2, 4, 4>(s, part, x, block, asks),
+                (_, 1) => groups::<S, E, 4, 1, 7, 8>(s, part, x, block, asks),
+                (_, 2) => groups::<S, E, 4, 2, 4, 4>(s, part, x, block, asks),
+                (_, 3) => groups::<S, E, 4, 3, 3, 3>(s, part, x, block, asks),
+                _ => groups::<S, E, 4, 4, 3, 3>(s, part, x, block, asks),
+            });
+        }
+        asks = false;
     }
 }
 
@@ -116,6 +134,7 @@ unsafe fn groups<S: Simd, E: Elem, const C: usize, const NQ: usize, const FEW: u
     panel: &Panel,
     x: &Scratch,
     block: Block,
+    asks: bool,
 ) {
     s.vectorize(
         #[inline(always)]
@@ -136,16 +155,16 @@ unsafe fn groups<S: Simd, E: Elem, const C: usize, const NQ: usize, const FEW: u
             };
             let few = keys / FEW;
             let groups = if keys <= few * MANY { few } else { keys.div_ceil(MANY) };
-            let (alone, far) = (panel.heads == 1, const { S::PREFETCHES } && k.far());
+            let alone = panel.heads == 1;
             let mut next = None;
-            if alone && far {
+            if alone && asks {
                 next = match v.dim() {
                     // Only scores are wanted.
                     0 => k.later(panel.kv_head, block.start + BLOCK, BLOCK, 8),
                     _ => v.later(panel.kv_head, block.start + block.from, keys, keys.div_ceil(8)),
                 };
             }
-            let asks = !alone && far;
+            let asks = !alone && asks;
             // Groups of `MANY` until `FEW` are enough.
             let many = keys.saturating_sub(groups * FEW);
             let mut at = 0;

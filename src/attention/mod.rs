@@ -20,6 +20,7 @@ mod rule;
 mod scratch;
 mod seen;
 mod steps;
+mod together;
 mod unseen;
 mod values;
 mod weights;

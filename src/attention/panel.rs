@@ -14,200 +14,10 @@ use super::block::{Block, within};
 use super::call::Problem;
 use super::mask::{bits, hull};
 use super::partial::{self, CHUNK};
-use super::scratch::{MAX_PANELS, Scratch, panels};
+use super::scratch::Scratch;
 use super::{adjust, decode, lone, prefill, values};
 use crate::kernel::softmax::BLOCK;
 use crate::simd::Simd;
-
-/// All rows of key head `kv_head`, and with few rows also those of the heads after it that fit the same
-/// panel. Returns how many heads these are.
-///
-/// # Safety
-/// - `p` is a checked problem, `scratch` has the length it asks for.
-pub unsafe fn heads<S: Simd>(s: S, p: &Problem, kv_head: usize, scratch: *mut f32) -> usize {
-    let rows = p.q.len * p.group.get();
-    let heads = heads_that_fit::<S>(p, rows).min(p.k.n_heads() - kv_head);
-    // SAFETY: as the caller promises.
-    unsafe { self::rows(s, p, kv_head, heads, 0..rows, scratch) };
-    heads
-}
-
-/// How many heads a panel takes together of which `rows` rows each are wanted.
-pub fn heads_that_fit<S: Simd>(p: &Problem, rows: usize) -> usize {
-    // Heads that lie side by side are read in order; those that lie apart are better read one by one.
-    match S::LANES > 1 && rows <= decode::max_rows::<S::Few>() && p.k.token_major() {
-        true => S::PANEL.checked_div(decode::lanes::<S::Few>(rows)).unwrap_or(1),
-        false => 1,
-    }
-}
-
-/// Some rows of some key heads, a few panels at a time. Several heads only with few rows.
-///
-/// # Safety
-/// - As [`heads`]; the rows and heads exist, and fit a panel if there are several heads.
-pub unsafe fn rows<S: Simd>(
-    s: S,
-    p: &Problem,
-    kv_head: usize,
-    heads: usize,
-    rows: Range<usize>,
-    scratch: *mut f32,
-) {
-    for first in rows.clone().step_by(rows_together::<S>(p)) {
-        // SAFETY: as the caller promises. Not moved to elsewhere: panels are large.
-        unsafe {
-            let mut found = runs(s, p, (kv_head, heads), (&rows, first), scratch);
-            run(s, &mut found.0, found.1);
-        }
-    }
-}
-
-/// Panels that take each block of keys together.
-pub type Runs<'a> = [Option<Run<'a>>; MAX_PANELS];
-
-/// Calls `take` with the panels of some rows of key heads `kv_head..kv_head + heads`, a few at a time, and with
-/// the first key that some row of them sees and the end of them.
-///
-/// # Safety
-/// - As [`rows`].
-pub unsafe fn each<'a, S: Simd>(
-    s: S,
-    p: &'a Problem<'a>,
-    heads: (usize, usize),
-    rows: Range<usize>,
-    scratch: *mut f32,
-    mut take: impl FnMut(Runs<'a>, (usize, usize)),
-) {
-    for first in rows.clone().step_by(rows_together::<S>(p)) {
-        // SAFETY: as the caller promises.
-        let (runs, keys) = unsafe { runs(s, p, heads, (&rows, first), scratch) };
-        take(runs, keys);
-    }
-}
-
-/// Rows of all panels that take each block of keys together.
-pub fn rows_together<S: Simd>(p: &Problem) -> usize {
-    panels(p.q.len).max(1) * S::PANEL
-}
-
-/// The panels of some `rows` from row `first` on, and the keys that they see, as [`each`] has them.
-///
-/// # Safety
-/// - As [`rows`]; `first` is one of the rows.
-#[cfg_attr(target_os = "none", inline(never))]
-pub unsafe fn runs<'a, S: Simd>(
-    s: S,
-    p: &'a Problem<'a>,
-    (kv_head, heads): (usize, usize),
-    (rows, first): (&Range<usize>, usize),
-    scratch: *mut f32,
-) -> (Runs<'a>, (usize, usize)) {
-    // SAFETY: as the caller promises.
-    let x = unsafe { Scratch::cut(s, scratch, p) };
-    let in_lanes = rows.len() > decode::max_rows::<S::Few>();
-    let lanes = if in_lanes { S::PANEL } else { decode::lanes::<S::Few>(rows.len()) };
-    let together = rows.end.min(first + rows_together::<S>(p));
-    let mut keys = (usize::MAX, 0);
-    let runs = core::array::from_fn(|i| {
-        let first = first + i * S::PANEL;
-        (first < together).then(|| {
-            let rows = (together - first).min(S::PANEL);
-            let (early, late) = (p.seen(first), p.seen(first + rows - 1));
-            let (some, all) = (early.start..late.end, late.start..early.end);
-            keys = (keys.0.min(some.start), some.end);
-            let panel = Panel { p, kv_head, heads, lanes, first, rows, in_lanes };
-            Run { panel, x: x.panel(s, i), some, all, so_far: SoFar::default() }
-        })
-    });
-    (runs, keys)
-}
-
-/// Takes each block of the `keys` that the panels see to all of them before the next block.
-///
-/// # Safety
-/// - [`each`] gave the panels and the keys.
-pub unsafe fn run<S: Simd>(s: S, runs: &mut Runs, keys: (usize, usize)) {
-    // SAFETY: as the caller promises.
-    unsafe {
-        open(s, runs);
-        blocks(s, runs, first_block(keys)..keys.1);
-        close(s, runs);
-    }
-}
-
-/// Where the first block of some keys begins.
-pub fn first_block((first, _): (usize, usize)) -> usize {
-    first - first % BLOCK
-}
-
-/// Brings the panels' queries to the scratch.
-///
-/// # Safety
-/// - [`runs`] gave the panels.
-#[cfg_attr(target_os = "none", inline(never))]
-pub unsafe fn open<S: Simd>(s: S, runs: &Runs) {
-    for run in runs.iter().flatten() {
-        // SAFETY: the scratch has room for the panels.
-        unsafe { run.open(s) };
-    }
-}
-
-/// Takes the blocks that begin in `starts` to all panels.
-///
-/// # Safety
-/// - As [`open`], after it. Blocks come in order, each once.
-#[inline(always)]
-pub unsafe fn blocks<S: Simd>(s: S, runs: &mut Runs, starts: Range<usize>) {
-    for start in starts.step_by(BLOCK) {
-        // SAFETY: blocks lie inside K and V.
-        unsafe {
-            each_block(s, runs, start, |run, block| {
-                if let Some(block) = block {
-                    run.enter(s, block);
-                    run.scores(s, block);
-                    run.weigh(s, block);
-                }
-            });
-        }
-    }
-}
-
-/// Calls `take` with each of the panels and with the block at `start` as it sees it, or `None` if it sees nothing.
-///
-/// # Safety
-/// - As [`blocks`].
-#[inline(always)]
-pub unsafe fn each_block<S: Simd>(
-    s: S,
-    runs: &mut Runs,
-    start: usize,
-    mut take: impl FnMut(&mut Run, Option<&mut Block>),
-) {
-    let mut there = (0, 0);
-    for run in runs.iter_mut().flatten() {
-        // SAFETY: as the caller promises.
-        let mut block = unsafe { run.look(s, start) };
-        if let Some(block) = &mut block {
-            (block.keys_there, block.values_there) = there;
-        }
-        take(run, block.as_mut());
-        if let Some(block) = block {
-            there = (block.keys_there, block.values_there);
-        }
-    }
-}
-
-/// Writes what the panels were asked for.
-///
-/// # Safety
-/// - As [`open`], after all blocks.
-#[cfg_attr(target_os = "none", inline(never))]
-pub unsafe fn close<S: Simd>(s: S, runs: &mut Runs) {
-    for run in runs.iter_mut().flatten() {
-        // SAFETY: as the caller promises.
-        unsafe { run.close(s) };
-    }
-}
 
 /// Rows `first..first + rows` of each of some key heads.
 #[derive(Clone, Copy)]
@@ -221,6 +31,8 @@ pub struct Panel<'a> {
     pub rows: usize,
     /// Rows are in the lanes of the scores' tiles, but for few left over; else features are.
     pub in_lanes: bool,
+    /// No panel of other heads takes each block too.
+    pub alone: bool,
 }
 
 impl Panel<'_> {
@@ -273,8 +85,8 @@ pub struct Run<'a> {
     pub panel: Panel<'a>,
     pub x: Scratch,
     /// The keys that some row sees for its place, and those that all rows see.
-    some: Range<usize>,
-    all: Range<usize>,
+    pub some: Range<usize>,
+    pub all: Range<usize>,
     pub so_far: SoFar,
 }
 
@@ -312,8 +124,15 @@ impl Run<'_> {
                     decode::load_q(s.few(), head, x)
                 }
             });
-            partial::start(&self.x, S::PANEL);
+            self.start::<S>();
         }
+    }
+
+    /// Starts a chunk. With one lane a constant number of rows costs less.
+    unsafe fn start<S: Simd>(&self) {
+        let rows = if S::LANES == 1 { S::PANEL } else { self.panel.all_lanes::<S>() };
+        // SAFETY: the scratch has room for the panel's lanes.
+        unsafe { partial::start(&self.x, rows) };
     }
 
     /// Tells the block where the sums have come to: its chunk is under way.
@@ -325,7 +144,7 @@ impl Run<'_> {
             // SAFETY: as the caller promises.
             unsafe {
                 self.close_chunk(s);
-                partial::start(&self.x, S::PANEL);
+                self.start::<S>();
             }
             self.so_far.begun = false;
         }

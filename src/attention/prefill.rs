@@ -33,13 +33,10 @@ fn vectors<'a, S: Simd>(panel: &Panel<'a>) -> Panel<'a> {
     Panel { rows: in_lanes::<S>(panel.rows), ..*panel }
 }
 
-/// The others, as panels of few, with their parts of the scratch.
-fn few<'a, S: Simd>(panel: &Panel<'a>, x: &Scratch) -> impl Iterator<Item = (Panel<'a>, Scratch)> {
-    let most = decode::max_rows::<S::Few>().max(1);
-    (in_lanes::<S>(panel.rows)..panel.rows).step_by(most).map(move |r| {
-        let rows = (panel.rows - r).min(most);
-        (Panel { first: panel.first + r, rows, in_lanes: false, ..*panel }, x.at_row(r))
-    })
+/// The others, with their part of the scratch.
+fn few<'a, S: Simd>(panel: &Panel<'a>, x: &Scratch) -> (Panel<'a>, Scratch) {
+    let r = in_lanes::<S>(panel.rows);
+    (Panel { first: panel.first + r, rows: panel.rows - r, in_lanes: false, ..*panel }, x.at_row(r))
 }
 
 /// Lanes of a panel, and floats from one feature of its queries to the next.
@@ -53,10 +50,9 @@ fn lanes<S: Simd>(panel: &Panel) -> usize {
 /// - `x` has room for the panel; the panel's rows are inside Q.
 #[inline(never)]
 pub unsafe fn load_q<S: Simd>(s: S, panel: &Panel, x: &Scratch) {
-    for (few, x) in few::<S>(panel, x) {
-        // SAFETY: as the caller promises.
-        unsafe { decode::load_q(s.few(), &few, &x) };
-    }
+    let (few, few_x) = few::<S>(panel, x);
+    // SAFETY: as the caller promises.
+    unsafe { decode::load_q(s.few(), &few, &few_x) };
     let panel = &vectors::<S>(panel);
     let (p, d) = (panel.p, panel.p.q.of.head_dim);
     let width = lanes::<S>(panel);
@@ -90,9 +86,8 @@ pub unsafe fn scores<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: &mut Bloc
         if vectors.rows > 0 {
             whole_vectors(s, &vectors, x, block);
         }
-        for (few, x) in few::<S>(panel, x) {
-            decode::scores(s.few(), &few, &x, *block);
-        }
+        let (few, x) = few::<S>(panel, x);
+        decode::scores(s.few(), &few, &x, *block);
     }
 }
 

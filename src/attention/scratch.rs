@@ -15,8 +15,10 @@ const VECTORS: bool = cfg!(any(
 ));
 /// Rows of the largest panel of any tier of this target.
 pub const MAX_PANEL: usize = if VECTORS { 48 } else { 4 };
-/// Most panels that take a block of keys together.
-pub const MAX_PANELS: usize = if VECTORS { 4 } else { 1 };
+/// Panels that the scratch has room for, and most that take a block of keys together: with few rows they are not full.
+const MIN_PANELS: usize = if VECTORS { 3 } else { 1 };
+const MAX_PANELS: usize = if VECTORS { 4 } else { 1 };
+pub const MAX_RUNS: usize = if VECTORS { 8 } else { 1 };
 /// What rows of values are rounded up to, so that whole vectors fit.
 const WIDTH: usize = if VECTORS { MAX_LANES } else { 4 };
 /// Values that are copied: scalar lanes read them all in place.
@@ -88,16 +90,17 @@ const fn round_up(n: usize, to: usize) -> usize {
     n.saturating_add(to - 1) / to * to
 }
 
-/// Panels that take a block of keys together: as many as the queries of one head fill.
-pub const fn panels(q_len: usize) -> usize {
+/// Rows that the scratch has room for, in whole panels: those of several heads where queries are few.
+pub const fn room(q_len: usize, panel: usize) -> usize {
     let filled = q_len.div_ceil(MAX_PANEL);
-    if filled > MAX_PANELS { MAX_PANELS } else { filled }
+    let filled = if filled < MIN_PANELS { MIN_PANELS } else { filled };
+    panel * if filled > MAX_PANELS { MAX_PANELS } else { filled }
 }
 
 /// `f32`s of scratch; `usize::MAX` if that is more than fits.
 pub const fn scratch_len(q_len: usize, kv_len: usize, head_dim: usize, v_head_dim: usize) -> usize {
     let accs = if kv_len > CHUNK { 2 } else { 1 };
-    let rows = MAX_PANEL * panels(q_len);
+    let rows = room(q_len, MAX_PANEL);
     let values = width(v_head_dim).saturating_mul(rows * accs + COPIED);
     let q_stride = q_stride(head_dim);
     let queries = q_stride.saturating_mul(rows + COPIED_KEYS);
@@ -116,7 +119,7 @@ impl Scratch {
         const { assert!(COPIED_KEYS >= if S::LANES == 1 { LONE_KEYS } else { BLOCK }) };
         const { assert!(COPIED == 0 || COPIED >= S::PANEL) };
         let (q_stride, width) = (q_stride(p.q.of.head_dim), width(p.v.dim()));
-        let rows = S::PANEL * panels(p.q.len);
+        let rows = room(p.q.len, S::PANEL);
         let mut at = scratch.wrapping_add(scratch.align_offset(64).min(ALIGN));
         let mut take = |len: usize| {
             let part = at;
@@ -184,9 +187,9 @@ impl Scratch {
         }
     }
 
-    /// The same for panel `i`.
-    pub fn panel<S: Simd>(&self, _: S, i: usize) -> Scratch {
-        Scratch { scores: self.scores, values: self.values, ..self.at_row(i * S::PANEL) }
+    /// The same for a panel whose rows have room from row `r` on.
+    pub fn panel(&self, r: usize) -> Scratch {
+        Scratch { scores: self.scores, values: self.values, ..self.at_row(r) }
     }
 
     /// The same from row `r` on.

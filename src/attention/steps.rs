@@ -1,9 +1,10 @@
 //! A call in slices of time: some tiles of work, then back to the caller.
 
 use super::call::{Call, Problem};
-use super::panel::{self, SoFar};
+use super::panel::SoFar;
 use super::partial::{self, LogSum};
-use super::scratch::MAX_PANELS;
+use super::scratch::MAX_RUNS;
+use super::together;
 use super::{Attention, Keys};
 use crate::elem::Elem;
 use crate::error::{Error, expect_scratch};
@@ -35,7 +36,7 @@ struct Place {
     kv_head: usize,
     first: usize,
     /// Of the panels under way, where the next block of keys begins and how far each of them is.
-    under_way: Option<(usize, [SoFar; MAX_PANELS])>,
+    under_way: Option<(usize, [SoFar; MAX_RUNS])>,
 }
 
 impl<'a> Attention<'a> {
@@ -114,7 +115,7 @@ impl Place {
     unsafe fn go<S: Simd>(&mut self, s: S, p: &Problem, scratch: *mut f32, left: &mut usize) -> bool {
         let rows = 0..p.q.len * p.group.get();
         while self.kv_head < p.k.n_heads() {
-            let heads = panel::heads_that_fit::<S>(p, rows.len()).min(p.k.n_heads() - self.kv_head);
+            let heads = together::most_heads(s, p, rows.len()).min(p.k.n_heads() - self.kv_head);
             while self.first < rows.end {
                 if *left == 0 {
                     return false;
@@ -123,28 +124,28 @@ impl Place {
                 // in the scratch, and their blocks come in order.
                 unsafe {
                     let (mut runs, keys) =
-                        panel::runs(s, p, (self.kv_head, heads), (&rows, self.first), scratch);
-                    let mut from = panel::first_block(keys);
+                        together::runs(s, p, (self.kv_head, heads), (&rows, self.first), scratch);
+                    let mut from = together::first_block(keys);
                     if let Some((next, so_far)) = self.under_way.take() {
                         from = next;
                         for (run, so_far) in runs.iter_mut().flatten().zip(so_far) {
                             run.resume(so_far);
                         }
                     } else {
-                        panel::open(s, &runs);
+                        together::open(s, &runs);
                     }
                     let blocks = keys.1.saturating_sub(from).div_ceil(BLOCK);
                     let to = if blocks > *left { from + *left * BLOCK } else { keys.1 };
-                    panel::blocks(s, &mut runs, from..to);
+                    together::blocks(s, &mut runs, from..to);
                     *left -= blocks.clamp(1, *left);
                     if to < keys.1 {
                         let so_far = runs.map(|run| run.map_or_else(SoFar::default, |run| run.so_far));
                         self.under_way = Some((to, so_far));
                         return false;
                     }
-                    panel::close(s, &mut runs);
+                    together::close(s, &mut runs);
                 }
-                self.first += panel::rows_together::<S>(p);
+                self.first += together::rows_together::<S>(p);
             }
             (self.kv_head, self.first) = (self.kv_head + heads, 0);
         }

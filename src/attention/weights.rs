@@ -7,8 +7,9 @@
 
 use super::block::Block;
 use super::call::{Call, Problem};
-use super::panel::{self, Panel, Run, Runs};
+use super::panel::{Panel, Run};
 use super::scratch::{MAX_PANEL, Scratch};
+use super::together::{self, Runs};
 use super::{Attention, Keys, lone, seen};
 use crate::elem::{Elem, Kind, by_kind, load_up_to, store_up_to};
 use crate::error::{Error, expect_scratch};
@@ -145,10 +146,10 @@ impl Wanted {
         let rows = self.queries.start * group..self.queries.end * group;
         let (mut kv_head, end) = (self.heads.start / p.group, (self.heads.end - 1) / p.group + 1);
         while kv_head < end {
-            let heads = panel::heads_that_fit::<S>(p, rows.len()).min(end - kv_head);
+            let heads = together::most_heads(s, p, rows.len()).min(end - kv_head);
             // SAFETY: as the caller promises; heads and rows that there are.
             unsafe {
-                panel::each(s, p, (kv_head, heads), rows.clone(), scratch, |mut runs, seen| {
+                together::each(s, p, (kv_head, heads), rows.clone(), scratch, |mut runs, seen| {
                     self.panels(s, &mut runs, seen);
                 });
             }
@@ -164,13 +165,13 @@ impl Wanted {
         // SAFETY: as the caller promises.
         unsafe {
             if self.second_pass() {
-                panel::run(s, runs, seen);
+                together::run(s, runs, seen);
             } else {
-                panel::open(s, runs);
+                together::open(s, runs);
             }
             for start in blocks.step_by(BLOCK) {
                 let mut rows = to.iter().flatten();
-                panel::each_block(s, runs, start, |run, block| {
+                together::each_block(s, runs, start, |run, block| {
                     let Some(to) = rows.next() else { return };
                     let Some(block) = block else {
                         by_kind!(self.kind, E => self.unseen::<E>(run, to, start));

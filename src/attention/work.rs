@@ -5,8 +5,8 @@ use core::ops::Range;
 
 use super::call::{Call, Problem};
 use super::merge::KEYS_PER_STATE;
-use super::panel;
 use super::partial::{self, LogSum};
+use super::together;
 use super::{Attention, Keys};
 use crate::elem::Elem;
 use crate::error::{Error, expect_scratch};
@@ -202,6 +202,6 @@ impl Item<'_> {
         let rows = self.queries.start.min(problem.q.len) * group..self.queries.end.min(problem.q.len) * group;
         let scratch = scratch.as_mut_ptr();
         // SAFETY: the call is checked, the scratch is long enough, and the rows are this item's own.
-        dispatch!(problem.tier, s => unsafe { panel::rows(s, problem, self.kv_head, 1, rows, scratch) });
+        dispatch!(problem.tier, s => unsafe { together::rows(s, problem, (self.kv_head, 1), rows, scratch) });
     }
 }

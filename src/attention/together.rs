@@ -1,0 +1,249 @@
+//! Which rows take each block of keys together, so that keys and values are read in the order of memory: those of a
+//! key head, as many as the scratch has room for, and if they are few and the heads lie side by side, those of several
+//! heads.
+
+use core::ops::Range;
+
+use super::block::Block;
+use super::call::Problem;
+use super::decode;
+use super::panel::{Panel, Run, SoFar};
+use super::scratch::{MAX_RUNS, Scratch, room};
+use crate::kernel::softmax::BLOCK;
+use crate::simd::Simd;
+
+/// How the rows of a head lie in a panel.
+struct Lanes {
+    /// Features are in the lanes, not rows.
+    few: bool,
+    /// From one head to the next.
+    of_head: usize,
+    /// Those that are used.
+    used: usize,
+    /// Heads that fit a panel.
+    heads: usize,
+}
+
+impl Lanes {
+    /// Of `rows` rows of a head.
+    fn of<S: Simd>(p: &Problem, rows: usize) -> Lanes {
+        let most = decode::max_rows::<S::Few>();
+        // Half-filled long vectors cost more than short ones, unless caches hold keys that need no copy.
+        let long = const { S::LANES > <S::Few as Simd>::LANES } && (!p.k.side_by_side() || p.k.far());
+        if S::LANES == 1 || rows > if long { 3 * most } else { most } {
+            return Lanes { few: false, of_head: S::PANEL, used: rows, heads: 1 };
+        }
+        let lanes = decode::lanes::<S::Few>(rows).max(1);
+        Lanes { few: true, of_head: lanes, used: lanes, heads: S::PANEL / lanes }
+    }
+
+    /// Of `n` heads, in whole vectors.
+    fn of_heads<S: Simd>(&self, n: usize) -> usize {
+        (n * self.used).next_multiple_of(S::LANES)
+    }
+}
+
+/// Up to how many heads go together, if `rows` rows of each are wanted.
+pub fn most_heads<S: Simd>(_: S, p: &Problem, rows: usize) -> usize {
+    // Heads that lie side by side are read in order; those that lie apart are better read one by one.
+    if S::LANES == 1 || rows > S::PANEL / 2 || !p.k.token_major() {
+        return 1;
+    }
+    let lanes = Lanes::of::<S>(p, rows);
+    match lanes.few || p.k.far() {
+        true => {
+            (room(p.q.len, S::PANEL) / lanes.of_heads::<S>(lanes.heads).max(1)).clamp(1, MAX_RUNS)
+                * lanes.heads
+        }
+        false => 1,
+    }
+}
+
+/// All rows of key head `kv_head`, and with few rows also those of the heads after it that go together with them.
+/// Returns how many heads these are.
+///
+/// # Safety
+/// - `p` is a checked problem, `scratch` has the length it asks for.
+pub unsafe fn heads<S: Simd>(s: S, p: &Problem, kv_head: usize, scratch: *mut f32) -> usize {
+    let rows = p.q.len * p.group.get();
+    let heads = most_heads(s, p, rows).min(p.k.n_heads() - kv_head);
+    // SAFETY: as the caller promises.
+    unsafe { self::rows(s, p, (kv_head, heads), 0..rows, scratch) };
+    heads
+}
+
+/// Some rows of some key heads, a few panels at a time.
+///
+/// # Safety
+/// - As [`heads`]; the rows and heads exist, and go together.
+pub unsafe fn rows<S: Simd>(s: S, p: &Problem, heads: (usize, usize), rows: Range<usize>, scratch: *mut f32) {
+    for first in rows.clone().step_by(rows_together::<S>(p)) {
+        // SAFETY: as the caller promises. Not moved to elsewhere: panels are large.
+        unsafe {
+            let mut found = runs(s, p, heads, (&rows, first), scratch);
+            run(s, &mut found.0, found.1);
+        }
+    }
+}
+
+/// Panels that take each block of keys together.
+pub type Runs<'a> = [Option<Run<'a>>; MAX_RUNS];
+
+/// Calls `take` with the panels of some rows of key heads, a few at a time, and with the first key that some row of
+/// them sees and the end of them.
+///
+/// # Safety
+/// - As [`rows`].
+pub unsafe fn each<'a, S: Simd>(
+    s: S,
+    p: &'a Problem<'a>,
+    heads: (usize, usize),
+    rows: Range<usize>,
+    scratch: *mut f32,
+    mut take: impl FnMut(Runs<'a>, (usize, usize)),
+) {
+    for first in rows.clone().step_by(rows_together::<S>(p)) {
+        // SAFETY: as the caller promises.
+        let (runs, keys) = unsafe { runs(s, p, heads, (&rows, first), scratch) };
+        take(runs, keys);
+    }
+}
+
+/// Rows of a head that take each block of keys together.
+pub fn rows_together<S: Simd>(p: &Problem) -> usize {
+    room(p.q.len, S::PANEL).max(1)
+}
+
+/// The panels of some `rows` from row `first` on, and the keys that they see, as [`each`] has them.
+///
+/// # Safety
+/// - As [`rows`]; `first` is one of the rows.
+#[cfg_attr(target_os = "none", inline(never))]
+pub unsafe fn runs<'a, S: Simd>(
+    s: S,
+    p: &'a Problem<'a>,
+    (kv_head, heads): (usize, usize),
+    (rows, first): (&Range<usize>, usize),
+    scratch: *mut f32,
+) -> (Runs<'a>, (usize, usize)) {
+    // SAFETY: as the caller promises.
+    let x = unsafe { Scratch::cut(s, scratch, p) };
+    let lanes = Lanes::of::<S>(p, rows.len());
+    let together = rows.end.min(first + rows_together::<S>(p));
+    let several = S::LANES > 1 && heads > 1;
+    // As many heads in each panel.
+    let of_panel = if several { heads.div_ceil(heads.div_ceil(lanes.heads.max(1)).max(1)) } else { 1 };
+    let mut keys = (usize::MAX, 0);
+    let runs = core::array::from_fn(|i| {
+        // Panels of further heads, or of further rows.
+        let (h, r) = if several { (i * of_panel, 0) } else { (0, i * S::PANEL) };
+        let (first, place) = (first + r, if several { i * lanes.of_heads::<S>(of_panel) } else { r });
+        ((!several || h < heads) && first < together).then(|| {
+            let rows = (together - first).min(S::PANEL);
+            let (early, late) = (p.seen(first), p.seen(first + rows - 1));
+            let (some, all) = (early.start..late.end, late.start..early.end);
+            keys = (keys.0.min(some.start), some.end);
+            let panel = Panel {
+                p,
+                kv_head: kv_head + h,
+                heads: if several { of_panel.min(heads - h) } else { 1 },
+                lanes: lanes.of_head,
+                first,
+                rows,
+                in_lanes: !lanes.few,
+                alone: !several,
+            };
+            Run { panel, x: x.panel(place), some, all, so_far: SoFar::default() }
+        })
+    });
+    (runs, keys)
+}
+
+/// Takes each block of the `keys` that the panels see to all of them before the next block.
+///
+/// # Safety
+/// - [`each`] gave the panels and the keys.
+pub unsafe fn run<S: Simd>(s: S, runs: &mut Runs, keys: (usize, usize)) {
+    // SAFETY: as the caller promises.
+    unsafe {
+        open(s, runs);
+        blocks(s, runs, first_block(keys)..keys.1);
+        close(s, runs);
+    }
+}
+
+/// Where the first block of some keys begins.
+pub fn first_block((first, _): (usize, usize)) -> usize {
+    first - first % BLOCK
+}
+
+/// Brings the panels' queries to the scratch.
+///
+/// # Safety
+/// - [`runs`] gave the panels.
+#[cfg_attr(target_os = "none", inline(never))]
+pub unsafe fn open<S: Simd>(s: S, runs: &Runs) {
+    for run in runs.iter().flatten() {
+        // SAFETY: the scratch has room for the panels.
+        unsafe { run.open(s) };
+    }
+}
+
+/// Takes the blocks that begin in `starts` to all panels.
+///
+/// # Safety
+/// - As [`open`], after it. Blocks come in order, each once.
+#[inline(always)]
+pub unsafe fn blocks<S: Simd>(s: S, runs: &mut Runs, starts: Range<usize>) {
+    for start in starts.step_by(BLOCK) {
+        // SAFETY: blocks lie inside K and V.
+        unsafe {
+            each_block(s, runs, start, |run, block| {
+                if let Some(block) = block {
+                    run.enter(s, block);
+                    run.scores(s, block);
+                    run.weigh(s, block);
+                }
+            });
+        }
+    }
+}
+
+/// Calls `take` with each of the panels and with the block at `start` as it sees it, or `None` if it sees nothing.
+///
+/// # Safety
+/// - As [`blocks`].
+#[inline(always)]
+pub unsafe fn each_block<S: Simd>(
+    s: S,
+    runs: &mut Runs,
+    start: usize,
+    mut take: impl FnMut(&mut Run, Option<&mut Block>),
+) {
+    let mut there = (0, 0);
+    for run in runs.iter_mut().flatten() {
+        // SAFETY: as the caller promises.
+        let mut block = unsafe { run.look(s, start) };
+        if let Some(block) = &mut block {
+            // Panels of other heads have keys of their own.
+            (block.keys_there, block.values_there) =
+                if S::LANES == 1 || run.panel.alone { there } else { (0, 0) };
+        }
+        take(run, block.as_mut());
+        if let Some(block) = block {
+            there = (block.keys_there, block.values_there);
+        }
+    }
+}
+
+/// Writes what the panels were asked for.
+///
+/// # Safety
+/// - As [`open`], after all blocks.
+#[cfg_attr(target_os = "none", inline(never))]
+pub unsafe fn close<S: Simd>(s: S, runs: &mut Runs) {
+    for run in runs.iter_mut().flatten() {
+        // SAFETY: as the caller promises.
+        unsafe { run.close(s) };
+    }
+}

@@ -11,7 +11,7 @@ use common::buffer::Kind;
 use common::heads::{Heads, Order};
 use common::options::{Layout, Options};
 use common::{Rng, expect, nan_scratch, same_bits, tiers};
-use qkv::{Attention, Error, HeadsMut, HeadsRef, KEYS_PER_STATE, TensorRef, attention_scratch_len};
+use qkv::{Attention, Error, HeadsMut, HeadsRef, Item, KEYS_PER_STATE, TensorRef, attention_scratch_len};
 use qkv::{Paged, Work, states_len};
 
 /// Shapes of `f32`, with any options but the places of keys.
@@ -44,7 +44,12 @@ fn same((out, lse): &(Heads, Vec<f32>), (whole, whole_lse): &(Heads, Vec<f32>)) 
 /// All items on `threads` threads, each taking the next one.
 fn on_threads(work: &mut Work<'_>, threads: usize) {
     let needed = work.scratch_len();
-    let items = Mutex::new(work.items());
+    take_all(work.items(), needed, threads);
+}
+
+/// All of `items`, each with `needed` floats of scratch.
+fn take_all<'a>(items: impl Iterator<Item = Item<'a>> + Send, needed: usize, threads: usize) {
+    let items = Mutex::new(items);
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
@@ -71,13 +76,31 @@ fn work_items_have_the_bits_of_the_whole_on_any_number_of_threads() {
                 });
                 expect(same(&split, &whole), (tier, threads, lookup.q.len, lookup.k.len));
             }
+            for parts in [1, 3, 7, 1000] {
+                let split = with_lse(&lookup, |out, lse| {
+                    let (q, k, v) = operands();
+                    let work = lookup.options(tier).split(q, k, v, out, Some(lse));
+                    let mut work = work.expect("sizes agree");
+                    let (needed, there) = (work.scratch_len(), work.len());
+                    let items = work.parts(parts);
+                    assert_eq!(items.len(), there.min(parts));
+                    take_all(items, needed, 2);
+                });
+                expect(same(&split, &whole), (tier, "parts", parts, lookup.q.len, lookup.k.len));
+            }
             let merged = with_lse(&lookup, |out, lse| {
                 let (q, k, v) = operands();
                 let rows = lookup.q.len * lookup.q.n_heads;
                 let chunks = lookup.k.len.div_ceil(KEYS_PER_STATE);
                 let mut states = nan_scratch(states_len(chunks, rows, lookup.v.head_dim));
                 let work = lookup.options(tier).split_keys(q, k, v, &mut states);
-                on_threads(&mut work.expect("sizes agree"), 4);
+                let mut work = work.expect("sizes agree");
+                if chunks % 2 == 0 {
+                    let needed = work.scratch_len();
+                    take_all(work.parts(3), needed, 2);
+                } else {
+                    on_threads(&mut work, 4);
+                }
                 if chunks == 0 {
                     // Nothing to merge: the state of no keys is one chunk that does not exist.
                     states = nan_scratch(states_len(1, rows, lookup.v.head_dim));

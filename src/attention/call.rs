@@ -154,7 +154,7 @@ impl Call {
         expect_scratch(self.scratch_len(), scratch.len())?;
         for b in 0..self.sequences {
             if let Some(problem) = &self.sequence(options, b) {
-                problem.compute(scratch);
+                problem.compute(0..problem.k.n_heads(), 0..problem.q.len, scratch);
             }
         }
         Ok(())
@@ -405,15 +405,13 @@ impl Problem<'_> {
         })
     }
 
-    /// Not inlined, so that the checks' stack is free again.
+    /// Computes some queries of some key heads. Not inlined, so that the checks' stack is free again.
     #[cfg_attr(target_os = "none", inline(never))]
-    fn compute(&self, scratch: &mut [f32]) {
-        let scratch = scratch.as_mut_ptr();
-        let mut kv_head = 0;
-        while kv_head < self.k.n_heads() {
-            // SAFETY: `Call` has compared all sizes; views are valid by construction; the output is an
-            // exclusive borrow; the scratch is long enough.
-            kv_head += dispatch!(self.tier, s => unsafe { together::heads(s, self, kv_head, scratch) });
-        }
+    pub fn compute(&self, heads: Range<usize>, queries: Range<usize>, scratch: &mut [f32]) {
+        let (group, len, scratch) = (self.group.get(), self.q.len, scratch.as_mut_ptr());
+        let rows = queries.start.min(len) * group..queries.end.min(len) * group;
+        // SAFETY: `Call` has compared all sizes; views are valid by construction; the output is an exclusive borrow; the
+        // scratch is long enough.
+        dispatch!(self.tier, s => unsafe { together::heads(s, self, heads, rows, scratch) });
     }
 }

@@ -59,17 +59,18 @@ pub fn most_heads<S: Simd>(_: S, p: &Problem, rows: usize) -> usize {
     }
 }
 
-/// All rows of key head `kv_head`, and with few rows also those of the heads after it that go together with them.
-/// Returns how many heads these are.
+/// Some rows of some key heads, as many heads at a time as go together.
 ///
 /// # Safety
-/// - `p` is a checked problem, `scratch` has the length it asks for.
-pub unsafe fn heads<S: Simd>(s: S, p: &Problem, kv_head: usize, scratch: *mut f32) -> usize {
-    let rows = p.q.len * p.group.get();
-    let heads = most_heads(s, p, rows).min(p.k.n_heads() - kv_head);
-    // SAFETY: as the caller promises.
-    unsafe { self::rows(s, p, (kv_head, heads), 0..rows, scratch) };
-    heads
+/// - `p` is a checked problem, `scratch` has the length it asks for; the rows and heads exist.
+pub unsafe fn heads<S: Simd>(s: S, p: &Problem, heads: Range<usize>, rows: Range<usize>, scratch: *mut f32) {
+    let (mut head, most) = (heads.start, most_heads(s, p, rows.len()));
+    while head < heads.end {
+        let n = most.min(heads.end - head);
+        // SAFETY: as the caller promises.
+        unsafe { self::rows(s, p, (head, n), rows.clone(), scratch) };
+        head += n;
+    }
 }
 
 /// Some rows of some key heads, a few panels at a time.

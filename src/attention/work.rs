@@ -3,14 +3,12 @@
 use core::marker::PhantomData;
 use core::ops::Range;
 
-use super::call::{Call, Problem};
+use super::call::Call;
 use super::merge::KEYS_PER_STATE;
 use super::partial::{self, LogSum};
-use super::together;
 use super::{Attention, Keys};
 use crate::elem::Elem;
 use crate::error::{Error, expect_scratch};
-use crate::tier::dispatch;
 use crate::view::{HeadsMut, HeadsRef};
 
 /// A checked call, cut into [`Item`]s: sequences, key heads, runs of queries and, for partial states, chunks
@@ -41,23 +39,21 @@ pub struct Work<'a> {
 
 /// A part of a call that writes rows of its own.
 pub struct Item<'a> {
-    options: Attention<'a>,
-    call: Call,
-    /// The sequence, the key head and a run of queries.
-    b: usize,
-    kv_head: usize,
-    queries: Range<usize>,
+    work: &'a Work<'a>,
+    /// Each is a run of queries of a key head, of a chunk of keys, of a sequence.
+    range: Range<usize>,
 }
 
 // SAFETY: both borrow inputs that are only read and outputs of which each item writes rows of its own.
 unsafe impl Send for Work<'_> {}
 // SAFETY: as above.
 unsafe impl Sync for Work<'_> {}
-// SAFETY: as above.
-unsafe impl Send for Item<'_> {}
 
 /// Queries of an item: whole panels on every tier, for any group.
 const QUERIES: usize = 192;
+/// Up to so many rows of a head several heads are read together.
+#[cfg(feature = "rayon")]
+const FEW: usize = 24;
 
 impl<'a> Attention<'a> {
     /// [`run`](Self::run), or [`run_with_lse`](Self::run_with_lse), cut into items.
@@ -133,7 +129,15 @@ impl<'a> Work<'a> {
 
     /// The items, each for one thread.
     pub fn items(&mut self) -> impl ExactSizeIterator<Item = Item<'_>> {
-        (0..self.len()).map(|i| self.item(i))
+        (0..self.len()).map(|i| self.part(i, 1, 0))
+    }
+
+    /// The same in up to `n` items of as many heads or queries each: one for each of `n` threads. A decode step is twice
+    /// as fast so, since heads of a token lie side by side and a thread reads all of its heads together.
+    pub fn parts(&mut self, n: usize) -> impl ExactSizeIterator<Item = Item<'_>> {
+        let n = n.max(1);
+        let (work, (each, more)) = (&*self, self.cut(n));
+        (0..work.len().min(n)).map(move |i| work.part(i, each, more))
     }
 
     /// Runs all items on rayon's threads: as many at a time as the scratch has room for.
@@ -145,16 +149,21 @@ impl<'a> Work<'a> {
         use core::sync::atomic::{AtomicUsize, Ordering};
         let needed = self.scratch_len();
         expect_scratch(needed, scratch.len())?;
-        let (work, next) = (&self, &AtomicUsize::new(0));
-        rayon::scope(|threads| {
-            for scratch in scratch.chunks_exact_mut(needed.max(1)).take(work.len()) {
-                threads.spawn(move |_| {
+        let threads = (scratch.len() / needed.max(1)).min(rayon::current_num_threads());
+        // Heads of a decode step are read together; a sequence may be longer than others.
+        let group = self.call.q.n_heads.checked_div(self.call.k.slots.n_heads).unwrap_or(0);
+        let few = group.saturating_mul(self.call.q_len) <= FEW;
+        let parts = if few { threads.max(self.call.sequences) } else { self.len() }.min(self.len());
+        let (work, next, (each, more)) = (&self, &AtomicUsize::new(0), self.cut(parts));
+        rayon::scope(|scope| {
+            for scratch in scratch.chunks_exact_mut(needed.max(1)).take(threads.min(parts)) {
+                scope.spawn(move |_| {
                     loop {
                         let i = next.fetch_add(1, Ordering::Relaxed);
-                        if i >= work.len() {
+                        if i >= parts {
                             break;
                         }
-                        work.item(i).compute(scratch);
+                        work.part(i, each, more).compute(scratch);
                     }
                 });
             }
@@ -170,17 +179,15 @@ impl<'a> Work<'a> {
         self.call.k.slots.n_heads * self.runs() * self.chunks.len()
     }
 
-    /// Item `i`; whoever asks asks for each once.
-    fn item(&self, i: usize) -> Item<'a> {
-        let part = |i: usize, n: usize| (i.checked_div(n).unwrap_or(0), i.checked_rem(n).unwrap_or(0));
-        let (b, i) = part(i, self.per_sequence());
-        let (chunk, i) = part(i, self.call.k.slots.n_heads * self.runs());
-        let (kv_head, run) = part(i, self.runs());
-        let call = match self.states.is_null() {
-            true => self.call,
-            false => self.call.chunk(self.chunks.start + chunk, self.states, chunk),
-        };
-        Item { options: self.options, call, b, kv_head, queries: run * QUERIES..(run + 1) * QUERIES }
+    /// Of `n` parts, how many items each has, and how many parts have one more.
+    fn cut(&self, n: usize) -> (usize, usize) {
+        (self.len().checked_div(n).unwrap_or(0), self.len().checked_rem(n).unwrap_or(0))
+    }
+
+    /// Part `i`, of parts of `each` items, of which the first `more` have one more. Whoever asks asks for each once.
+    fn part(&self, i: usize, each: usize, more: usize) -> Item<'_> {
+        let first = |i: usize| i * each + i.min(more);
+        Item { work: self, range: first(i)..first(i + 1) }
     }
 }
 
@@ -190,18 +197,28 @@ impl Item<'_> {
     /// # Errors
     /// [`Error::ScratchTooShort`] with less than [`Work::scratch_len`] `f32`s.
     pub fn run(self, scratch: &mut [f32]) -> Result<(), Error> {
-        expect_scratch(self.call.scratch_len(), scratch.len())?;
+        expect_scratch(self.work.scratch_len(), scratch.len())?;
         self.compute(scratch);
         Ok(())
     }
 
     fn compute(&self, scratch: &mut [f32]) {
-        let Some(problem) = self.call.sequence(&self.options, self.b) else { return };
-        let problem: &Problem = &problem;
-        let group = problem.group.get();
-        let rows = self.queries.start.min(problem.q.len) * group..self.queries.end.min(problem.q.len) * group;
-        let scratch = scratch.as_mut_ptr();
-        // SAFETY: the call is checked, the scratch is long enough, and the rows are this item's own.
-        dispatch!(problem.tier, s => unsafe { together::rows(s, problem, (self.kv_head, 1), rows, scratch) });
+        let (work, mut i) = (self.work, self.range.start);
+        let divided = |i: usize, n: usize| (i.checked_div(n).unwrap_or(0), i.checked_rem(n).unwrap_or(0));
+        let (heads, runs) = (work.call.k.slots.n_heads, work.runs());
+        while i < self.range.end {
+            let (b, rest) = divided(i, work.per_sequence());
+            let (chunk, rest) = divided(rest, heads * runs);
+            let (head, run) = divided(rest, runs);
+            // All queries of some heads, or some of one.
+            let n = if runs == 1 { (heads - head).min(self.range.end - i) } else { 1 };
+            let chunk = (!work.states.is_null())
+                .then(|| work.call.chunk(work.chunks.start + chunk, work.states, chunk));
+            let call = chunk.as_ref().unwrap_or(&work.call);
+            if let Some(problem) = call.sequence(&work.options, b) {
+                problem.compute(head..head + n, run * QUERIES..(run + 1) * QUERIES, scratch);
+            }
+            i += n;
+        }
     }
 }

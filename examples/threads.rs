@@ -1,9 +1,10 @@
 //! `cargo run --release --example threads [-- --threads N]`: one call on many threads, with the same bits.
 //!
-//! Threads belong to the caller. There are three ways to give them work, and none of them changes a bit:
+//! Threads belong to the caller. There are some ways to give them work, and none of them changes a bit:
 //!
 //! ```text
-//! Attention::split          items of a key head and 192 queries; whoever is free takes the next one
+//! Attention::split          items of a key head and 192 queries; whoever is free takes the next one. Or one part for
+//!                           each thread: a decode step, whose heads lie side by side, is faster so
 //! HeadsRef::head_chunks     some heads for each thread, as views: the call knows nothing of threads
 //! Attention::split_keys     items of 1,024 keys, for a decode step: one query, and few heads
 //! ```
@@ -68,8 +69,16 @@ fn run() -> Result<(), Box<dyn Error>> {
     #[cfg(not(feature = "rayon"))]
     println!("{:14} needs `--features rayon`", "run_parallel");
 
-    let decode = Call::new([1, 16 * KEYS_PER_STATE], [4, 1], 128);
+    let decode = Call::new([1, 4 * KEYS_PER_STATE], [32, 8], 128);
     let mut table = Table::new("decode", &decode)?;
+    for threads in threads.clone() {
+        table.row("split", threads, |out| decode.split(threads, out))?;
+    }
+    for threads in threads.clone() {
+        table.row("split, parts", threads, |out| decode.parts(threads, out))?;
+    }
+    let decode = Call::new([1, 16 * KEYS_PER_STATE], [4, 1], 128);
+    let mut table = Table::new("decode, one key head", &decode)?;
     for threads in threads {
         table.row("split_keys", threads, |out| decode.split_keys(threads, out))?;
     }
@@ -122,6 +131,13 @@ impl Call {
     fn split(&self, threads: usize, out: &mut [f32]) -> Result<(), qkv::Error> {
         let [q, k, v] = self.views()?;
         self.share(threads, ATTENTION.split(q, k, v, self.out(out)?, None)?)
+    }
+
+    /// Heads that a thread takes are read together.
+    fn parts(&self, threads: usize, out: &mut [f32]) -> Result<(), qkv::Error> {
+        let [q, k, v] = self.views()?;
+        let mut work = ATTENTION.split(q, k, v, self.out(out)?, None)?;
+        on_threads(work.parts(threads).map(|part| move || part.run(&mut self.scratch())))
     }
 
     fn split_keys(&self, threads: usize, out: &mut [f32]) -> Result<(), qkv::Error> {

@@ -102,7 +102,7 @@ pub unsafe fn scores<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
     }
     let chains = chains(panel.p.k.dim());
     // Caches hold the keys for the parts that follow.
-    let mut asks = const { S::PREFETCHES } && panel.p.k.far();
+    let mut asks = const { S::PREFETCHES } && panel.p.call.k.far();
     for (part, x) in parts::<S>(panel, x) {
         let (part, x) = (&part, &x);
         // SAFETY: as the caller promises.

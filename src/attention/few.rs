@@ -35,7 +35,7 @@ pub unsafe fn values<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: &Block) {
     // whole cache lines.
     let in_order = panel.heads > 1 && S::NV * S::LANES * v.kind().size() >= 64;
     let at_a_time = if in_order { at_a_time::<S>() } else { BLOCK };
-    let next = match const { S::PREFETCHES } && v.far() {
+    let next = match const { S::PREFETCHES } && panel.p.call.v.far() {
         true if in_order => Next::Heads(v.ahead(panel.heads, at_a_time)),
         true if panel.heads == 1 => Next::Keys,
         true => Next::Block,

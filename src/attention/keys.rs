@@ -190,6 +190,13 @@ impl RawKeys {
         self
     }
 
+    /// Whether the keys of all sequences and heads are more than caches hold: then it pays to ask for them early.
+    pub(super) fn far(&self) -> bool {
+        let slots = &self.slots;
+        let key = slots.n_heads.saturating_mul(slots.head_dim).saturating_mul(slots.kind.size());
+        key.saturating_mul(self.batch).saturating_mul(self.len) > CACHED
+    }
+
     /// Keys `from..from + len` of sequence `b`.
     #[cfg_attr(target_os = "none", inline(never))]
     pub(crate) fn sequence(&self, b: usize, from: usize, len: usize) -> SequenceKeys<'_> {
@@ -255,12 +262,6 @@ impl<'a> SequenceKeys<'a> {
             (unsafe { *self.table.add(page) } as usize, slot)
         };
         self.slots.run(h, page, slot, most.min(size - slot))
-    }
-
-    /// Whether the keys of all heads are more than caches hold: then it pays to ask for them early.
-    pub fn far(&self) -> bool {
-        let key = self.n_heads().saturating_mul(self.dim()).saturating_mul(self.kind().size());
-        key.saturating_mul(self.len) > CACHED
     }
 
     /// What is asked for while `keys` keys of each of `heads` heads are worked on: less than the L1 holds, or it

@@ -29,7 +29,7 @@ impl Lanes {
     fn of<S: Simd>(p: &Problem, rows: usize) -> Lanes {
         let most = decode::max_rows::<S::Few>();
         // Half-filled long vectors cost more than short ones, unless caches hold keys that need no copy.
-        let long = const { S::LANES > <S::Few as Simd>::LANES } && (!p.k.side_by_side() || p.k.far());
+        let long = const { S::LANES > <S::Few as Simd>::LANES } && (!p.k.side_by_side() || p.call.k.far());
         if S::LANES == 1 || rows > if long { 3 * most } else { most } {
             return Lanes { few: false, of_head: S::PANEL, used: rows, heads: 1 };
         }
@@ -50,7 +50,7 @@ pub fn most_heads<S: Simd>(_: S, p: &Problem, rows: usize) -> usize {
         return 1;
     }
     let lanes = Lanes::of::<S>(p, rows);
-    match lanes.few || p.k.far() {
+    match lanes.few || p.call.k.far() {
         true => {
             (room(p.q.len, S::PANEL) / lanes.of_heads::<S>(lanes.heads).max(1)).clamp(1, MAX_RUNS)
                 * lanes.heads

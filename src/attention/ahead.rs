@@ -114,6 +114,23 @@ impl Later {
     }
 }
 
+/// What a few rows' kernels ask for on their way.
+#[derive(Clone, Copy)]
+pub enum Asked {
+    Nothing,
+    /// Rows that are as long as those that are read, in the same steps.
+    Rows(Lines),
+    /// Other rows, a step's bytes at a time.
+    Later(Later),
+}
+
+impl Asked {
+    /// Rows of a view, if there is one.
+    pub fn rows(rows: Option<RawMat>) -> Asked {
+        rows.map_or(Asked::Nothing, |rows| Asked::Rows(Lines::of_rows(rows)))
+    }
+}
+
 /// Lines of rows at one stride. A tile of many rows asks for those of a column, one in each step: an address and an
 /// addition, where the multipliers leave room.
 #[derive(Clone, Copy)]
@@ -126,7 +143,7 @@ pub struct Lines {
 }
 
 impl Lines {
-    const NONE: Lines = Lines { at: core::ptr::null(), stride: 0, left: 0, step: 0 };
+    pub const NONE: Lines = Lines { at: core::ptr::null(), stride: 0, left: 0, step: 0 };
 
     /// All lines of rows of `bytes`. One that was left out would be waited for as long as all of them.
     fn of(row: *const u8, stride: usize, bytes: usize) -> Lines {
@@ -140,6 +157,32 @@ impl Lines {
     fn of_rows(rows: RawMat) -> Lines {
         let size = rows.kind.size();
         Lines::of(rows.bytes(), rows.row_stride * size, rows.cols * size)
+    }
+
+    /// The same rows from a byte on.
+    #[inline(always)]
+    pub fn from(self, byte: usize) -> Lines {
+        Lines { at: self.at.wrapping_add(byte), ..self }
+    }
+
+    /// Asks for the next `bytes` of a row that is read, and goes to the next row.
+    #[inline(always)]
+    pub fn row<S: Simd>(&mut self, s: S, bytes: usize) {
+        for i in (0..bytes).step_by(LINE) {
+            s.prefetch(self.at.wrapping_add(i));
+        }
+        self.at = self.at.wrapping_add(self.stride);
+    }
+
+    /// Asks for the next line of each of `n` rows.
+    #[inline(always)]
+    pub fn column<S: Simd>(&mut self, s: S, n: usize) {
+        let mut at = self.at;
+        for _ in 0..n {
+            s.prefetch(at);
+            at = at.wrapping_add(self.stride);
+        }
+        self.at = self.at.wrapping_add(LINE);
     }
 
     /// The part of one of `n`.

@@ -5,7 +5,7 @@
 //! heads are taken before the next keys, so that memory with tokens outermost is read in order. The scores come
 //! out as in [`prefill`](super::prefill), rows in the lanes, for all heads together.
 
-use super::ahead::{Ahead, Later};
+use super::ahead::{Ahead, Asked, Later};
 use super::block::Block;
 use super::panel::Panel;
 use super::scratch::Scratch;
@@ -14,7 +14,7 @@ use crate::kernel::pack::{self, Grid, pack};
 use crate::kernel::score::{chains, features_in_lanes};
 use crate::kernel::softmax::BLOCK;
 use crate::kernel::tile::{Acc, zero};
-use crate::simd::Simd;
+use crate::simd::{LINE, Simd};
 use crate::view::RawMat;
 
 /// Up to this many rows of a head, features are in the lanes.
@@ -156,13 +156,14 @@ unsafe fn groups<S: Simd, E: Elem, const C: usize, const NQ: usize, const FEW: u
             let few = keys / FEW;
             let groups = if keys <= few * MANY { few } else { keys.div_ceil(MANY) };
             let alone = panel.heads == 1;
-            let mut next = None;
+            let mut next = Asked::Nothing;
             if alone && asks {
-                next = match v.dim() {
+                let (rows, step) = match v.dim() {
                     // Only scores are wanted.
-                    0 => k.later(panel.kv_head, block.start + BLOCK, BLOCK, 8),
-                    _ => v.later(panel.kv_head, block.start + block.from, keys, keys.div_ceil(8)),
+                    0 => (k.there(panel.kv_head, block.start + BLOCK, BLOCK), 8),
+                    _ => (v.there(panel.kv_head, block.start + block.from, keys), keys.div_ceil(8)),
                 };
+                next = rows.map_or(Asked::Nothing, |rows| Asked::Later(Later::of(rows, step)));
             }
             let asks = !alone && asks;
             // Groups of `MANY` until `FEW` are enough.
@@ -203,7 +204,7 @@ unsafe fn group<S: Simd, E: Elem, const C: usize, const NQ: usize, const P: usiz
     x: &Scratch,
     place: &Place<E>,
     which: Which,
-    (ahead, next): (Option<(Ahead, &Block)>, &mut Option<Later>),
+    (ahead, next): (Option<(Ahead, &Block)>, &mut Asked),
 ) {
     let mut group =
         Group::<E, P> { place, which, shift: 0, d: panel.p.k.dim(), q: x.q, buffer: x.keys, to: x.scores };
@@ -212,13 +213,12 @@ unsafe fn group<S: Simd, E: Elem, const C: usize, const NQ: usize, const P: usiz
         if let Some((ahead, block)) = ahead {
             let (h, i) = ahead.of(h, which.first);
             let (t, end, seen) = place.of(block, i, P);
-            let later = k.later(panel.kv_head + h, block.start + t, end - t, 1);
-            *next = match &later {
+            *next = match k.there(panel.kv_head + h, block.start + t, end - t) {
                 Some(rows) if block.holes => {
-                    rows.ask_rows(s, seen);
-                    None
+                    Later::of(rows, 1).ask_rows(s, seen);
+                    Asked::Nothing
                 }
-                _ => later,
+                rows => Asked::rows(rows),
             };
         }
         // SAFETY: as the caller promises; keys that some row sees, the lanes of a head that there is.
@@ -288,7 +288,7 @@ impl<E: Elem, const P: usize> Group<'_, E, P> {
     /// # Safety
     /// - All parts are valid; `q` holds the head's queries.
     #[inline(always)]
-    unsafe fn scores<S: Simd, const C: usize, const NQ: usize>(&self, s: S, later: &mut Option<Later>) {
+    unsafe fn scores<S: Simd, const C: usize, const NQ: usize>(&self, s: S, later: &mut Asked) {
         let mut acc = zero::<S, P, NQ>(s);
         let mut rows = [core::ptr::null::<E>(); P];
         for (i, row) in rows.iter_mut().enumerate() {
@@ -339,7 +339,7 @@ impl<E: Elem, const P: usize> Group<'_, E, P> {
         &self,
         s: S,
         rows: [*const K; P],
-        later: &mut Option<Later>,
+        later: &mut Asked,
         acc: &mut Acc<S::V, P, NQ>,
     ) {
         let (steps, q) = (self.d / C, self.q);
@@ -347,7 +347,18 @@ impl<E: Elem, const P: usize> Group<'_, E, P> {
         unsafe {
             // Without asking the loop is a shorter one.
             match later {
-                Some(later) if const { S::PREFETCHES } => {
+                Asked::Rows(lines) if const { S::PREFETCHES } => {
+                    let (mut lines, mut step) = (*lines, 0);
+                    let ask = || {
+                        // A line of each key in so many steps.
+                        if step & const { LINE / (C * size_of::<E>()) - 1 } == 0 {
+                            lines.column(s, P);
+                        }
+                        step += 1;
+                    };
+                    features_in_lanes::<S, K, C, P, NQ>(s, steps, rows, q, ask, acc);
+                }
+                Asked::Later(later) if const { S::PREFETCHES } => {
                     let ask = || later.ask(s, P * C * size_of::<E>());
                     features_in_lanes::<S, K, C, P, NQ>(s, steps, rows, q, ask, acc);
                 }

@@ -1,7 +1,7 @@
 //! Weighted values of few rows, where they lie: some keys of all heads before the next keys, so that memory is read
 //! in its order.
 
-use super::ahead::{Ahead, Later};
+use super::ahead::{Ahead, Asked, Later, Lines};
 use super::block::Block;
 use super::mask::bits;
 use super::panel::Panel;
@@ -94,25 +94,29 @@ unsafe fn strips<S: Simd, E: Elem>(s: S, part: Part) {
                 let to = block.to.min(from + part.at_a_time);
                 let (first, more) = between(&strips, from, to);
                 for h in 0..part.panel.heads {
-                    let later = match part.next {
-                        Next::Nothing => None,
+                    let asked = match part.next {
+                        Next::Nothing => Asked::Nothing,
                         Next::Heads(ahead) => {
                             let (h, t) = ahead.of(h, from);
-                            let later = v.later(head + h, block.start + t, to - from, 1);
-                            match &later {
+                            let rows = v.there(head + h, block.start + t, to - from);
+                            match rows {
                                 Some(rows) if block.holes => {
                                     // What is seen of the next block nobody knows yet.
-                                    rows.ask_rows(s, if t < BLOCK { block.keys >> t } else { u64::MAX });
-                                    None
+                                    let seen = if t < BLOCK { block.keys >> t } else { u64::MAX };
+                                    Later::of(rows, 1).ask_rows(s, seen);
+                                    Asked::Nothing
                                 }
-                                _ => later,
+                                rows => Asked::rows(rows),
                             }
                         }
-                        Next::Block => v.later(head + h, block.start + from + BLOCK, to - from, 1),
-                        Next::Keys => k.later(head + h, block.start + BLOCK, BLOCK, 8),
+                        Next::Block => Asked::rows(v.there(head + h, block.start + from + BLOCK, to - from)),
+                        Next::Keys => match k.there(head + h, block.start + BLOCK, BLOCK) {
+                            Some(rows) => Asked::Later(Later::of(rows, 8)),
+                            None => Asked::Nothing,
+                        },
                     };
                     let shift = h * v.head_stride();
-                    let mut head = Head { keys: (from, to), first, more, shift, later };
+                    let mut head = Head { keys: (from, to), first, more, shift, asked };
                     // SAFETY: as the caller promises.
                     unsafe { rows(s, &strips, &mut head, h * part.panel.lanes, part.panel.rows) };
                 }
@@ -157,7 +161,7 @@ struct Head<'a, E> {
     more: &'a [Run<E>],
     /// What is added to the runs' addresses.
     shift: usize,
-    later: Option<Later>,
+    asked: Asked,
 }
 
 impl<E> Head<'_, E> {
@@ -186,6 +190,10 @@ unsafe fn rows<S: Simd, E: Elem>(s: S, strips: &Strips<E>, head: &mut Head<E>, f
             // What was begun must go on.
             if keys.0 < keys.1 || block.first || !(head.open(block) && head.close(block)) {
                 strip(s, strips, head, (first + r, n), keys);
+                // Once for all rows.
+                if let Asked::Rows(_) = head.asked {
+                    head.asked = Asked::Nothing;
+                }
             }
         }
         r += n;
@@ -270,26 +278,33 @@ unsafe fn columns<S: Simd, E: Elem, const MR: usize, const NV: usize>(
             });
         }
         let (mut run, mut more) = (head.first, head.more.iter());
+        // Where the columns' lines of a row are asked for.
+        let (in_rows, mut lines) = match head.asked {
+            Asked::Rows(lines) => (true, lines.from(c * size_of::<E>())),
+            _ => (false, Lines::NONE),
+        };
+        let asks = const { S::PREFETCHES } && (in_rows || matches!(head.asked, Asked::Later(_)));
         loop {
             let t = run.t.max(from);
             let ptr = run.first.wrapping_add((t - run.t) * strips.row_stride + head.shift + c);
             let v = Panels { ptr, row_stride: strips.row_stride, panel_stride: PANEL_COLS, col_stride: 1 };
             let n = run.end.min(to).saturating_sub(t);
             let weights = strips.weights.at(r, t);
-            chains = match &mut head.later {
-                later if NV == 1 && left < S::LANES => {
-                    let ask = || {
-                        if let Some(later) = later {
-                            later.ask(s, left * size_of::<E>());
-                        }
-                    };
-                    partial_tile::<S, E, MR, NV>(s, n, weights, (v, left), ask, chains)
+            let mut ask = |bytes: usize| {
+                if in_rows {
+                    lines.row(s, bytes);
+                } else if let Asked::Later(later) = &mut head.asked {
+                    later.ask(s, bytes);
                 }
-                Some(later) if const { S::PREFETCHES } => {
-                    let ask = || later.ask(s, NV * S::LANES * size_of::<E>());
-                    tile_while::<S, E, MR, NV>(s, n, weights, v, ask, chains)
-                }
-                _ => tile::<S, E, MR, NV>(s, n, weights, v, chains),
+            };
+            chains = if NV == 1 && left < S::LANES {
+                let ask = || ask(left * size_of::<E>());
+                partial_tile::<S, E, MR, NV>(s, n, weights, (v, left), ask, chains)
+            } else if asks {
+                let ask = || ask(NV * S::LANES * size_of::<E>());
+                tile_while::<S, E, MR, NV>(s, n, weights, v, ask, chains)
+            } else {
+                tile::<S, E, MR, NV>(s, n, weights, v, chains)
             };
             match more.next() {
                 Some(&next) => run = next,

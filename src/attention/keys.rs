@@ -1,7 +1,7 @@
 //! Where a call's keys and values lie: side by side, in a ring, or in pages. Kernels ask for runs of keys
 //! that lie at one stride, and never see the difference.
 
-use super::ahead::{Ahead, Later};
+use super::ahead::Ahead;
 use super::call::{Lengths, check_lengths};
 use super::lone::{self, InRuns};
 use super::mask::{bits, first_ones, hull};
@@ -207,8 +207,9 @@ impl RawKeys {
     }
 }
 
-/// Bytes of all keys from which on they are taken to come from memory.
-const CACHED: usize = 4 << 20;
+/// Bytes of all keys from which on they are taken to come from memory: less than caches hold, but between two calls a
+/// model reads its weights.
+const CACHED: usize = 128 << 10;
 
 /// The keys, or values, of one sequence.
 #[derive(Clone, Copy)]
@@ -272,12 +273,11 @@ impl<'a> SequenceKeys<'a> {
         Ahead::of_size(heads, keys, bytes)
     }
 
-    /// What is wanted soon: up to `n` keys of head `h` from `t` on that lie at one stride, asked for in steps
-    /// of `step`.
+    /// Up to `n` keys of head `h` from `t` on that lie at one stride, if there are.
     #[inline(always)]
-    pub fn later(&self, h: usize, t: usize, n: usize, step: usize) -> Option<Later> {
+    pub fn there(&self, h: usize, t: usize, n: usize) -> Option<RawMat> {
         let there = self.len.checked_sub(t).filter(|&there| there > 0)?;
-        Some(Later::of(self.run(h, t, n.min(there)), step))
+        Some(self.run(h, t, n.min(there)))
     }
 
     /// The keys of `keys`, bits relative to key `start`, as runs that lie at one stride, each with its first

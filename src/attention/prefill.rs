@@ -18,7 +18,7 @@ use crate::view::RawMat;
 
 /// How many of `rows` rows are in the lanes. Features are in the lanes for the others: all rows where two groups of few
 /// cost less than their vectors, or those that would fill at most half of a last vector.
-fn in_lanes<S: Simd>(rows: usize) -> usize {
+pub fn in_lanes<S: Simd>(rows: usize) -> usize {
     let (few, over) = (decode::max_rows::<S::Few>(), rows % S::LANES);
     match few {
         0 => rows,

@@ -6,9 +6,9 @@ use core::ops::Range;
 
 use super::block::Block;
 use super::call::Problem;
-use super::decode;
 use super::panel::{Panel, Run, SoFar};
 use super::scratch::{MAX_RUNS, Scratch, room};
+use super::{decode, prefill};
 use crate::kernel::softmax::BLOCK;
 use crate::simd::Simd;
 
@@ -50,7 +50,7 @@ pub fn most_heads<S: Simd>(_: S, p: &Problem, rows: usize) -> usize {
         return 1;
     }
     let lanes = Lanes::of::<S>(p, rows);
-    match lanes.few || p.call.k.far() {
+    match lanes.few || p.call.k.far() && prefill::in_lanes::<S>(rows) == 0 {
         true => {
             (room(p.q.len, S::PANEL) / lanes.of_heads::<S>(lanes.heads).max(1)).clamp(1, MAX_RUNS)
                 * lanes.heads

@@ -277,7 +277,12 @@ unsafe fn blocked<S: Simd>(s: S, p: &Product, scratch: *mut f32) {
                         match p.b {
                             Rhs::Packed { ptr, kind, .. } => by_kind!(kind, E => {
                                 let panels = packed::<E>(ptr.cast(), k).at(pc, jc);
-                                tiles::<S, E, false>(s, sizes, rows, panels, (ic, 0), &store);
+                                let bytes = k.saturating_mul(n).saturating_mul(size_of::<E>());
+                                if const { S::PREFETCHES } && bytes >= few::FAR {
+                                    few::panels(s, sizes, rows, panels, ic, &store);
+                                } else {
+                                    tiles::<S, E, false>(s, sizes, rows, panels, (ic, 0), &store);
+                                }
                             }),
                             Rhs::Strided(b) => {
                                 if direct > 0 {

@@ -18,7 +18,8 @@ use crate::kernel::pack::{Grid, pack};
 use crate::kernel::tile::{
     Acc, PANEL_COLS, Panels, Rows, share, tile, tile_while, with_rows, with_vectors, zero,
 };
-use crate::simd::Simd;
+use crate::kernel::unrolled::unrolled;
+use crate::simd::{LINE, Simd};
 use crate::view::RawMat;
 
 /// Up to this many rows.
@@ -28,7 +29,9 @@ const STEPS: usize = 8;
 /// Chains of all rows: 32 KiB, for the L2.
 const CHAINS: usize = 8192;
 /// A B of so many bytes waits for memory: what the next steps read is asked for.
-const FAR: usize = 16 << 20;
+pub const FAR: usize = 512 << 10;
+/// Vectors of a packed B that are asked for ahead.
+const PACKED_AHEAD: usize = 384;
 /// Columns of a packed strip.
 const STRIP: usize = 4 * PANEL_COLS;
 
@@ -76,7 +79,7 @@ pub unsafe fn run<S: Simd>(s: S, p: &Product, b: RawMat, room: &Room) {
                     by_kind!(b.kind, E => {
                         let ptr = b.at::<E>(0, 0).cast_const();
                         let b = Panels { ptr, row_stride: b.row_stride, panel_stride: PANEL_COLS, col_stride: 1 };
-                        block::<S, E>(s, (m, kc, nc), a, b, Chains { steps, ptr: room.b, far: is_far }, &store);
+                        block::<S, E>(s, (m, kc, nc), a, b, Chains { steps, ptr: room.b, far: is_far }, (0, 0), &store);
                     });
                 } else {
                     let width = nc.next_multiple_of(PANEL_COLS);
@@ -88,10 +91,30 @@ pub unsafe fn run<S: Simd>(s: S, p: &Product, b: RawMat, room: &Room) {
                         col_stride: 1,
                     };
                     let none = Chains { steps: kc, ptr: core::ptr::null_mut(), far: false };
-                    block::<S, f32>(s, (m, kc, nc), a, b, none, &store);
+                    block::<S, f32>(s, (m, kc, nc), a, b, none, (0, 0), &store);
                 }
             }
         }
+    }
+}
+
+/// A block of a product, from row `at` of C on, with a packed B that waits for memory: tiles of all rows with some
+/// columns, of which the first asks for what the next columns read.
+///
+/// # Safety
+/// - As `tiles`.
+pub unsafe fn panels<S: Simd, E: Elem>(
+    s: S,
+    (m, k, n): (usize, usize, usize),
+    a: Rows,
+    b: Panels<E>,
+    at: usize,
+    store: &Store,
+) {
+    let chains = Chains { steps: k, ptr: core::ptr::null_mut(), far: true };
+    for j in (0..n).step_by(S::NV * S::LANES) {
+        // SAFETY: as the caller promises.
+        unsafe { block::<S, E>(s, (m, k, n.min(j + S::NV * S::LANES)), a, b, chains, (at, j), store) };
     }
 }
 
@@ -109,20 +132,21 @@ const fn many<S: Simd>() -> bool {
     S::MR * S::NV >= 24
 }
 
-/// One block of `k`: `sizes` = (rows, k, columns).
+/// One block of `k`: `sizes` = (rows, k, columns), of which those from `j` on, for rows from `at` on of C.
 unsafe fn block<S: Simd, E: Elem>(
     s: S,
     (m, k, n): (usize, usize, usize),
     a: Rows,
     b: Panels<E>,
     chains: Chains,
+    (at, j): (usize, usize),
     store: &Store,
 ) {
     for from in (0..k).step_by(chains.steps.max(1)) {
         let to = k.min(from + chains.steps);
         let mut i = 0;
         while i < m {
-            let strip = Strip { a, b, chains, store, i, n, k, from, to };
+            let strip = Strip { a, b, chains, store, at, i, j, n, k, from, to };
             // Where even tiles of five rows have enough chains.
             let rows = if many::<S>() { share(m - i, S::MR) } else { (m - i).min(S::MR) };
             // SAFETY: as the caller promises. The first rows ask.
@@ -144,7 +168,10 @@ struct Strip<'a, E> {
     b: Panels<E>,
     chains: Chains,
     store: &'a Store<'a>,
+    /// Where the rows lie in C.
+    at: usize,
     i: usize,
+    j: usize,
     n: usize,
     k: usize,
     from: usize,
@@ -160,16 +187,18 @@ impl<E: Elem> Strip<'_, E> {
         s.vectorize(
             #[inline(always)]
             || {
-                let mut j = 0;
+                let mut j = self.j;
+                // Panels that lie one behind the other are better read one by one.
+                let wide = self.b.panel_stride == PANEL_COLS;
                 // SAFETY: as the caller promises.
                 unsafe {
-                    if const { MR == 1 && many::<S>() } {
+                    if const { MR == 1 && many::<S>() } && wide {
                         j = self.wide::<S, ASK, MR, 16>(s, j);
                     }
-                    if const { MR == 1 || MR == 2 && many::<S>() } {
+                    if const { MR == 1 || MR == 2 && many::<S>() } && wide {
                         j = self.wide::<S, ASK, MR, 8>(s, j);
                     }
-                    if const { MR == 2 || (MR == 3 || MR == 4) && many::<S>() } {
+                    if const { MR == 2 || (MR == 3 || MR == 4) && many::<S>() } && wide {
                         j = self.wide::<S, ASK, MR, 4>(s, j);
                     }
                     while j < self.n {
@@ -214,11 +243,22 @@ impl<E: Elem> Strip<'_, E> {
             let steps = self.to - self.from;
             let (a, b) = (self.a.at(self.i, self.from), self.b.at(self.from, j));
             acc = if ASK {
-                let mut next = b.at(self.chains.steps, 0).ptr;
+                let (apart, vector) = (self.b.panel_stride != PANEL_COLS, b.vector_stride::<S>());
+                // Rows of a packed tile, and then those of the next one.
+                let ahead = if apart { PACKED_AHEAD / NV } else { self.chains.steps };
+                let mut next = b.at(ahead, 0).ptr;
+                let mut left = if apart { steps.saturating_sub(ahead) } else { usize::MAX };
                 let ask = || {
-                    for line in (0..NV * S::LANES).step_by(64 / size_of::<E>()) {
-                        s.prefetch(next.wrapping_add(line));
+                    if left == 0 {
+                        (next, left) = (self.b.at(self.from, j + NV * S::LANES).ptr, usize::MAX);
                     }
+                    left -= 1;
+                    unrolled!(V < NV, 16 => {
+                        let begins_line = V.is_multiple_of(const { LINE / (S::LANES * size_of::<E>()) });
+                        if begins_line || apart && S::LANES == PANEL_COLS {
+                            s.prefetch(next.wrapping_add(V * vector));
+                        }
+                    });
                     next = next.wrapping_add(b.row_stride);
                 };
                 tile_while::<S, E, MR, NV>(s, steps, a, b, ask, acc)
@@ -227,7 +267,7 @@ impl<E: Elem> Strip<'_, E> {
             };
             if self.to == self.k {
                 let cols = (self.n - j).min(NV * S::LANES);
-                self.store.put_long(s, acc, self.i, j, cols);
+                self.store.put_long(s, acc, self.at + self.i, j, cols);
                 return;
             }
             for (r, row) in acc.iter().enumerate() {

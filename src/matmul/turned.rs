@@ -27,7 +27,7 @@ use crate::view::RawMat;
 /// Up to this many rows of a B from memory.
 const FAR_ROWS: usize = 4;
 /// A B of so many bytes for each row waits for memory, not for what is done with it.
-const FAR: usize = 4 << 20;
+const FAR: usize = 512 << 10;
 /// A B of up to so many bytes is held by caches.
 const NEAR: usize = 16 << 20;
 /// Columns so many bytes apart, or a multiple, share a set of the L1, which holds eight.

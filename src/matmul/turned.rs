@@ -40,7 +40,7 @@ const AHEAD: usize = 256;
 /// Whether [`run`] takes a product of `m` rows with `b`.
 pub fn takes<S: Simd>(m: usize, b: &RawMat) -> bool {
     let is_near = bytes(b) <= NEAR && m <= S::MR && !bytes_apart(b).is_multiple_of(CROWDED);
-    b.row_stride == 1 && b.col_stride != 1 && (is_far(m, b) && m <= FAR_ROWS || is_near)
+    b.row_stride == 1 && b.col_stride != 1 && (is_far(m, b) || is_near)
 }
 
 /// From column to column.
@@ -49,7 +49,7 @@ fn bytes_apart(b: &RawMat) -> usize {
 }
 
 fn is_far(m: usize, b: &RawMat) -> bool {
-    bytes(b) >= m * FAR
+    m <= FAR_ROWS && bytes(b) >= m * FAR
 }
 
 /// The product's columns that fill vectors; returns how many these are.

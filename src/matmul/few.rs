@@ -7,7 +7,8 @@
 //!     for kk in 0..KC step STEPS a few rows of B, in the order of memory
 //!       for jr, for i            load the chains, STEPS steps of the tile, keep or store them
 //! ```
-//! What is not row-major is packed, a strip of columns at a time, and then takes one such step.
+//! What is not row-major is packed, a strip of columns at a time, and then takes one such step. Tiles that ask memory
+//! for what they read next also take packed weights, for any number of rows.
 
 use super::Product;
 use super::blocked::{KC, lies_well, rows_of};

@@ -37,7 +37,7 @@ fn main() -> Result<(), lexopt::Error> {
     let mut rows = rows(&args);
     let (others, start) = (vec![1_u64; OTHERS / 8], Instant::now());
     let time = Duration::from_secs(if args.quick { 5 } else { 90 });
-    let mut cold = |best: &mut f64, call: &mut dyn FnMut()| {
+    let cold = |best: &mut f64, call: &mut dyn FnMut()| {
         black_box(others.iter().fold(0, |sum, x| sum ^ x));
         let start = Instant::now();
         call();

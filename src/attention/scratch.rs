@@ -15,10 +15,9 @@ const VECTORS: bool = cfg!(any(
 ));
 /// Rows of the largest panel of any tier of this target.
 pub const MAX_PANEL: usize = if VECTORS { 48 } else { 4 };
-/// Panels that the scratch has room for, and most that take a block of keys together: with few rows they are not full.
+/// Panels that the scratch has room for, if queries are few and if they are many. As many take a block of keys together.
 const MIN_PANELS: usize = if VECTORS { 3 } else { 1 };
-const MAX_PANELS: usize = if VECTORS { 4 } else { 1 };
-pub const MAX_RUNS: usize = if VECTORS { 8 } else { 1 };
+pub const MAX_PANELS: usize = if VECTORS { 4 } else { 1 };
 /// What rows of values are rounded up to, so that whole vectors fit.
 const WIDTH: usize = if VECTORS { MAX_LANES } else { 4 };
 /// Values that are copied: scalar lanes read them all in place.

@@ -3,7 +3,7 @@
 use super::call::{Call, Problem};
 use super::panel::SoFar;
 use super::partial::{self, LogSum};
-use super::scratch::MAX_RUNS;
+use super::scratch::MAX_PANELS;
 use super::together;
 use super::{Attention, Keys};
 use crate::elem::Elem;
@@ -36,7 +36,7 @@ struct Place {
     kv_head: usize,
     first: usize,
     /// Of the panels under way, where the next block of keys begins and how far each of them is.
-    under_way: Option<(usize, [SoFar; MAX_RUNS])>,
+    under_way: Option<(usize, [SoFar; MAX_PANELS])>,
 }
 
 impl<'a> Attention<'a> {

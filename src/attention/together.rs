@@ -7,7 +7,7 @@ use core::ops::Range;
 use super::block::Block;
 use super::call::Problem;
 use super::panel::{Panel, Run, SoFar};
-use super::scratch::{MAX_RUNS, Scratch, room};
+use super::scratch::{MAX_PANELS, Scratch, room};
 use super::{decode, prefill};
 use crate::kernel::softmax::BLOCK;
 use crate::simd::Simd;
@@ -20,8 +20,6 @@ struct Lanes {
     of_head: usize,
     /// Those that are used.
     used: usize,
-    /// Heads that fit a panel.
-    heads: usize,
 }
 
 impl Lanes {
@@ -31,10 +29,15 @@ impl Lanes {
         // Half-filled long vectors cost more than short ones, unless caches hold keys that need no copy.
         let long = const { S::LANES > <S::Few as Simd>::LANES } && (!p.k.side_by_side() || p.call.k.far());
         if S::LANES == 1 || rows > if long { 3 * most } else { most } {
-            return Lanes { few: false, of_head: S::PANEL, used: rows, heads: 1 };
+            return Lanes { few: false, of_head: S::PANEL, used: rows };
         }
         let lanes = decode::lanes::<S::Few>(rows).max(1);
-        Lanes { few: true, of_head: lanes, used: lanes, heads: S::PANEL / lanes }
+        Lanes { few: true, of_head: lanes, used: lanes }
+    }
+
+    /// Heads that fit a panel.
+    fn heads<S: Simd>(&self) -> usize {
+        S::PANEL / self.of_head.max(1)
     }
 
     /// Of `n` heads, in whole vectors.
@@ -50,11 +53,9 @@ pub fn most_heads<S: Simd>(_: S, p: &Problem, rows: usize) -> usize {
         return 1;
     }
     let lanes = Lanes::of::<S>(p, rows);
+    let heads = lanes.heads::<S>();
     match lanes.few || p.call.k.far() && prefill::in_lanes::<S>(rows) == 0 {
-        true => {
-            (room(p.q.len, S::PANEL) / lanes.of_heads::<S>(lanes.heads).max(1)).clamp(1, MAX_RUNS)
-                * lanes.heads
-        }
+        true => (room(p.q.len, S::PANEL) / lanes.of_heads::<S>(heads).max(1)).clamp(1, MAX_PANELS) * heads,
         false => 1,
     }
 }
@@ -64,7 +65,9 @@ pub fn most_heads<S: Simd>(_: S, p: &Problem, rows: usize) -> usize {
 /// # Safety
 /// - `p` is a checked problem, `scratch` has the length it asks for; the rows and heads exist.
 pub unsafe fn heads<S: Simd>(s: S, p: &Problem, heads: Range<usize>, rows: Range<usize>, scratch: *mut f32) {
-    let (mut head, most) = (heads.start, most_heads(s, p, rows.len()));
+    let mut head = heads.start;
+    // Small calls, often of one head, would notice.
+    let most = if heads.len() > 1 { most_heads(s, p, rows.len()) } else { 1 };
     while head < heads.end {
         let n = most.min(heads.end - head);
         // SAFETY: as the caller promises.
@@ -88,7 +91,7 @@ pub unsafe fn rows<S: Simd>(s: S, p: &Problem, heads: (usize, usize), rows: Rang
 }
 
 /// Panels that take each block of keys together.
-pub type Runs<'a> = [Option<Run<'a>>; MAX_RUNS];
+pub type Runs<'a> = [Option<Run<'a>>; MAX_PANELS];
 
 /// Calls `take` with the panels of some rows of key heads, a few at a time, and with the first key that some row of
 /// them sees and the end of them.
@@ -133,7 +136,7 @@ pub unsafe fn runs<'a, S: Simd>(
     let together = rows.end.min(first + rows_together::<S>(p));
     let several = S::LANES > 1 && heads > 1;
     // As many heads in each panel.
-    let of_panel = if several { heads.div_ceil(heads.div_ceil(lanes.heads.max(1)).max(1)) } else { 1 };
+    let of_panel = if several { heads.div_ceil(heads.div_ceil(lanes.heads::<S>().max(1)).max(1)) } else { 1 };
     let mut keys = (usize::MAX, 0);
     let runs = core::array::from_fn(|i| {
         // Panels of further heads, or of further rows.

@@ -68,11 +68,7 @@ fn main() -> Result<(), lexopt::Error> {
 fn rows(args: &Args) -> Vec<Row> {
     let tier = args.tier;
     let mut rows = Vec::new();
-    let mut add = |name: String, row: &dyn Fn(String) -> Row| {
-        if name.contains(&args.filter) {
-            rows.push(row(name));
-        }
-    };
+    let mut add = args.adds_to(&mut rows);
     for [batch, kv_len, n_heads] in [
         [1, 128, 8],
         [1, 128, 32],
@@ -96,6 +92,7 @@ fn rows(args: &Args) -> Vec<Row> {
             }
         }
     }
+    drop(add);
     rows
 }
 

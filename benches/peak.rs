@@ -48,11 +48,7 @@ fn main() -> Result<(), lexopt::Error> {
 fn rows(args: &Args) -> Vec<Row> {
     let tier = args.tier;
     let mut rows = Vec::new();
-    let mut add = |name: String, row: &dyn Fn(String) -> Row| {
-        if name.contains(&args.filter) {
-            rows.push(row(name));
-        }
-    };
+    let mut add = args.adds_to(&mut rows);
     for n in [64, 256, 512, 1024] {
         add(format!("matmul f32 {n}x{n}x{n}"), &|name| product::<f32>(name, tier, n));
         add(format!("matmul bf16 {n}x{n}x{n}"), &|name| product::<bf16>(name, tier, n));
@@ -71,6 +67,7 @@ fn rows(args: &Args) -> Vec<Row> {
     add("decode f32 32/8x4096x128".into(), &|name| attention::<f32>(name, tier, shape));
     add("decode f16 32/8x4096x128".into(), &|name| attention::<f16>(name, tier, shape));
     add("decode f32 32/8x4096x128 heads".into(), &|name| attention::<f32>(name, tier, shape.head_major()));
+    drop(add);
     rows
 }
 

@@ -39,6 +39,17 @@ impl Args {
     }
 }
 
+impl Args {
+    /// What adds rows by name to a list, if they are wanted.
+    pub fn adds_to<'a, R>(&'a self, rows: &'a mut Vec<R>) -> impl FnMut(String, &dyn Fn(String) -> R) + 'a {
+        |name, row| {
+            if name.contains(&self.filter) {
+                rows.push(row(name));
+            }
+        }
+    }
+}
+
 fn tier(name: &str) -> Result<Tier, lexopt::Error> {
     let there = || Tier::all().map(|tier| tier.to_string());
     let unknown = || format!("no tier {name:?} here: there are {}", there().collect::<Vec<_>>().join(", "));

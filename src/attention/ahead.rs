@@ -63,7 +63,7 @@ pub struct Later {
 impl Later {
     /// The rows of a view, in steps of `step`.
     #[inline(always)]
-    pub fn of(rows: RawMat, step: usize) -> Later {
+    fn of(rows: RawMat, step: usize) -> Later {
         let size = rows.kind.size();
         let (first, stride, len) = (rows.bytes(), rows.row_stride * size, rows.cols * size);
         let end = first.wrapping_add(len);
@@ -82,14 +82,6 @@ impl Later {
         if more {
             self.due -= LINE;
             self.line(s);
-        }
-    }
-
-    /// Asks at once for some rows, as bits: in the loop of a tile, finding them would cost 4% of it.
-    #[inline(always)]
-    pub fn ask_rows<S: Simd>(&self, s: S, wanted: u64) {
-        for row in (0..self.rows).filter(|row| wanted >> row & 1 == 1) {
-            s.prefetch_all(self.first.wrapping_add(row * self.stride), self.len);
         }
     }
 
@@ -114,6 +106,15 @@ impl Later {
     }
 }
 
+/// Asks at once for some rows of a view, as bits: in the loop of a tile, finding them would cost 4% of it.
+#[inline(always)]
+fn ask_rows<S: Simd>(s: S, rows: RawMat, wanted: u64) {
+    let size = rows.kind.size();
+    for row in (0..rows.rows).filter(|row| wanted >> row & 1 == 1) {
+        s.prefetch_all(rows.bytes().wrapping_add(row * rows.row_stride * size), rows.cols * size);
+    }
+}
+
 /// What a few rows' kernels ask for on their way.
 #[derive(Clone, Copy)]
 pub enum Asked {
@@ -125,9 +126,23 @@ pub enum Asked {
 }
 
 impl Asked {
-    /// Rows of a view, if there is one.
-    pub fn rows(rows: Option<RawMat>) -> Asked {
-        rows.map_or(Asked::Nothing, |rows| Asked::Rows(Lines::of_rows(rows)))
+    /// Rows of a view, if there is one. If only `some` of them are wanted, as bits, these at once.
+    #[inline(always)]
+    pub fn rows<S: Simd>(s: S, rows: Option<RawMat>, some: Option<u64>) -> Asked {
+        match (rows, some) {
+            (None, _) => Asked::Nothing,
+            (Some(rows), None) => Asked::Rows(Lines::of_rows(rows)),
+            (Some(rows), Some(wanted)) => {
+                ask_rows(s, rows, wanted);
+                Asked::Nothing
+            }
+        }
+    }
+
+    /// Rows of a view, if there is one, in steps of `step`.
+    #[inline(always)]
+    pub fn later(rows: Option<RawMat>, step: usize) -> Asked {
+        rows.map_or(Asked::Nothing, |rows| Asked::Later(Later::of(rows, step)))
     }
 }
 
@@ -284,8 +299,8 @@ fn skips(p: &Problem, rows: Range<usize>, keys: Range<usize>) -> bool {
     !rows.is_empty() && !keys.is_empty() && matches!(rule.tile(queries, keys), Tile::Skip)
 }
 
-/// Part `i` of `n` of a block's keys or values, if they lie at one stride. Also side by side: tiles of values read them column by
-/// column, which no processor guesses.
+/// Part `i` of `n` of a block's keys or values, if they lie at one stride. Also side by side: tiles of values read them
+/// column by column, which no processor guesses.
 fn of_keys(m: &SequenceKeys, place: Place, (i, n): (usize, usize)) -> Lines {
     let there = BLOCK.min(m.len.saturating_sub(place.start));
     if there == 0 {

@@ -5,7 +5,7 @@
 //! heads are taken before the next keys, so that memory with tokens outermost is read in order. The scores come
 //! out as in [`prefill`](super::prefill), rows in the lanes, for all heads together.
 
-use super::ahead::{Ahead, Asked, Later};
+use super::ahead::{Ahead, Asked};
 use super::block::Block;
 use super::panel::Panel;
 use super::scratch::Scratch;
@@ -163,7 +163,7 @@ unsafe fn groups<S: Simd, E: Elem, const C: usize, const NQ: usize, const FEW: u
                     0 => (k.there(panel.kv_head, block.start + BLOCK, BLOCK), 8),
                     _ => (v.there(panel.kv_head, block.start + block.from, keys), keys.div_ceil(8)),
                 };
-                next = rows.map_or(Asked::Nothing, |rows| Asked::Later(Later::of(rows, step)));
+                next = Asked::later(rows, step);
             }
             let asks = !alone && asks;
             // Groups of `MANY` until `FEW` are enough.
@@ -213,13 +213,8 @@ unsafe fn group<S: Simd, E: Elem, const C: usize, const NQ: usize, const P: usiz
         if let Some((ahead, block)) = ahead {
             let (h, i) = ahead.of(h, which.first);
             let (t, end, seen) = place.of(block, i, P);
-            *next = match k.there(panel.kv_head + h, block.start + t, end - t) {
-                Some(rows) if block.holes => {
-                    Later::of(rows, 1).ask_rows(s, seen);
-                    Asked::Nothing
-                }
-                rows => Asked::rows(rows),
-            };
+            let rows = k.there(panel.kv_head + h, block.start + t, end - t);
+            *next = Asked::rows(s, rows, block.holes.then_some(seen));
         }
         // SAFETY: as the caller promises; keys that some row sees, the lanes of a head that there is.
         unsafe { group.scores::<S, C, NQ>(s, next) };

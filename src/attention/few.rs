@@ -1,7 +1,7 @@
 //! Weighted values of few rows, where they lie: some keys of all heads before the next keys, so that memory is read
 //! in its order.
 
-use super::ahead::{Ahead, Asked, Later, Lines};
+use super::ahead::{Ahead, Asked, Lines};
 use super::block::Block;
 use super::mask::bits;
 use super::panel::Panel;
@@ -99,21 +99,14 @@ unsafe fn strips<S: Simd, E: Elem>(s: S, part: Part) {
                         Next::Heads(ahead) => {
                             let (h, t) = ahead.of(h, from);
                             let rows = v.there(head + h, block.start + t, to - from);
-                            match rows {
-                                Some(rows) if block.holes => {
-                                    // What is seen of the next block nobody knows yet.
-                                    let seen = if t < BLOCK { block.keys >> t } else { u64::MAX };
-                                    Later::of(rows, 1).ask_rows(s, seen);
-                                    Asked::Nothing
-                                }
-                                rows => Asked::rows(rows),
-                            }
+                            // What is seen of the next block nobody knows yet.
+                            let seen = if t < BLOCK { block.keys >> t } else { u64::MAX };
+                            Asked::rows(s, rows, block.holes.then_some(seen))
                         }
-                        Next::Block => Asked::rows(v.there(head + h, block.start + from + BLOCK, to - from)),
-                        Next::Keys => match k.there(head + h, block.start + BLOCK, BLOCK) {
-                            Some(rows) => Asked::Later(Later::of(rows, 8)),
-                            None => Asked::Nothing,
-                        },
+                        Next::Block => {
+                            Asked::rows(s, v.there(head + h, block.start + from + BLOCK, to - from), None)
+                        }
+                        Next::Keys => Asked::later(k.there(head + h, block.start + BLOCK, BLOCK), 8),
                     };
                     let shift = h * v.head_stride();
                     let mut head = Head { keys: (from, to), first, more, shift, asked };

@@ -7,10 +7,13 @@ use core::ops::Range;
 use super::block::Block;
 use super::call::Problem;
 use super::panel::{Panel, Run, SoFar};
-use super::scratch::{MAX_PANELS, Scratch, room};
+use super::scratch::{MAX_PANEL, MAX_PANELS, Scratch, room};
 use super::{decode, prefill};
 use crate::kernel::softmax::BLOCK;
 use crate::simd::Simd;
+
+/// Up to so many rows of a head several heads are read together.
+pub const FEW: usize = MAX_PANEL / 2;
 
 /// How the rows of a head lie in a panel.
 struct Lanes {
@@ -49,7 +52,7 @@ impl Lanes {
 /// Up to how many heads go together, if `rows` rows of each are wanted.
 pub fn most_heads<S: Simd>(_: S, p: &Problem, rows: usize) -> usize {
     // Heads that lie side by side are read in order; those that lie apart are better read one by one.
-    if S::LANES == 1 || rows > S::PANEL / 2 || !p.k.token_major() {
+    if S::LANES == 1 || rows > FEW || !p.k.token_major() {
         return 1;
     }
     let lanes = Lanes::of::<S>(p, rows);

@@ -51,9 +51,6 @@ unsafe impl Sync for Work<'_> {}
 
 /// Queries of an item: whole panels on every tier, for any group.
 const QUERIES: usize = 192;
-/// Up to so many rows of a head several heads are read together.
-#[cfg(feature = "rayon")]
-const FEW: usize = 24;
 
 impl<'a> Attention<'a> {
     /// [`run`](Self::run), or [`run_with_lse`](Self::run_with_lse), cut into items.
@@ -152,7 +149,7 @@ impl<'a> Work<'a> {
         let threads = (scratch.len() / needed.max(1)).min(rayon::current_num_threads());
         // Heads of a decode step are read together; a sequence may be longer than others.
         let group = self.call.q.n_heads.checked_div(self.call.k.slots.n_heads).unwrap_or(0);
-        let few = group.saturating_mul(self.call.q_len) <= FEW;
+        let few = group.saturating_mul(self.call.q_len) <= super::together::FEW;
         let parts = if few { threads.max(self.call.sequences) } else { self.len() }.min(self.len());
         let (work, next, (each, more)) = (&self, &AtomicUsize::new(0), self.cut(parts));
         rayon::scope(|scope| {

@@ -124,6 +124,11 @@ fn sizes_past_the_cache_blocks_agree_with_the_bit_model() {
     // Rows of A packed at a time, rows and columns of partial sums, columns of B.
     for (m, k, n, kinds) in [
         (145, 70, 33, [Kind::F32; 3]),
+        // Groups of columns, all rows at a time and not, and what is asked for.
+        (17, 40, 100, [Kind::F32; 3]),
+        (25, 20, 63, [Kind::F32, Kind::F16, Kind::F32]),
+        (300, 20, 95, [Kind::F32; 3]),
+        (40, 300, 450, [Kind::F32; 3]),
         (290, 515, 17, half),
         (20, 515, 520, half),
         (3, 30, 2065, [Kind::F32; 3]),
@@ -148,7 +153,15 @@ fn sizes_past_the_cache_blocks_agree_with_the_bit_model() {
 #[test]
 fn scratch_is_never_exceeded_when_c_is_written_by_columns() {
     for tier in tiers() {
-        for (m, k, n) in [(300, 70, 2), (2, 70, 300), (65, 513, 1), (1, 513, 65), (700, 3, 100)] {
+        for (m, k, n) in [
+            (300, 70, 2),
+            (2, 70, 300),
+            (65, 513, 1),
+            (1, 513, 65),
+            (700, 3, 100),
+            (120, 90, 70),
+            (70, 90, 400),
+        ] {
             for kinds in [[Kind::F32; 3], [Kind::F16; 3]] {
                 let layouts = [Layout::ROWS, Layout::ROWS, Layout::COLUMNS];
                 let shape = Shape { kinds, layouts, ..Shape::plain(m, k, n, 7) };

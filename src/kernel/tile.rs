@@ -87,6 +87,16 @@ impl<E: Elem> Panels<E> {
     }
 }
 
+/// Panels of `k` rows, one behind the other.
+pub fn packed<E>(ptr: *const E, k: usize) -> Panels<E> {
+    Panels { ptr, row_stride: PANEL_COLS, panel_stride: k * PANEL_COLS, col_stride: 1 }
+}
+
+/// Rows of `cols` columns, one behind the other.
+pub fn side_by_side(ptr: *const f32, cols: usize) -> Panels<f32> {
+    Panels { ptr, row_stride: cols, panel_stride: PANEL_COLS, col_stride: 1 }
+}
+
 /// The accumulators of a tile.
 pub type Acc<V, const MR: usize, const NV: usize> = [[V; NV]; MR];
 
@@ -138,6 +148,73 @@ pub unsafe fn tile_while<S: Simd, E: Elem, const MR: usize, const NV: usize>(
     })
 }
 
+/// Steps of [`tile_between`] that belong together.
+const STEPS: usize = 16;
+
+/// [`tile`], which does something else `before` every few steps, of which it says the first one and how many they are.
+///
+/// In each step, addresses of more than the operands would not fit the registers.
+///
+/// # Safety
+/// - As there, of rows of `b` that may be written `before` the steps that read them.
+#[inline(always)]
+pub unsafe fn tile_between<S: Simd, E: Elem, const MR: usize, const NV: usize>(
+    s: S,
+    k: usize,
+    a: Rows,
+    b: Panels<E>,
+    mut before: impl FnMut(usize, usize),
+    mut acc: Acc<S::V, MR, NV>,
+) -> Acc<S::V, MR, NV> {
+    let mut at = 0;
+    while at < k {
+        let steps = (k - at).min(STEPS);
+        before(at, steps);
+        // SAFETY: as the caller promises.
+        acc = unsafe { tile_while(s, steps, a.at(0, at), b.at(at, 0), || {}, acc) };
+        at += steps;
+    }
+    acc
+}
+
+/// [`tile_between`], which also writes the vectors of `b`, widened, side by side to `to`.
+///
+/// # Safety
+/// - As there; `to` is valid for writing `k` rows of `NV` vectors.
+#[inline(always)]
+pub unsafe fn packing_tile<S: Simd, E: Elem, const MR: usize, const NV: usize>(
+    s: S,
+    k: usize,
+    a: Rows,
+    (b, mut to): (Panels<E>, *mut f32),
+    mut before: impl FnMut(usize, usize),
+    mut acc: Acc<S::V, MR, NV>,
+) -> Acc<S::V, MR, NV> {
+    let stride = b.vector_stride::<S>();
+    let mut from = 0;
+    while from < k {
+        let steps = (k - from).min(STEPS);
+        before(from, steps);
+        let rows = a.at(0, from).each::<MR>();
+        let (mut at, mut row) = (0, b.at(from, 0).ptr);
+        for _ in 0..steps {
+            // SAFETY: as the caller promises.
+            unsafe {
+                let vectors = vectors::<S, E, NV>(s, row, stride);
+                unrolled!(V < NV, 16 => {
+                    s.store(to.wrapping_add(V * S::LANES), vectors[V]);
+                });
+                multiply(s, (&rows, at), &vectors, &mut acc);
+            }
+            at += a.col_stride;
+            row = row.wrapping_add(b.row_stride);
+            to = to.wrapping_add(NV * S::LANES);
+        }
+        from += steps;
+    }
+    acc
+}
+
 /// [`tile_while`] of a single vector, of which memory has the first `n` lanes: the others become zero.
 ///
 /// # Safety
@@ -179,14 +256,34 @@ pub unsafe fn step<S: Simd, E: Elem, const MR: usize, const NV: usize>(
     b: (*const E, usize),
     acc: &mut Acc<S::V, MR, NV>,
 ) {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let vectors = vectors::<S, E, NV>(s, b.0, b.1);
+        multiply(s, a, &vectors, acc);
+    }
+}
+
+/// `NV` vectors from `p` on, `stride` apart.
+#[inline(always)]
+unsafe fn vectors<S: Simd, E: Elem, const NV: usize>(s: S, p: *const E, stride: usize) -> [S::V; NV] {
     let mut vectors = [s.splat(0.0); NV];
     unrolled!(V < NV, 16 => {
         // SAFETY: as the caller promises.
-        vectors[V] = unsafe { E::load(s, b.0.wrapping_add(V * b.1)) };
+        vectors[V] = unsafe { E::load(s, p.wrapping_add(V * stride)) };
     });
+    vectors
+}
+
+#[inline(always)]
+unsafe fn multiply<S: Simd, const MR: usize, const NV: usize>(
+    s: S,
+    (rows, at): (&[*const f32; MR], usize),
+    vectors: &[S::V; NV],
+    acc: &mut Acc<S::V, MR, NV>,
+) {
     unrolled!(I < MR => {
         // SAFETY: as the caller promises.
-        let x = s.splat(unsafe { *a.0[I].wrapping_add(a.1) });
+        let x = s.splat(unsafe { *rows[I].wrapping_add(at) });
         unrolled!(V < NV, 16 => {
             acc[I][V] = s.fma(x, vectors[V], acc[I][V]);
         });

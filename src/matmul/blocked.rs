@@ -15,13 +15,13 @@
 use core::mem::MaybeUninit;
 
 use super::store::Store;
-use super::tiles::tiles;
+use super::tiles::{Next, Source, TALLEST, fused, grouped, tiles, widest};
 use super::{Product, Rhs, few, lone};
 use crate::elem::sealed::Lanes;
 use crate::elem::{Elem, Kind, by_kind};
 use crate::kernel::pack::{Grid, pack};
-use crate::kernel::tile::{PANEL_COLS, Panels, Rows};
-use crate::simd::Simd;
+use crate::kernel::tile::{PANEL_COLS, Panels, Rows, packed};
+use crate::simd::{LINE, Simd};
 use crate::view::RawMat;
 
 /// The logical block of `k`, part of the contract: an element is one chain over a block, and the
@@ -29,6 +29,8 @@ use crate::view::RawMat;
 pub const KC: usize = 512;
 /// Rows of A at a time: 72 x 512 floats are 144 KiB, a part of the L2. 12 tiles of 6 rows, 9 of 8.
 const MC: usize = 72;
+/// The same for each lane, if A is read where it lies, or nothing else wants the room.
+const TALL: usize = 18;
 /// Columns of B packed at a time: 512 x 2,048 floats are 4 MiB, a part of the L3.
 const NC: usize = 2048;
 /// The same when C holds no partial sums: they take the rest of the same scratch.
@@ -40,15 +42,15 @@ const SMALL: usize = 64;
 /// Floats between the rows of packed A beyond their length: no power of two, which would put the rows
 /// of a tile into the same sets of the L1.
 const SKEW: usize = 16;
-/// Columns of B that are packed together.
-const WIDE: usize = 4 * PANEL_COLS;
+/// From so many rows on packed weights are better copied than read again and again where no cache line begins.
+const MANY: usize = 24;
 /// Steps of a tile from which on it asks for its part of C before it begins, if C has more bytes than so many.
 const LONG: usize = 128;
 const CACHED: usize = 512 << 10;
-/// Rows of B that are asked for ahead of the one that is packed.
-const AHEAD: usize = 16;
 /// A B of up to so many bytes for each lane is not packed: tiles of wide vectors read it less often.
 const IN_PLACE: usize = 16 << 10;
+/// The same for tiles that write the groups of B on their way, which costs little: what the L1 holds.
+const SMALL_B: usize = 40 << 10;
 /// Rows so many bytes apart, or a multiple, share a set of the L1, which holds eight.
 const CROWDED: usize = 4096;
 /// Floats to move the scratch to a cache line.
@@ -203,7 +205,9 @@ unsafe fn strips<S: Simd, E: Elem>(s: S, a: &RawMat, b: Panels<E>, j: usize, col
     if a.kind == Kind::F32 {
         let rows = Rows { ptr: a.at::<f32>(0, 0), row_stride: a.row_stride, col_stride: a.col_stride };
         // SAFETY: A has `a.rows` rows of `a.cols`; the rest is as the caller promises.
-        return unsafe { tiles::<S, E, false>(s, (a.rows, a.cols, cols), rows, b, (0, j), store) };
+        return unsafe {
+            tiles::<S, E, false>(s, (a.rows, a.cols, cols), rows, b, (0, j), store, Next::NOTHING)
+        };
     }
     // SAFETY: as above.
     unsafe { widened(s, a, b, j, cols, store) }
@@ -222,7 +226,7 @@ unsafe fn widened<S: Simd, E: Elem>(s: S, a: &RawMat, b: Panels<E>, j: usize, co
         // SAFETY: `mr <= 8` rows of `a.cols <= SMALL` columns fit the strip.
         unsafe {
             pack(s, a.block(i, 0, mr, a.cols), Grid { dst: strip, stride: SMALL, width: a.cols });
-            tiles::<S, E, false>(s, (mr, a.cols, cols), rows, b, (i, j), store);
+            tiles::<S, E, false>(s, (mr, a.cols, cols), rows, b, (i, j), store, Next::NOTHING);
         }
         i += mr;
     }
@@ -245,7 +249,13 @@ unsafe fn blocked<S: Simd>(s: S, p: &Product, scratch: *mut f32) {
         // SAFETY: the plan has room for `kc` floats of each column, in whole panels, and for the rows of A.
         return unsafe { few::run(s, p, b, &room) };
     }
-    let far = Store::is_direct(&p.c) && m.saturating_mul(n).saturating_mul(size_of::<f32>()) > CACHED;
+    // A single tile of columns reads each element once.
+    let once = n <= S::NV * S::LANES;
+    let crowded = p.a.row_stride.saturating_mul(size_of::<f32>()).is_multiple_of(CROWDED);
+    let in_place =
+        p.a.kind == Kind::F32 && p.a.col_stride == 1 && (once || const { S::LANES > 1 } && !crowded);
+    let group = min(widest::<S>() * plan.kc, plan.a_at - ALIGN);
+    let far = m.saturating_mul(n).max(k.saturating_mul(n)).saturating_mul(size_of::<f32>()) > CACHED;
     // No size is 0 here, which `max` tells the compiler: a step of 0 would panic.
     for jc in (0..n).step_by(plan.nc.max(1)) {
         let nc = (n - jc).min(plan.nc);
@@ -254,52 +264,66 @@ unsafe fn blocked<S: Simd>(s: S, p: &Product, scratch: *mut f32) {
             for pc in (0..k).step_by(plan.kc.max(1)) {
                 let kc = (k - pc).min(plan.kc);
                 let store = Store::block(p, (is, jc), pc..pc + kc, (partial, plan.nc));
-                // Whole vectors of a B that caches hold are read where they lie.
-                let mut direct = 0;
-                if let Rhs::Strided(b) = p.b {
-                    if const { S::LANES > 1 } && b.kind == Kind::F32 && lies_well::<S>(&b) {
-                        direct = nc - nc % S::LANES;
-                    }
-                    // SAFETY: the plan has room for `kc` rows of `nc` columns in panels.
-                    unsafe { pack_panels(s, b.block(pc, jc + direct, kc, nc - direct), b_packed) };
-                }
-                for ic in (0..ms).step_by(plan.mc.max(1)) {
-                    let mc = (ms - ic).min(plan.mc);
-                    // SAFETY: the plan has room for `mc` rows of `kc + SKEW`; blocks are inside.
-                    unsafe {
-                        let a = p.a.block(is + ic, pc, mc, kc);
-                        // A single tile of columns reads each element once.
-                        let once = n <= S::NV * S::LANES;
-                        let crowded = (a.row_stride * size_of::<f32>()).is_multiple_of(CROWDED);
-                        let as_it_is = a.col_stride == 1 && (once || S::LANES > 1 && !crowded);
-                        let rows = rows_of(s, a, as_it_is, a_packed, kc + SKEW);
-                        let sizes = (mc, kc, nc);
-                        match p.b {
-                            Rhs::Packed { ptr, kind, .. } => by_kind!(kind, E => {
-                                let panels = packed::<E>(ptr.cast(), k).at(pc, jc);
-                                let bytes = k.saturating_mul(n).saturating_mul(size_of::<E>());
-                                if const { S::PREFETCHES } && bytes >= few::FAR {
-                                    few::panels(s, sizes, rows, panels, ic, &store);
-                                } else {
-                                    tiles::<S, E, false>(s, sizes, rows, panels, (ic, 0), &store);
-                                }
-                            }),
-                            Rhs::Strided(b) => {
-                                if direct > 0 {
-                                    let (ptr, row_stride) = (b.at::<f32>(pc, jc).cast_const(), b.row_stride);
-                                    let b =
-                                        Panels { ptr, row_stride, panel_stride: PANEL_COLS, col_stride: 1 };
-                                    tiles::<S, f32, false>(s, (mc, kc, direct), rows, b, (ic, 0), &store);
-                                }
-                                let rest = packed(b_packed, kc);
-                                let sizes = (mc, kc, nc - direct);
-                                if const { S::PREFETCHES } && far && kc >= LONG {
-                                    tiles::<S, f32, true>(s, sizes, rows, rest, (ic, direct), &store);
-                                } else {
-                                    tiles::<S, f32, false>(s, sizes, rows, rest, (ic, direct), &store);
-                                }
+                let far = far && kc >= LONG;
+                let (b, kind, row_stride, panel_stride) = match p.b {
+                    Rhs::Packed { ptr, kind, .. } => (ptr, kind, PANEL_COLS, k * PANEL_COLS),
+                    Rhs::Strided(b) => (b.bytes(), b.kind, b.row_stride, PANEL_COLS),
+                };
+                let ptr = b.wrapping_add((pc * row_stride + jc / PANEL_COLS * panel_stride) * kind.size());
+                let rows = Source::Rows { ptr, kind, row_stride, panel_stride };
+                // Packed weights are read as they lie, but by many rows only if that is quick.
+                let quick = kind == Kind::F32 && (ptr as usize).is_multiple_of(LINE);
+                let (mut source, as_they_lie) = match p.b {
+                    Rhs::Packed { .. } => (rows, const { !fused::<S>() } || ms < MANY || quick),
+                    Rhs::Strided(b) => {
+                        let block = b.block(pc, jc, kc, nc);
+                        let source = match b.col_stride {
+                            1 if const { S::LANES > 1 }
+                                && lies_well::<S>(&b)
+                                && (few::bytes(&b) <= SMALL_B || const { !fused::<S>() })
+                                && b.kind == Kind::F32 =>
+                            {
+                                Source::InPlace(block)
                             }
+                            1 if const { S::LANES > 1 } && ms >= TALLEST => rows,
+                            _ => Source::Strided(block),
+                        };
+                        (source, false)
+                    }
+                };
+                // If all rows go at a time, there is one group of B at a time, and room for A behind it.
+                let stride = kc + SKEW;
+                let fit = (plan.partial_at - ALIGN - group) / stride;
+                let at_once = const { S::LANES > 1 } && ms <= TALL * S::LANES && (in_place || ms <= fit);
+                let (mc, a_packed) = match in_place {
+                    _ if at_once => (ms, b_packed.wrapping_add(group)),
+                    true if const { S::LANES > 1 } => (TALL * S::LANES, a_packed),
+                    _ => (plan.mc, a_packed),
+                };
+                for ic in (0..ms).step_by(mc.max(1)) {
+                    let mc = (ms - ic).min(mc);
+                    let (sizes, at) = ((mc, kc, nc), (ic, 0));
+                    // SAFETY: the plan has room for `mc` rows of `kc + SKEW`, and for the panels; blocks are inside.
+                    unsafe {
+                        let a = rows_of(s, p.a.block(is + ic, pc, mc, kc), in_place, a_packed, stride);
+                        if !as_they_lie {
+                            grouped(s, sizes, a, (source, b_packed, !at_once), at, &store, far);
+                            if !matches!(source, Source::InPlace(_)) {
+                                source = Source::There;
+                            }
+                            continue;
                         }
+                        by_kind!(kind, E => {
+                            let b = Panels { ptr: ptr.cast::<E>(), row_stride, panel_stride, col_stride: 1 };
+                            if const { S::PREFETCHES } && far && (const { !fused::<S>() } || mc < MANY) {
+                                few::panels(s, sizes, a, b, ic, &store);
+                            } else if const { S::PREFETCHES && E::KIND as u8 == Kind::F32 as u8 } && far {
+                                let next = Next::of(b, n.min(S::NV * S::LANES));
+                                tiles::<S, E, true>(s, sizes, a, b, at, &store, next);
+                            } else {
+                                tiles::<S, E, false>(s, sizes, a, b, at, &store, Next::NOTHING);
+                            }
+                        });
                     }
                 }
             }
@@ -325,47 +349,4 @@ pub unsafe fn rows_of<S: Simd>(s: S, a: RawMat, as_they_lie: bool, to: *mut f32,
     // SAFETY: as the caller promises.
     unsafe { pack(s, a, Grid { dst: to, stride, width: a.cols }) };
     Rows { ptr: to, row_stride: stride, col_stride: 1 }
-}
-
-/// Packed panels of `k` rows.
-fn packed<E>(ptr: *const E, k: usize) -> Panels<E> {
-    Panels { ptr, row_stride: PANEL_COLS, panel_stride: k * PANEL_COLS, col_stride: 1 }
-}
-
-/// `b` as panels of [`PANEL_COLS`] columns, one behind the other, the last one padded with zeros.
-///
-/// # Safety
-/// - `dst` is valid for writing `ceil(b.cols / PANEL_COLS) * PANEL_COLS * b.rows` floats.
-unsafe fn pack_panels<S: Simd>(s: S, b: RawMat, dst: *mut f32) {
-    // Rows that lie together are read several panels wide: memory answers faster in order.
-    let wide = if b.col_stride == 1 && S::LANES > 1 { b.cols - b.cols % WIDE } else { 0 };
-    if wide > 0 {
-        s.vectorize(
-            #[inline(always)]
-            || {
-                by_kind!(b.kind, E => for j in (0..wide).step_by(WIDE) {
-                    for i in 0..b.rows {
-                        s.prefetch_all(b.at::<E>(i + AHEAD, j), WIDE);
-                        for v in (0..WIDE).step_by(S::LANES) {
-                            let to = dst.wrapping_add((j + v / PANEL_COLS * PANEL_COLS) * b.rows);
-                            let to = to.wrapping_add(i * PANEL_COLS + v % PANEL_COLS);
-                            // SAFETY: vectors inside the row and inside the panel.
-                            unsafe { s.store(to, E::load(s, b.at::<E>(i, j + v))) };
-                        }
-                    }
-                });
-            },
-        );
-    }
-    for j in (wide..b.cols).step_by(PANEL_COLS) {
-        let cols = (b.cols - j).min(PANEL_COLS);
-        // SAFETY: panel `j / PANEL_COLS` begins there.
-        unsafe {
-            pack(
-                s,
-                b.block(0, j, b.rows, cols),
-                Grid { dst: dst.add(j * b.rows), stride: PANEL_COLS, width: PANEL_COLS },
-            )
-        };
-    }
 }

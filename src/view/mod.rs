@@ -67,6 +67,12 @@ impl RawMat {
         RawMat { ptr: ptr.cast_mut().cast(), rows: 1, cols, row_stride: 0, col_stride: 1, kind: E::KIND }
     }
 
+    /// Rows of elements side by side.
+    #[inline(always)]
+    pub fn of_rows<E: Elem>(ptr: *const E, [rows, cols]: [usize; 2], row_stride: usize) -> RawMat {
+        RawMat { rows, row_stride, ..RawMat::row(ptr, cols) }
+    }
+
     /// The address of the first element.
     pub fn bytes(&self) -> *const u8 {
         self.ptr

@@ -91,7 +91,7 @@ unsafe fn many<S: Simd>(
                             let mut c = 0;
                             while c < cols {
                                 let lines = wanted.next();
-                                let vectors = ((cols - c) / S::LANES).min(S::NV);
+                                let vectors = share((cols - c) / S::LANES, S::NV);
                                 with_vectors!(S, vectors, NV => apart!(s => whole::<S, MR, NV>(s, strips, r, keys, c, lines)));
                                 c += vectors * S::LANES;
                             }

@@ -3,25 +3,27 @@
 //! ```text
 //! for jc in 0..n step nc                        B columns that fit the L3
 //!   for is in 0..m step ms                      C rows whose partial sums fit (all of m if C is f32)
-//!     for pc in 0..k step KC                    pack B[pc.., jc..] into panels of 16 columns, unless caches hold it
-//!       for ic in is..is+ms step mc             pack A[ic.., pc..] into rows, unless it has rows: it fits the L2
-//!         for jr in 0..nc step NR               a panel of B: it fits the L1
+//!     for pc in 0..k step KC
+//!       for ic in is..is+ms step mc             copy A[ic.., pc..] into rows, unless it has rows: it fits the L2
+//!         for jr in 0..nc step NR               a group of columns of B, copied by its first tile
 //!           for ir in 0..mc step MR             the tile
 //! ```
+//! If all rows go at a time, each group of B is copied to the same place, and used up there.
+//!
 //! The loops and their names are those of Goto and van de Geijn (2008) and Van Zee and van de Geijn
 //! (2015). The departure is that A keeps its rows: they are read where they lie, or copied side by side, instead of
 //! being interleaved, since the tile broadcasts from rows as well as from columns.
 
 use core::mem::MaybeUninit;
 
+use super::groups::{Room, Source, grouped, widest};
 use super::store::Store;
-use super::tiles::{Next, Source, TALLEST, fused, grouped, tiles, widest};
+use super::tiles::{Next, tiles};
 use super::{Product, Rhs, few, lone};
-use crate::elem::sealed::Lanes;
 use crate::elem::{Elem, Kind, by_kind};
 use crate::kernel::pack::{Grid, pack};
 use crate::kernel::tile::{PANEL_COLS, Panels, Rows, packed};
-use crate::simd::{LINE, Simd};
+use crate::simd::Simd;
 use crate::view::RawMat;
 
 /// The logical block of `k`, part of the contract: an element is one chain over a block, and the
@@ -29,7 +31,7 @@ use crate::view::RawMat;
 pub const KC: usize = 512;
 /// Rows of A at a time: 72 x 512 floats are 144 KiB, a part of the L2. 12 tiles of 6 rows, 9 of 8.
 const MC: usize = 72;
-/// The same for each lane, if A is read where it lies, or nothing else wants the room.
+/// The same for each lane, if A is read where it lies, or the room of other groups of B is free.
 const TALL: usize = 18;
 /// Columns of B packed at a time: 512 x 2,048 floats are 4 MiB, a part of the L3.
 const NC: usize = 2048;
@@ -42,15 +44,11 @@ const SMALL: usize = 64;
 /// Floats between the rows of packed A beyond their length: no power of two, which would put the rows
 /// of a tile into the same sets of the L1.
 const SKEW: usize = 16;
-/// From so many rows on packed weights are better copied than read again and again where no cache line begins.
-const MANY: usize = 24;
 /// Steps of a tile from which on it asks for its part of C before it begins, if C has more bytes than so many.
 const LONG: usize = 128;
 const CACHED: usize = 512 << 10;
-/// A B of up to so many bytes for each lane is not packed: tiles of wide vectors read it less often.
+/// A B of up to so many bytes for each lane need not be copied: tiles of wide vectors read it less often.
 const IN_PLACE: usize = 16 << 10;
-/// The same for tiles that write the groups of B on their way, which costs little: what the L1 holds.
-const SMALL_B: usize = 40 << 10;
 /// Rows so many bytes apart, or a multiple, share a set of the L1, which holds eight.
 const CROWDED: usize = 4096;
 /// Floats to move the scratch to a cache line.
@@ -264,33 +262,7 @@ unsafe fn blocked<S: Simd>(s: S, p: &Product, scratch: *mut f32) {
             for pc in (0..k).step_by(plan.kc.max(1)) {
                 let kc = (k - pc).min(plan.kc);
                 let store = Store::block(p, (is, jc), pc..pc + kc, (partial, plan.nc));
-                let far = far && kc >= LONG;
-                let (b, kind, row_stride, panel_stride) = match p.b {
-                    Rhs::Packed { ptr, kind, .. } => (ptr, kind, PANEL_COLS, k * PANEL_COLS),
-                    Rhs::Strided(b) => (b.bytes(), b.kind, b.row_stride, PANEL_COLS),
-                };
-                let ptr = b.wrapping_add((pc * row_stride + jc / PANEL_COLS * panel_stride) * kind.size());
-                let rows = Source::Rows { ptr, kind, row_stride, panel_stride };
-                // Packed weights are read as they lie, but by many rows only if that is quick.
-                let quick = kind == Kind::F32 && (ptr as usize).is_multiple_of(LINE);
-                let (mut source, as_they_lie) = match p.b {
-                    Rhs::Packed { .. } => (rows, const { !fused::<S>() } || ms < MANY || quick),
-                    Rhs::Strided(b) => {
-                        let block = b.block(pc, jc, kc, nc);
-                        let source = match b.col_stride {
-                            1 if const { S::LANES > 1 }
-                                && lies_well::<S>(&b)
-                                && (few::bytes(&b) <= SMALL_B || const { !fused::<S>() })
-                                && b.kind == Kind::F32 =>
-                            {
-                                Source::InPlace(block)
-                            }
-                            1 if const { S::LANES > 1 } && ms >= TALLEST => rows,
-                            _ => Source::Strided(block),
-                        };
-                        (source, false)
-                    }
-                };
+                let mut source = Source::of::<S>(p, (pc, jc), [kc, nc], ms);
                 // If all rows go at a time, there is one group of B at a time, and room for A behind it.
                 let stride = kc + SKEW;
                 let fit = (plan.partial_at - ALIGN - group) / stride;
@@ -300,30 +272,16 @@ unsafe fn blocked<S: Simd>(s: S, p: &Product, scratch: *mut f32) {
                     true if const { S::LANES > 1 } => (TALL * S::LANES, a_packed),
                     _ => (plan.mc, a_packed),
                 };
+                let room = Room { to: b_packed, keep: !at_once, far: far && kc >= LONG };
                 for ic in (0..ms).step_by(mc.max(1)) {
                     let mc = (ms - ic).min(mc);
-                    let (sizes, at) = ((mc, kc, nc), (ic, 0));
                     // SAFETY: the plan has room for `mc` rows of `kc + SKEW`, and for the panels; blocks are inside.
                     unsafe {
                         let a = rows_of(s, p.a.block(is + ic, pc, mc, kc), in_place, a_packed, stride);
-                        if !as_they_lie {
-                            grouped(s, sizes, a, (source, b_packed, !at_once), at, &store, far);
-                            if !matches!(source, Source::InPlace(_)) {
-                                source = Source::There;
-                            }
-                            continue;
-                        }
-                        by_kind!(kind, E => {
-                            let b = Panels { ptr: ptr.cast::<E>(), row_stride, panel_stride, col_stride: 1 };
-                            if const { S::PREFETCHES } && far && (const { !fused::<S>() } || mc < MANY) {
-                                few::panels(s, sizes, a, b, ic, &store);
-                            } else if const { S::PREFETCHES && E::KIND as u8 == Kind::F32 as u8 } && far {
-                                let next = Next::of(b, n.min(S::NV * S::LANES));
-                                tiles::<S, E, true>(s, sizes, a, b, at, &store, next);
-                            } else {
-                                tiles::<S, E, false>(s, sizes, a, b, at, &store, Next::NOTHING);
-                            }
-                        });
+                        grouped(s, (mc, kc, nc), a, (source, room), (ic, 0), &store);
+                    }
+                    if !matches!(source, Source::Lying(_)) {
+                        source = Source::There;
                     }
                 }
             }

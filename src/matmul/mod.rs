@@ -2,6 +2,7 @@
 
 mod blocked;
 mod few;
+mod groups;
 mod lone;
 mod packed;
 mod store;

@@ -40,7 +40,7 @@ struct Read {
 fn main() -> Result<(), lexopt::Error> {
     let Some(args) = Args::parse("peak")? else { return Ok(()) };
     let mut rows = rows(&args);
-    let peak = measure(&mut rows, Duration::from_secs(if args.quick { 5 } else { 60 }));
+    let peak = measure(&mut rows, args.tier, Duration::from_secs(if args.quick { 5 } else { 60 }));
     print(peak, &rows, args.tier);
     Ok(())
 }
@@ -115,13 +115,13 @@ fn attention<T: Number>(name: String, tier: Tier, shape: Shape) -> Row {
 }
 
 /// All limits and rows in turn until `time` is over, at least once; the peak in FLOP/s.
-fn measure(rows: &mut [Row], time: Duration) -> Option<f64> {
+fn measure(rows: &mut [Row], tier: Tier, time: Duration) -> Option<f64> {
     let (start, mut best) = (Instant::now(), f64::MAX);
     loop {
         for row in &mut *rows {
             // Each row runs from whatever cache its operands fit: the rows before have emptied it.
             for _ in 0..4 {
-                best_of(&mut best, &mut || _ = black_box(chains()));
+                best_of(&mut best, &mut || _ = black_box(chains(tier)));
                 if let Some(read) = &mut row.read {
                     best_of(&mut read.best, &mut read.call);
                 }
@@ -129,7 +129,7 @@ fn measure(rows: &mut [Row], time: Duration) -> Option<f64> {
             }
         }
         if start.elapsed() >= time {
-            return chains().map(|flops| flops / best);
+            return chains(tier).map(|flops| flops / best);
         }
     }
 }

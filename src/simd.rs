@@ -173,6 +173,21 @@ pub trait Simd: Copy + 'static {
             core::ptr::copy_nonoverlapping(lanes.as_ptr().add(half), high, half);
         }
     }
+    /// Stores each quarter of the lanes to its place.
+    /// # Safety
+    /// - All are valid for writing a quarter of a vector.
+    #[inline(always)]
+    unsafe fn store_quarters(self, to: [*mut f32; 4], v: Self::V) {
+        let mut lanes = [0.0; MAX_LANES];
+        let quarter = Self::LANES / 4;
+        // SAFETY: the array holds a whole vector; a quarter of a vector is writable at each.
+        unsafe {
+            self.store(lanes.as_mut_ptr(), v);
+            for (i, to) in to.into_iter().enumerate() {
+                core::ptr::copy_nonoverlapping(lanes.as_ptr().add(i * quarter), to, quarter);
+            }
+        }
+    }
     /// Stores all lanes to `p`, of any alignment.
     /// # Safety
     /// - `p` is valid for writing `LANES` floats.

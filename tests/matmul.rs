@@ -153,15 +153,8 @@ fn sizes_past_the_cache_blocks_agree_with_the_bit_model() {
 #[test]
 fn scratch_is_never_exceeded_when_c_is_written_by_columns() {
     for tier in tiers() {
-        for (m, k, n) in [
-            (300, 70, 2),
-            (2, 70, 300),
-            (65, 513, 1),
-            (1, 513, 65),
-            (700, 3, 100),
-            (120, 90, 70),
-            (70, 90, 400),
-        ] {
+        let few = [(300, 70, 2), (2, 70, 300), (65, 513, 1), (1, 513, 65), (700, 3, 100)];
+        for (m, k, n) in few.into_iter().chain([(120, 90, 70), (70, 90, 400)]) {
             for kinds in [[Kind::F32; 3], [Kind::F16; 3]] {
                 let layouts = [Layout::ROWS, Layout::ROWS, Layout::COLUMNS];
                 let shape = Shape { kinds, layouts, ..Shape::plain(m, k, n, 7) };

@@ -222,6 +222,39 @@ impl Simd for Avx512 {
         ]))
     }
     #[inline(always)]
+    unsafe fn splat_group<const C: usize>(self, p: *const f32) -> __m512 {
+        avx512!(match C {
+            2 => _mm512_castpd_ps(_mm512_set1_pd(p.cast::<f64>().read_unaligned())),
+            _ => _mm512_broadcast_f32x4(_mm_loadu_ps(p)),
+        })
+    }
+    #[inline(always)]
+    fn sum_fours(self, vectors: [__m512; 4]) -> __m512 {
+        avx512!({
+            // Quarter `g` of vector `i` holds the four of sum `4 i + g`.
+            let [a, b, c, d] = transpose_quarters(vectors);
+            let sums = _mm512_add_ps(_mm512_add_ps(a, b), _mm512_add_ps(c, d));
+            let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+            _mm512_permutexvar_ps(order, sums)
+        })
+    }
+    #[inline(always)]
+    unsafe fn store_halves(self, low: *mut f32, high: *mut f32, v: __m512) {
+        avx512!({
+            _mm256_storeu_ps(low, _mm512_castps512_ps256(v));
+            _mm256_storeu_pd(high.cast(), _mm512_extractf64x4_pd::<1>(_mm512_castps_pd(v)));
+        })
+    }
+    #[inline(always)]
+    unsafe fn store_quarters(self, [a, b, c, d]: [*mut f32; 4], v: __m512) {
+        avx512!({
+            _mm_storeu_ps(a, _mm512_castps512_ps128(v));
+            _mm_storeu_ps(b, _mm512_extractf32x4_ps::<1>(v));
+            _mm_storeu_ps(c, _mm512_extractf32x4_ps::<2>(v));
+            _mm_storeu_ps(d, _mm512_extractf32x4_ps::<3>(v));
+        })
+    }
+    #[inline(always)]
     unsafe fn store(self, p: *mut f32, v: __m512) {
         avx512!(_mm512_storeu_ps(p, v))
     }

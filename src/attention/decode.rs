@@ -47,6 +47,11 @@ const fn vectors<S: Simd>(rows: usize, chains: usize) -> usize {
     (rows * chains).div_ceil(S::LANES)
 }
 
+/// Whether a vector of the tier holds four chains of as many rows as two of its vectors for few rows.
+const fn is_wide<S: Simd>() -> bool {
+    S::LANES > <S::Few as Simd>::LANES
+}
+
 /// Writes a head's queries, times the scale, part by part: `[head_dim / chains][row][chains]`, zeros where there is no
 /// row or no feature.
 ///
@@ -96,26 +101,29 @@ unsafe fn spread<const C: usize>(row: *const f32, width: usize, scale: f32, mut 
 /// # Safety
 /// - `x` has room for the panel and holds its queries; the block is inside K.
 #[inline(never)]
-pub unsafe fn scores<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
-    if const { max_rows::<S>() == 0 } {
+pub unsafe fn scores<S: Simd>(wide: S, panel: &Panel, x: &Scratch, block: Block) {
+    if const { max_rows::<S::Few>() == 0 } {
         return;
     }
-    let chains = chains(panel.p.k.dim());
+    let (s, chains) = (wide.few(), chains(panel.p.k.dim()));
     // Caches hold the keys for the parts that follow.
     let mut asks = const { S::PREFETCHES } && panel.p.call.k.far();
-    for (part, x) in parts::<S>(panel, x) {
+    for (part, x) in parts::<S::Few>(panel, x) {
         let (part, x) = (&part, &x);
         // SAFETY: as the caller promises.
         unsafe {
-            by_kind!(part.p.k.kind(), E => match (chains, vectors::<S>(part.rows, chains)) {
+            by_kind!(part.p.k.kind(), E => match (chains, vectors::<S::Few>(part.rows, chains)) {
                 // Eight rows that lie a power of two apart would fill a set of the L1. From memory four are
                 // read faster than more.
-                (2, 1) => groups::<S, E, 2, 1, 7, 8>(s, part, x, block, asks),
-                (2, _) => groups::<S, E, 2, 2, 4, 4>(s, part, x, block, asks),
-                (_, 1) => groups::<S, E, 4, 1, 7, 8>(s, part, x, block, asks),
-                (_, 2) => groups::<S, E, 4, 2, 4, 4>(s, part, x, block, asks),
-                (_, 3) => groups::<S, E, 4, 3, 3, 3>(s, part, x, block, asks),
-                _ => groups::<S, E, 4, 4, 3, 3>(s, part, x, block, asks),
+                (2, 1) => groups::<S::Few, E, 2, 1, 7, 8>(s, part, x, block, asks),
+                (2, _) => groups::<S::Few, E, 2, 2, 4, 4>(s, part, x, block, asks),
+                (_, 1) => groups::<S::Few, E, 4, 1, 7, 8>(s, part, x, block, asks),
+                // Two vectors may be one of the tier's own.
+                (_, 2) if is_wide::<S>() => groups::<S, E, 4, 1, 7, 8>(wide, part, x, block, asks),
+                (_, 2) => groups::<S::Few, E, 4, 2, 4, 4>(s, part, x, block, asks),
+                (_, 3) => groups::<S::Few, E, 4, 3, 3, 3>(s, part, x, block, asks),
+                _ if is_wide::<S>() => groups::<S, E, 4, 2, 4, 4>(wide, part, x, block, asks),
+                _ => groups::<S::Few, E, 4, 4, 3, 3>(s, part, x, block, asks),
             });
         }
         asks = false;
@@ -292,8 +300,8 @@ impl<E: Elem, const P: usize> Group<'_, E, P> {
         // SAFETY: `d` features of each row, also of the copies.
         unsafe {
             // Two 16-bit features at a time would be widened more slowly than they are multiplied; many queries leave
-            // no registers for it.
-            if const { !matches!(E::KIND, Kind::F32) && (C == 2 || NQ > P) } {
+            // no registers for it, and wide vectors take as long to widen four as sixteen.
+            if const { !matches!(E::KIND, Kind::F32) && (C == 2 || NQ > P || is_wide::<S>()) } {
                 let mut copies = [core::ptr::null::<f32>(); P];
                 let mut copied = Grid { dst: self.buffer, stride: self.d, width: self.d };
                 for (copy, row) in copies.iter_mut().zip(rows) {
@@ -305,6 +313,15 @@ impl<E: Elem, const P: usize> Group<'_, E, P> {
             } else {
                 self.chains::<S, E, C, NQ>(s, rows, later, &mut acc);
             }
+        }
+        if const { is_wide::<S>() && NQ == 1 } {
+            let place = |i: usize| self.to.wrapping_add(self.key(i).1 * S::PANEL);
+            for j in (0..P).step_by(4) {
+                let keys: [usize; 4] = core::array::from_fn(|i| (j + i).min(P - 1));
+                // SAFETY: as below.
+                unsafe { s.store_quarters(keys.map(place), s.sum_fours(keys.map(|i| acc[i][0]))) };
+            }
+            return;
         }
         // Two or four vectors of chains give one of sums: of two keys, or of all rows of one.
         let halves = const { (2 * NQ).div_ceil(C) };

@@ -165,7 +165,7 @@ impl Run<'_> {
             } else if panel.in_lanes {
                 prefill::scores(s, panel, x, block)
             } else {
-                decode::scores(s.few(), panel, x, *block)
+                decode::scores(s, panel, x, *block)
             }
             adjust::all(panel, x, Some(block));
         }

@@ -87,7 +87,7 @@ pub unsafe fn scores<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: &mut Bloc
             whole_vectors(s, &vectors, x, block);
         }
         let (few, x) = few::<S>(panel, x);
-        decode::scores(s.few(), &few, &x, *block);
+        decode::scores(s, &few, &x, *block);
     }
 }
 

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use comfy_table::{CellAlignment, Table, presets};
+use qkv::Tier;
 
 use crate::common::limits::chains;
 use crate::plot::Bars;
@@ -45,7 +46,7 @@ impl Row {
     /// `bytes`: what is read by the contender named "read".
     pub fn new(group: &'static str, shape: String, flops: f64, bytes: f64, contenders: &[Contender]) -> Row {
         let best = |name: &str| contenders.iter().find(|it| it.name == name).map(|it| it.best);
-        let peak = chains().zip(best("chains")).map_or(f64::NAN, |(flops, best)| flops / best);
+        let peak = chains(Tier::detect()).zip(best("chains")).map_or(f64::NAN, |(flops, best)| flops / best);
         let bandwidth = best("read").map(|best| bytes / best);
         let limit = (flops / peak).max(best("read").unwrap_or(f64::NAN));
         let entries = contenders.iter().filter(|it| it.name != "chains" && it.name != "read").map(Entry::of);

@@ -7,6 +7,7 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use cpu_time::ProcessTime;
+use qkv::Tier;
 
 use crate::common::limits::chains;
 
@@ -56,7 +57,7 @@ impl<'a> Contender<'a> {
     /// The chains of fused multiply-adds whose rate is the FMA peak. They have some turns before the
     /// rounds: where rounds are few, too low a peak would flatter all.
     pub fn chains() -> Result<Contender<'static>, Failure> {
-        let time = |calls| Ok(cpu_seconds(calls, || _ = black_box(chains())));
+        let time = |calls| Ok(cpu_seconds(calls, || _ = black_box(chains(Tier::detect()))));
         let mut contender = Contender::new("chains", Box::new(time));
         contender.first()?;
         (0..50).try_for_each(|_| contender.turn())?;

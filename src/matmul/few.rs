@@ -17,7 +17,7 @@ use super::turned;
 use crate::elem::{Elem, by_kind};
 use crate::kernel::pack::{Grid, pack};
 use crate::kernel::tile::{
-    Acc, PANEL_COLS, Panels, Rows, share, tile, tile_while, with_rows, with_vectors, zero,
+    Acc, PANEL_COLS, Panels, Rows, share, side_by_side, tile, tile_while, with_rows, with_vectors, zero,
 };
 use crate::kernel::unrolled::unrolled;
 use crate::simd::{LINE, Simd};
@@ -85,12 +85,7 @@ pub unsafe fn run<S: Simd>(s: S, p: &Product, b: RawMat, room: &Room) {
                 } else {
                     let width = nc.next_multiple_of(PANEL_COLS);
                     pack(s, b, Grid { dst: room.b, stride: width, width });
-                    let b = Panels {
-                        ptr: room.b.cast_const(),
-                        row_stride: width,
-                        panel_stride: PANEL_COLS,
-                        col_stride: 1,
-                    };
+                    let b = side_by_side(room.b.cast_const(), width);
                     let none = Chains { steps: kc, ptr: core::ptr::null_mut(), far: false };
                     block::<S, f32>(s, (m, kc, nc), a, b, none, (0, 0), &store);
                 }

@@ -13,14 +13,13 @@ use crate::elem::sealed::Lanes;
 use crate::elem::{Elem, Kind, by_kind};
 use crate::kernel::pack::{Grid, pack};
 use crate::kernel::tile::{
-    PANEL_COLS, Panels, Rows, max_rows, packed, packing_tile, share, side_by_side, with_const, with_vectors,
-    zero,
+    PANEL_COLS, Panels, Rows, packed, packing_tile, share, side_by_side, with_vectors, zero,
 };
 use crate::simd::{LINE, Simd};
 use crate::view::RawMat;
 
-/// Rows of the tallest tile.
-const TALLEST: usize = 8;
+/// Rows of the first tile of a group.
+const FIRST: usize = 8;
 /// From so many rows on packed weights are better copied than read again and again where no cache line begins.
 const MANY: usize = 24;
 /// A B of so many bytes is not even copied by tiles that do it on their way: the L1 holds it.
@@ -71,7 +70,7 @@ impl Source {
             }
             Rhs::Strided(b) => {
                 let block = b.block(i, j, rows, cols);
-                if const { S::LANES == 1 } || b.col_stride != 1 || m < TALLEST {
+                if const { S::LANES == 1 } || b.col_stride != 1 || m < FIRST {
                     return Source::Strided(block);
                 }
                 let (ptr, kind, row_stride) = (block.bytes(), b.kind, b.row_stride);
@@ -151,7 +150,7 @@ pub unsafe fn grouped<S: Simd>(
                     }
                     if cols < PANEL_COLS {
                         pack_panels(s, RawMat::of_rows(b.ptr, [k, cols], row_stride), to);
-                    } else if fused::<S>() {
+                    } else if const { fused::<S>() } {
                         let to = to.ptr.cast_mut();
                         done = first_tile::<S, E>(s, (m, k, cols), (a, b, to), at, store, (far, &mut next));
                     } else {
@@ -242,19 +241,19 @@ unsafe fn first_tile<S: Simd, E: Elem>(
         #[inline(always)]
         || {
             let vectors = cols / S::LANES;
-            let rows = if vectors == 1 { max_rows::<S>(1) } else { S::MR };
-            let next = next.part((m, k), rows);
+            let next = next.part((m, k), FIRST);
             if far {
-                store.ask(s, (rows, at.0), (cols, at.1));
+                store.ask(s, (FIRST, at.0), (cols, at.1));
             }
-            with_vectors!(S, vectors, NV => with_const!(S, max_rows::<S>(NV), MR => apart!(s => {
+            with_vectors!(S, vectors, NV => apart!(s => {
                 // SAFETY: as the caller promises.
                 unsafe {
-                    let acc = packing_tile::<S, E, MR, NV>(s, k, a, (b, to), |t, n| next.ask(s, t, n), zero(s));
+                    let ask = |t, n| next.ask(s, t, n);
+                    let acc = packing_tile::<S, E, FIRST, NV>(s, k, a, (b, to), ask, zero(s));
                     store.put(s, acc, at.0, at.1, NV * S::LANES);
                 }
-            }); [6 8] max_rows::<S>(NV)));
-            rows
+            }));
+            FIRST
         },
     )
 }

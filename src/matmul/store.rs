@@ -72,9 +72,13 @@ impl Store<'_> {
         unsafe { self.put_either::<S, MR, NV, false>(s, acc, i, j, cols) }
     }
 
-    /// Asks for the lines of `rows` rows of C from row `i` on, in which a tile of `cols` columns from column `j` on lies.
+    /// Asks for the lines of `rows` rows of a direct C from row `i` on, in which a tile of `cols` columns from column `j`
+    /// on lies.
     #[inline(always)]
     pub fn ask<S: Simd>(&self, s: S, (rows, i): (usize, usize), (cols, j): (usize, usize)) {
+        if !Store::is_direct(&self.p.c) {
+            return;
+        }
         for r in i..i + rows {
             s.prefetch_all(self.p.c.at::<f32>(self.at.0 + r, self.at.1 + j), cols);
         }

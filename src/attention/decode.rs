@@ -316,10 +316,12 @@ impl<E: Elem, const P: usize> Group<'_, E, P> {
         }
         if const { is_wide::<S>() && NQ == 1 } {
             let place = |i: usize| self.to.wrapping_add(self.key(i).1 * S::PANEL);
+            // No index, which would have a path to a panic.
+            let sums = |i: usize| acc.get(i).and_then(|key| key.first()).copied().unwrap_or(s.splat(0.0));
             for j in (0..P).step_by(4) {
                 let keys: [usize; 4] = core::array::from_fn(|i| (j + i).min(P - 1));
                 // SAFETY: as below.
-                unsafe { s.store_quarters(keys.map(place), s.sum_fours(keys.map(|i| acc[i][0]))) };
+                unsafe { s.store_quarters(keys.map(place), s.sum_fours(keys.map(sums))) };
             }
             return;
         }

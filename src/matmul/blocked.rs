@@ -265,7 +265,7 @@ unsafe fn blocked<S: Simd>(s: S, p: &Product, scratch: *mut f32) {
                 let mut source = Source::of::<S>(p, (pc, jc), [kc, nc], ms);
                 // If all rows go at a time, there is one group of B at a time, and room for A behind it.
                 let stride = kc + SKEW;
-                let fit = (plan.partial_at - ALIGN - group) / stride;
+                let fit = (plan.partial_at - ALIGN - group).checked_div(stride).unwrap_or(0);
                 let at_once = const { S::LANES > 1 } && ms <= TALL * S::LANES && (in_place || ms <= fit);
                 let (mc, a_packed) = match in_place {
                     _ if at_once => (ms, b_packed.wrapping_add(group)),

@@ -105,7 +105,11 @@ pub unsafe fn tiles<S: Simd, E: Elem, const FAR: bool>(
                 let few = const { <S::Few as Simd>::LANES < S::LANES }
                     && (1..=<S::Few as Simd>::LANES).contains(&(left % S::LANES));
                 let vectors = if few { left / S::LANES } else { left.div_ceil(S::LANES) };
-                let vectors = share(vectors, S::NV);
+                // Tiles of narrower vectors begin at panels.
+                let vectors = match const { S::LANES == PANEL_COLS } {
+                    true => share(vectors, S::NV),
+                    false => vectors.min(S::NV),
+                };
                 let cols = left.min(if few && vectors == 0 { left } else { vectors * S::LANES });
                 let next = match left - cols {
                     _ if !FAR => Next::NOTHING,

@@ -30,7 +30,7 @@ const STEPS: usize = 8;
 /// Chains of all rows: 32 KiB, for the L2.
 const CHAINS: usize = 8192;
 /// A B of so many bytes waits for memory: what the next steps read is asked for.
-pub const FAR: usize = 512 << 10;
+const FAR: usize = 512 << 10;
 /// Vectors of a packed B that are asked for ahead.
 const PACKED_AHEAD: usize = 384;
 /// Columns of a packed strip.

@@ -78,8 +78,8 @@ pub const fn fused<S: Simd>() -> bool {
 }
 
 /// `sizes` = (rows, k, columns) of one block, which lies at `at` in C: all its tiles. This is the hot
-/// loop, compiled once for each tier and type of B, and once more for operands that are `FAR`, so that small products need not
-/// ask: for C, for the next columns, and after the last ones for `next`.
+/// loop, compiled once for each tier and type of B, and once more for operands that are `FAR`, so that small products
+/// need not ask: for C, for the next columns, and after the last ones for `next`.
 #[inline(never)]
 pub unsafe fn tiles<S: Simd, E: Elem, const FAR: bool>(
     s: S,
@@ -106,7 +106,7 @@ pub unsafe fn tiles<S: Simd, E: Elem, const FAR: bool>(
                     && (1..=<S::Few as Simd>::LANES).contains(&(left % S::LANES));
                 let vectors = if few { left / S::LANES } else { left.div_ceil(S::LANES) };
                 // Tiles of narrower vectors begin at panels.
-                let vectors = match const { S::LANES == PANEL_COLS } {
+                let vectors = match const { fused::<S>() } {
                     true => share(vectors, S::NV),
                     false => vectors.min(S::NV),
                 };

@@ -18,21 +18,25 @@ m0          the instructions of a Cortex-M0, soft float, on a Cortex-M3, mps2-an
 m55         Cortex-M55 without vectors of floats, mps3-an547
 m55mve      Cortex-M55 with them: subnormal numbers are flushed to zero, mps3-an547
 rv32imafc   RISC-V with FPU, virt
+rv32fma     the same with --cfg qkv_fma, as m7, m55 and m55mve
 rv32imac    RISC-V, soft float, virt"
 
 flags="" qemu=arm
 case "${1:-}" in
     m4f) target=thumbv7em-none-eabihf memory=mps2 machine=mps2-an386 flags="-C target-cpu=cortex-m4" ;;
-    m7) target=thumbv7em-none-eabihf memory=mps2 machine=mps2-an500 flags="-C target-cpu=cortex-m7 --cfg qkv_vmla" ;;
+    m7) target=thumbv7em-none-eabihf memory=mps2 machine=mps2-an500 flags="-C target-cpu=cortex-m7 --cfg qkv_fma" ;;
     m3) target=thumbv7m-none-eabi memory=mps2 machine=mps2-an385 ;;
     m0) target=thumbv6m-none-eabi memory=mps2 machine=mps2-an385 ;;
     m55)
         # Its vectors of floats flush subnormal numbers to zero, so that f16 and exp lose bits.
         target=thumbv8m.main-none-eabihf memory=mps3 machine=mps3-an547
-        flags="-C target-cpu=cortex-m55 -C target-feature=-mve.fp --cfg qkv_vmla"
+        flags="-C target-cpu=cortex-m55 -C target-feature=-mve.fp --cfg qkv_fma"
         ;;
-    m55mve) target=thumbv8m.main-none-eabihf memory=mps3 machine=mps3-an547 flags="-C target-cpu=cortex-m55 --cfg qkv_vmla" ;;
+    m55mve) target=thumbv8m.main-none-eabihf memory=mps3 machine=mps3-an547 flags="-C target-cpu=cortex-m55 --cfg qkv_fma --cfg qkv_mve" ;;
     rv32imafc) target=riscv32imafc-unknown-none-elf memory=virt machine=virt qemu=riscv32 ;;
+    rv32fma)
+        target=riscv32imafc-unknown-none-elf memory=virt machine=virt qemu=riscv32 flags="--cfg qkv_fma"
+        ;;
     rv32imac) target=riscv32imac-unknown-none-elf memory=virt machine=virt qemu=riscv32 ;;
     *) fail "which board? One of:$boards" ;;
 esac
@@ -79,12 +83,14 @@ nothing_else_linked() { # executable
     fi
 }
 
+group=separate
+[[ "$flags" != *qkv_fma* ]] || group=fused
 for binary in $binaries; do
     build "$binary"
     echo "== $binary, $target ${flags#-C target-cpu=} on $machine: $(sizes "$executable")"
     case "$binary" in
         lookup) run "$executable" ;;
-        hashes) run "$executable" | "$root/tests/targets/compare.sh" separate ;;
+        hashes) run "$executable" | "$root/tests/targets/compare.sh" "$group" ;;
         # 128 ns of virtual time an instruction: the gauge wants three ticks of the timer or more.
         counts) run "$executable" -icount shift=7 ;;
         calls)

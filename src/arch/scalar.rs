@@ -1,7 +1,34 @@
 //! The scalar tier: one lane, for targets without vectors (Cortex-M, RISC-V, soft float).
+//!
+//! `--cfg qkv_fma` is for processors with an instruction that fuses a product and a sum: a Cortex-M7 or M55, named by
+//! `-C target-cpu`, and RISC-V with F. Results have the bits of AVX2 and NEON then.
 
 use crate::elem::{bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16};
 use crate::simd::Simd;
+
+#[cfg(not(qkv_fma))]
+#[inline(always)]
+fn multiply_add(a: f32, b: f32, c: f32) -> f32 {
+    a * b + c
+}
+
+/// Rust has a name for this instruction only in std.
+#[cfg(qkv_fma)]
+#[inline(always)]
+fn multiply_add(a: f32, b: f32, mut c: f32) -> f32 {
+    // SAFETY: registers alone, of a unit that `qkv_fma` says is there.
+    unsafe {
+        #[cfg(target_arch = "arm")]
+        core::arch::asm!("vfma.f32 {c}, {a}, {b}", a = in(sreg) a, b = in(sreg) b, c = inout(sreg) c,
+            options(pure, nomem, nostack, preserves_flags));
+        #[cfg(any(target_arch = "riscv32", target_arch = "riscv64"))]
+        core::arch::asm!("fmadd.s {c}, {a}, {b}, {c}", a = in(freg) a, b = in(freg) b, c = inout(freg) c,
+            options(pure, nomem, nostack, preserves_flags));
+        #[cfg(not(any(target_arch = "arm", target_arch = "riscv32", target_arch = "riscv64")))]
+        compile_error!("qkv_fma is for Arm and RISC-V: other targets have tiers for it");
+    }
+    c
+}
 
 /// One `f32` is a vector. Every CPU has it.
 #[derive(Clone, Copy)]
@@ -10,7 +37,7 @@ pub struct Scalar;
 impl Simd for Scalar {
     type V = f32;
     const LANES: usize = 1;
-    const FUSED: bool = false;
+    const FUSED: bool = cfg!(qkv_fma);
     const MR: usize = 6;
     const NV: usize = 4;
     const PANEL: usize = 4;
@@ -38,7 +65,7 @@ impl Simd for Scalar {
     }
     #[inline(always)]
     fn fma(self, a: f32, b: f32, c: f32) -> f32 {
-        a * b + c
+        multiply_add(a, b, c)
     }
     #[inline(always)]
     fn max(self, a: f32, b: f32) -> f32 {

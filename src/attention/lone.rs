@@ -166,7 +166,7 @@ pub unsafe fn weights(panel: &Panel, x: &Scratch, block: &Block) {
                 top = if score > top { score } else { top };
             }
             let sum = weigh(at(from), to - from, top);
-            *x.l.add(r) = *x.l.add(r) * exp(x, r, m, top) + sum;
+            *x.l.add(r) = Scalar.fma(*x.l.add(r), exp(x, r, m, top), sum);
             *x.m.add(r) = top;
         }
     }
@@ -195,7 +195,7 @@ pub unsafe fn merge(x: &Scratch, rows: usize) {
             let (m1, m2) = (*x.total_m.add(r), *x.m.add(r));
             let m = if m1 > m2 { m1 } else { m2 };
             let (f1, f2) = (exp(x, r, m1, m), exp(x, r, m2, m));
-            let merged = |total: *mut f32, chunk: *mut f32| *total = *total * f1 + *chunk * f2;
+            let merged = |total: *mut f32, chunk: *mut f32| *total = Scalar.fma(*total, f1, *chunk * f2);
             *x.total_m.add(r) = m;
             merged(x.total_l.add(r), x.l.add(r));
             for c in r * x.width..(r + 1) * x.width {
@@ -385,13 +385,13 @@ pub unsafe fn add(part: &Part, (acc, factor): (*mut f32, *const f32), c: usize, 
                 let keys = seen::of_row(x, r) & block.keys;
                 for t in (block.from..block.to).filter(|t| keys >> t & 1 == 1) {
                     let value = panel.p.v.run(panel.kv_head, block.start + t, 1).at::<E>(0, c);
-                    *sum += *x.scores.add(t * PANEL + r) * (*value).widen();
+                    *sum = Scalar.fma(*x.scores.add(t * PANEL + r), (*value).widen(), *sum);
                 }
             });
         }
         for (i, &mut sum) in sums.iter_mut().enumerate() {
             let acc = acc.add(i);
-            *acc = if factor.is_null() { sum } else { *acc * *factor + sum };
+            *acc = if factor.is_null() { sum } else { Scalar.fma(*acc, *factor, sum) };
         }
     }
 }
@@ -429,7 +429,7 @@ pub unsafe fn finish(panel: &Panel, x: &Scratch) {
                 let to = p.out.head(head).at::<E>(query, 0);
                 for c in 0..p.out.of.head_dim {
                     // As in `partial::scaled_row`.
-                    *to.add(c) = E::narrow(*acc.add(c) * inverse + 0.0);
+                    *to.add(c) = E::narrow(Scalar.fma(*acc.add(c), inverse, 0.0));
                 }
             });
         }

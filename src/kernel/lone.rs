@@ -15,6 +15,7 @@ use super::unrolled::unrolled;
 use super::{exp::exp_weight, softmax::CHAINS};
 use crate::arch::scalar::Scalar;
 use crate::elem::Elem;
+use crate::simd::Simd;
 
 /// From a query's feature, or a key's weight, to the next one: bytes of a row of four lanes.
 pub const LANES: usize = 4 * FLOAT;
@@ -22,6 +23,20 @@ pub const FLOAT: usize = size_of::<f32>();
 
 /// What sums start with, as many as the largest tile has.
 pub static ZEROS: [f32; 16] = [0.0; 16];
+
+/// In the place of factors: 0 is added, so that no sum is -0. Two roundings a step never give that.
+pub const PLUS_ZERO: *const f32 = core::ptr::without_provenance(if Scalar::FUSED { 1 } else { 0 });
+
+/// The sum, or what is at `to` times a factor plus the sum.
+#[inline(always)]
+unsafe fn finished(sum: f32, to: *const f32, factor: *const f32, i: usize) -> f32 {
+    match factor {
+        _ if factor.is_null() => sum,
+        PLUS_ZERO => sum + 0.0,
+        // SAFETY: as the caller promises.
+        _ => unsafe { Scalar.fma(*to, *factor.wrapping_add(i), sum) },
+    }
+}
 
 /// Returns what a function of `arch::vfp` gives, if there is such a unit and it is for elements `$E`.
 macro_rules! own {
@@ -58,7 +73,7 @@ pub struct Tile<E> {
     /// Rows of four floats, and from one to the next.
     pub to: *mut f32,
     pub to_row: usize,
-    /// A float for each row, or null: nothing is added to.
+    /// A float for each row; null: nothing is added to; or [`PLUS_ZERO`].
     pub factor: *const f32,
     /// Rows, or columns, that are wanted: four a tile. The last tile may have fewer rows.
     pub left: usize,
@@ -117,7 +132,7 @@ unsafe fn any_tile<E: Elem>(x: &mut Tile<E>) {
                     let row = *a[I];
                     a[I] = a[I].wrapping_byte_add(x.a_step);
                     unrolled!(J < 4 => {
-                        sums[I][J] += row * column[J];
+                        sums[I][J] = Scalar.fma(row, column[J], sums[I][J]);
                     });
                 });
             }
@@ -125,7 +140,7 @@ unsafe fn any_tile<E: Elem>(x: &mut Tile<E>) {
                 let to = x.to.wrapping_byte_add(i * x.to_row);
                 for (j, &sum) in row.iter().enumerate() {
                     let to = to.wrapping_add(j);
-                    *to = if x.factor.is_null() { sum } else { *to * *x.factor.wrapping_add(i) + sum };
+                    *to = finished(sum, to, x.factor, i);
                 }
             }
         }
@@ -148,7 +163,7 @@ pub struct Row<E> {
     /// 8 floats.
     pub start: *const f32,
     pub to: *mut f32,
-    /// A float, or null: nothing is added to.
+    /// A float; null: nothing is added to; or [`PLUS_ZERO`].
     pub factor: *const f32,
     /// Sums.
     pub left: usize,
@@ -188,12 +203,12 @@ unsafe fn any_row<E: Elem, const N: usize>(x: &mut Row<E>) {
             for _ in 0..x.k {
                 let weight = *a;
                 unrolled!(J < N => {
-                    sums[J] += weight * (*b.wrapping_add(J)).widen();
+                    sums[J] = Scalar.fma(weight, (*b.wrapping_add(J)).widen(), sums[J]);
                 });
                 (a, b) = (a.wrapping_byte_add(x.a_step), b.wrapping_byte_add(x.b_step));
             }
             for &sum in &sums {
-                *x.to = if x.factor.is_null() { sum } else { *x.to * *x.factor + sum };
+                *x.to = finished(sum, x.to, x.factor, 0);
                 x.to = x.to.wrapping_add(1);
             }
         }
@@ -257,14 +272,14 @@ unsafe fn any_scores<const N: usize>(x: &mut Scores) {
                 unrolled!(C < 2 => {
                     let feature = *key.wrapping_add(C);
                     unrolled!(L < N => {
-                        sums[C][L] += feature * *q.wrapping_add(4 * C + L);
+                        sums[C][L] = Scalar.fma(feature, *q.wrapping_add(4 * C + L), sums[C][L]);
                     });
                 });
                 (key, q) = (key.wrapping_byte_add(x.step), q.wrapping_byte_add(x.q_step));
             }
             unrolled!(L < N => {
                 if x.one != 0 {
-                    sums[0][L] += *key * *q.wrapping_add(L);
+                    sums[0][L] = Scalar.fma(*key, *q.wrapping_add(L), sums[0][L]);
                 }
                 let to = x.to.wrapping_add(L);
                 let sum = sums[0][L] + sums[1][L];

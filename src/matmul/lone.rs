@@ -5,7 +5,7 @@ use super::blocked::KC;
 use super::store::Store;
 use super::{Product, Rhs};
 use crate::elem::{Elem, by_kind};
-use crate::kernel::lone::{FLOAT, LANES, Row, Tile, Together, ZEROS, row, tile};
+use crate::kernel::lone::{FLOAT, LANES, PLUS_ZERO, Row, Tile, Together, ZEROS, row, tile};
 use crate::kernel::tile::{PANEL_COLS, Panels, Rows};
 
 /// Computes a product whose A and C are of `f32`: sums between blocks of `k` lie in C.
@@ -66,7 +66,7 @@ pub unsafe fn tiles<E: Elem>(
         start: ZEROS.as_ptr(),
         to: core::ptr::null_mut(),
         to_row,
-        factor: core::ptr::null(),
+        factor: if as_it_is { PLUS_ZERO } else { core::ptr::null() },
         left: m,
         a_next: a_row.wrapping_mul(4),
         b_next: 0,

@@ -229,8 +229,7 @@ impl Store<'_> {
         self.first && self.p.beta == 0.0 && self.p.bias.is_null()
     }
 
-    /// Whether chains of one lane are what C gets: one of two roundings is never -0, so that adding 0 would change
-    /// nothing.
+    /// Whether chains of one lane are what C gets, plus 0.
     pub fn is_as_it_is(&self) -> bool {
         self.is_plain() && self.p.alpha == 1.0 && Self::is_direct(&self.p.c)
     }
@@ -255,7 +254,7 @@ impl Store<'_> {
             for x in 0..cols {
                 let to = self.c_at(i + r, j + x);
                 // SAFETY: as the caller promises.
-                unsafe { *to = self.p.alpha * *sums.add(x) + self.base(Scalar, to, j + x, 1) };
+                unsafe { *to = Scalar.fma(self.p.alpha, *sums.add(x), self.base(Scalar, to, j + x, 1)) };
             }
         }
     }

@@ -1,29 +1,27 @@
 //! The kernels of [`kernel::lone`](crate::kernel::lone) in the instructions of Arm's scalar floating-point unit.
 //!
 //! A compiler writes a loop like these in several times the flash, and at opt-level "z" keeps its sums in memory:
-//! it does not read neighbours by one instruction (`vldm`), and prepares each shape of loop anew. `vmla` rounds
-//! the product and the sum, so that bits are those of a multiplication and an addition. A Cortex-M4 takes three
-//! cycles for it, and one each for a product and a sum that do not wait for each other. An M7 takes one
-//! for `vmla`: `--cfg qkv_vmla` beside `-C target-cpu=cortex-m7` says so, since a library is not told for which it is.
+//! it does not read neighbours by one instruction (`vldm`), and prepares each shape of loop anew.
+//!
+//! `vmla` rounds the product and the sum, so that bits are those of a multiplication and an addition. A Cortex-M4
+//! takes three cycles for it, and one each for a product and a sum that do not wait for each other. `--cfg qkv_fma`
+//! makes it `vfma`, which rounds once and takes an M7 or M55 one cycle; `--cfg qkv_mve` beside it, on an M55, gives
+//! the inner loops to its vectors: four sums an instruction. A library is not told for which processor it is built.
 //!
 //! Functions take one pointer to what they are asked for, whose words the comments name in order.
 
-/// Four times `sum += a * b`, by the numbers of registers; those at the end are free.
-#[cfg(qkv_vmla)]
-macro_rules! four {
-    ($($sum:literal += $a:literal * $b:literal),*; $($free:literal),*) => {
-        concat!($("vmla.f32 s", $sum, ", s", $a, ", s", $b, "\n"),*)
-    };
-}
-#[cfg(not(qkv_vmla))]
-macro_rules! four {
-    ($($sum:literal += $a:literal * $b:literal),*; $($free:literal),*) => {
-        concat!(
-            $("vmul.f32 s", $free, ", s", $a, ", s", $b, "\n",)*
-            $("vadd.f32 s", $sum, ", s", $sum, ", s", $free, "\n"),*
-        )
-    };
-}
+#[cfg(all(qkv_mve, not(qkv_fma)))]
+compile_error!("vectors of an M55 fuse, so all else must: build with --cfg qkv_fma too");
+
+#[macro_use]
+#[cfg_attr(qkv_fma, path = "fused.rs")]
+#[cfg_attr(not(qkv_fma), path = "separate.rs")]
+mod steps;
+#[macro_use]
+#[cfg_attr(qkv_mve, path = "mve.rs")]
+#[cfg_attr(not(qkv_mve), path = "single.rs")]
+mod loops;
+
 mod products;
 mod scores;
 mod softmax;

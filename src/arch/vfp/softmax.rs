@@ -2,7 +2,8 @@
 
 use core::arch::naked_asm;
 
-use crate::kernel::exp::{LEAST, LN2_HIGH, LN2_LOW, LOG2_E, POLYNOMIAL, ROUND_BIASED};
+use super::steps::LN2;
+use crate::kernel::exp::{LEAST, LOG2_E, POLYNOMIAL, ROUND_BIASED};
 
 /// `√x`, rounded as IEEE says.
 ///
@@ -10,7 +11,7 @@ use crate::kernel::exp::{LEAST, LN2_HIGH, LN2_LOW, LOG2_E, POLYNOMIAL, ROUND_BIA
 /// - None beyond that there is such a unit.
 #[unsafe(naked)]
 pub unsafe extern "C" fn sqrt(_: f32) -> f32 {
-    naked_asm!(".fpu fpv5-sp-d16", "vsqrt.f32 s0, s0", "bx lr")
+    naked_asm!(fpu!(), "vsqrt.f32 s0, s0", "bx lr")
 }
 
 /// # Safety
@@ -18,7 +19,7 @@ pub unsafe extern "C" fn sqrt(_: f32) -> f32 {
 #[unsafe(naked)]
 pub unsafe extern "C" fn weigh(_: *mut f32, _: usize, _: f32) -> f32 {
     naked_asm!(
-        ".fpu fpv5-sp-d16",
+        fpu!(),
         "vpush {{d8-d9}}",
         "adr r2, 4f",
         "vldmia r2, {{s5-s15}}",
@@ -38,27 +39,24 @@ pub unsafe extern "C" fn weigh(_: *mut f32, _: usize, _: f32) -> f32 {
         "vmovgt.f32 s16, s5",
         // n, and r = x - n ln 2.
         "vmov.f32 s17, s7",
-        "vmla.f32 s17, s16, s6",
+        one!(17 += 16 * 6),
         "vsub.f32 s18, s17, s7",
-        "vmla.f32 s16, s18, s8",
-        "vmla.f32 s16, s18, s9",
+        less_ln2!(),
         // The polynomial.
         "vmov.f32 s18, s11",
-        "vmla.f32 s18, s16, s10",
+        one!(18 += 16 * 10),
         "vmov.f32 s19, s12",
-        "vmla.f32 s19, s16, s18",
+        one!(19 += 16 * 18),
         "vmov.f32 s18, s13",
-        "vmla.f32 s18, s16, s19",
+        one!(18 += 16 * 19),
         "vmov.f32 s19, s14",
-        "vmla.f32 s19, s16, s18",
-        "vmul.f32 s18, s19, s16",
-        "vmla.f32 s16, s18, s16",
-        "vadd.f32 s16, s16, s15",
+        one!(19 += 16 * 18),
+        last!(),
         // Times 2^n.
         "vmov r2, s17",
         "lsl r2, r2, #23",
         "vmov s17, r2",
-        "vmul.f32 s16, s16, s17",
+        scaled!(),
         "vstr s16, [r0]",
         "add r0, r0, #16",
         "vadd.f32 s17, s1, s16",
@@ -80,8 +78,8 @@ pub unsafe extern "C" fn weigh(_: *mut f32, _: usize, _: f32) -> f32 {
         least = const LEAST.to_bits(),
         log2_e = const LOG2_E.to_bits(),
         round = const ROUND_BIASED.to_bits(),
-        high = const (-LN2_HIGH).to_bits(),
-        low = const (-LN2_LOW).to_bits(),
+        high = const (-LN2[0]).to_bits(),
+        low = const (-LN2[1]).to_bits(),
         c6 = const POLYNOMIAL[0].to_bits(),
         c5 = const POLYNOMIAL[1].to_bits(),
         c4 = const POLYNOMIAL[2].to_bits(),

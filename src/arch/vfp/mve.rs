@@ -1,0 +1,92 @@
+//! Loops of a Cortex-M55's vectors: four sums an instruction, and no instruction for the end of a step.
+
+/// What the assembler is told to expect.
+macro_rules! fpu {
+    () => {
+        ".arch armv8.1-m.main\n.arch_extension mve.fp"
+    };
+}
+/// Steps of `tile` whose columns are neighbours in `b`: at "4" a row's elements in `a` are neighbours, at "3" its rows. All at once; rows of sums are q0 to q3.
+macro_rules! neighbours {
+    () => {
+        "4:
+        add r12, r12, #1
+        lsr lr, r12, #1
+        wls lr, lr, 42f
+        41:
+        vldrw.u32 q4, [r5]
+        add r5, r5, r10
+        vldrw.u32 q5, [r5]
+        add r5, r5, r10
+        ldrd r6, r7, [r1], #8
+        vfma.f32 q0, q4, r6
+        vfma.f32 q0, q5, r7
+        ldrd r6, r7, [r2], #8
+        vfma.f32 q1, q4, r6
+        vfma.f32 q1, q5, r7
+        ldrd r6, r7, [r3], #8
+        vfma.f32 q2, q4, r6
+        vfma.f32 q2, q5, r7
+        ldrd r6, r7, [r4], #8
+        vfma.f32 q3, q4, r6
+        vfma.f32 q3, q5, r7
+        le lr, 41b
+        42:
+        lsls r12, r12, #31
+        beq 12f
+        ldr r6, [r1]
+        ldr r7, [r2]
+        ldr r8, [r3]
+        ldr r11, [r4]
+        mov lr, #1
+        b 31f
+        3:
+        add lr, r12, #1
+        30:
+        ldrd r6, r7, [r1]
+        ldrd r8, r11, [r1, #8]
+        add r1, r1, r9
+        31:
+        vldrw.u32 q4, [r5]
+        add r5, r5, r10
+        vfma.f32 q0, q4, r6
+        vfma.f32 q1, q4, r7
+        vfma.f32 q2, q4, r8
+        vfma.f32 q3, q4, r11
+        le lr, 30b
+        b 12f"
+    };
+}
+/// A step of `row`.
+macro_rules! eight {
+    () => {
+        "vldrw.u32 q2, [r4]
+        vldrw.u32 q3, [r4, #16]
+        ldr r12, [r2]
+        vfma.f32 q0, q2, r12
+        vfma.f32 q1, q3, r12"
+    };
+}
+/// Steps of `scores`. Each key's chains of even features are q0 and q1, those of odd ones q2 and q3.
+macro_rules! two_keys {
+    () => {
+        "push {{r1-r4}}
+        b 4f
+        3:
+        ldrd r1, r2, [r11]
+        add r11, r11, r5
+        ldrd r3, r4, [r12]
+        add r12, r12, r5
+        vldrw.u32 q4, [lr]
+        vldrw.u32 q5, [lr, #16]
+        add lr, lr, r6
+        vfma.f32 q0, q4, r1
+        vfma.f32 q1, q4, r3
+        vfma.f32 q2, q5, r2
+        vfma.f32 q3, q5, r4
+        4:
+        subs r0, r0, #1
+        bpl 3b
+        pop {{r1-r4}}"
+    };
+}

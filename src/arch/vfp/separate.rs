@@ -1,0 +1,44 @@
+//! Steps that round the product and the sum.
+
+/// `sum += a * b`, by the numbers of registers.
+macro_rules! one {
+    ($sum:literal += $a:literal * $b:literal) => {
+        concat!("vmla.f32 s", $sum, ", s", $a, ", s", $b)
+    };
+}
+/// The same four times; registers at the end are free.
+macro_rules! four {
+    ($($sum:literal += $a:literal * $b:literal),*; $($free:literal),*) => {
+        concat!(
+            $("vmul.f32 s", $free, ", s", $a, ", s", $b, "\n",)*
+            $("vadd.f32 s", $sum, ", s", $sum, ", s", $free, "\n"),*
+        )
+    };
+}
+/// Sums are never -0.
+macro_rules! plus_zero {
+    ($($_:tt)*) => {
+        ""
+    };
+}
+
+/// What `n` is multiplied by in [`less_ln2`].
+pub const LN2: [f32; 2] = [crate::kernel::exp::LN2_HIGH, crate::kernel::exp::LN2_LOW];
+/// `r = x - n ln 2`.
+macro_rules! less_ln2 {
+    () => {
+        concat!(one!(16 += 18 * 8), "\n", one!(16 += 18 * 9))
+    };
+}
+/// The last two steps of the polynomial.
+macro_rules! last {
+    () => {
+        concat!("vmul.f32 s18, s19, s16\n", one!(16 += 18 * 16), "\nvadd.f32 s16, s16, s15")
+    };
+}
+/// Times 2^n.
+macro_rules! scaled {
+    () => {
+        "vmul.f32 s16, s16, s17"
+    };
+}

@@ -37,6 +37,25 @@ impl Mask {
         };
         start.min(self.end).max(self.first)..end.min(self.end)
     }
+
+    /// What [`seen`](Self::seen) says of the keys `from..to` of the block at `start`, relative to it, for a few
+    /// queries from `query` on: both ends grow by one with each, as far as the keys go.
+    pub fn of_block(
+        &self,
+        query: usize,
+        start: usize,
+        (from, to): (usize, usize),
+    ) -> impl Fn(f32) -> (f32, f32) {
+        let inside = |key: usize| key.saturating_sub(start).min(to);
+        // So far away all ends are the same, and floats are exact.
+        const FAR: i128 = 1 << 20;
+        let stands = query as i128 + self.offset as i128 - start as i128;
+        let first = (stands - self.window.0 as i128).clamp(-FAR, FAR) as f32;
+        let end = (stands + self.window.1 as i128 + 1).clamp(-FAR, FAR) as f32;
+        let low = inside(self.first).max(from) as f32;
+        let high = (inside(self.first.max(self.end)).max(from) as f32, inside(self.end) as f32);
+        move |i| ((first + i).max(low).min(high.0), (end + i).max(0.0).min(high.1))
+    }
 }
 
 /// The keys `from..to` of a block as bits, the block's first key lowest.

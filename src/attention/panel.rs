@@ -249,12 +249,23 @@ impl Run<'_> {
         if partial && const { S::LANES > 1 } {
             // Lanes without a row follow the head's last one.
             let lanes = panel.rows.next_multiple_of(S::LANES).min(panel.lanes);
-            for (h, r) in (0..panel.heads).flat_map(|h| (0..lanes).map(move |r| (h, r))) {
-                let (seen, lane) = (panel.seen(r.min(panel.rows - 1)), h * panel.lanes + r);
+            let (group, first) = (panel.p.group, panel.first);
+            let seen = panel.p.mask.of_block(first / group, start, (from, to));
+            let (mut query, mut left) = (0.0, group.get() - first % group);
+            for r in 0..lanes {
                 // SAFETY: the arrays have room for the panel's lanes.
-                unsafe {
-                    *self.x.from.add(lane) = within(start, seen.start).max(from) as f32;
-                    *self.x.to.add(lane) = within(start, seen.end).min(to) as f32;
+                unsafe { (*self.x.from.add(r), *self.x.to.add(r)) = seen(query) };
+                if r + 1 < panel.rows {
+                    left -= 1;
+                    if left == 0 {
+                        (query, left) = (query + 1.0, group.get());
+                    }
+                }
+            }
+            for array in [self.x.from, self.x.to] {
+                for h in 1..panel.heads {
+                    // SAFETY: as above.
+                    unsafe { core::ptr::copy_nonoverlapping(array, array.add(h * panel.lanes), lanes) };
                 }
             }
         }

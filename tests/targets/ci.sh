@@ -1,5 +1,5 @@
 #!/bin/bash
-# The checks on other targets that take little time: firmware on a Cortex-M4F and on RISC-V, and the same
+# The checks on other targets that take little time: firmware on Cortex-M4F, M7 and M55 and on RISC-V, and the same
 # bits as a PC there, in wasm and on AArch64; a C program on the Cortex-M4F. Installs from Debian what is
 # missing, if it may.
 set -euo pipefail
@@ -51,6 +51,8 @@ fi
 checks() {
     step examples/firmware/run.sh m4f
     step examples/firmware/run.sh rv32imafc
+    step examples/firmware/run.sh m7 hashes
+    step examples/firmware/run.sh m55mve hashes
     step tests/targets/counts.sh
     step tests/targets/wasm.sh --quick
     step tests/targets/user.sh aarch64 --quick

@@ -34,7 +34,7 @@ macro_rules! less_ln2 {
 /// The last two steps of the polynomial.
 macro_rules! last {
     () => {
-        concat!("vmov.f32 s18, s15\n", one!(18 += 19 * 16), "\nvmov.f32 s19, s15\n", one!(19 += 18 * 16))
+        concat!("vmov.f32 s18, s14\n", one!(18 += 19 * 16), "\nvmov.f32 s19, s14\n", one!(19 += 18 * 16))
     };
 }
 /// Times 2^n.

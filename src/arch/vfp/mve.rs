@@ -90,3 +90,75 @@ macro_rules! two_keys {
         pop {{r1-r4}}"
     };
 }
+/// Two chains of `few_scores` of four keys, q0 and q1, by their addresses.
+macro_rules! four_keys {
+    () => {
+        "vmov s8, s9, r1, r2
+        vmov s10, s11, r3, r4
+        wls lr, r8, 9f
+        8:
+        vldrw.u32 q3, [q2]
+        vldrw.u32 q4, [q2, #4]
+        ldr r1, [r5]
+        ldr r2, [r5, #16]
+        add r5, r5, r7
+        vadd.i32 q2, q2, r6
+        vfma.f32 q0, q3, r1
+        vfma.f32 q1, q4, r2
+        le lr, 8b
+        9:
+        ldr lr, [r0, #28]
+        cmp lr, #0
+        beq 4f
+        vldrw.u32 q3, [q2]
+        ldr r1, [r5]
+        vfma.f32 q0, q3, r1"
+    };
+}
+/// `weigh`, unless it is asked for a single weight: the four chains are lanes. As `kernel::exp` has it.
+macro_rules! four_weights {
+    () => {
+        "cmp r1, #1
+        beq 10f
+        push {{r4-r11, lr}}
+        adr r3, 4f
+        ldm r3, {{r3-r12}}
+        mov r2, #0
+        vidup.u32 q1, r2, #4
+        vshl.i32 q1, q1, #2
+        vmov r2, s0
+        vmov.i32 q0, #0
+        lsr lr, r1, #2
+        wls lr, lr, 12f
+        11:
+        vldrw.u32 q2, [r0, q1]
+        vsub.f32 q2, q2, r2
+        vpt.f32 lt, q2, r3
+        vdupt.32 q2, r3
+        vdup.32 q3, r5
+        vfma.f32 q3, q2, r4
+        vsub.f32 q4, q3, r5
+        vfma.f32 q2, q4, r6
+        vdup.32 q4, r7
+        vfmas.f32 q4, q2, r8
+        vfmas.f32 q4, q2, r9
+        vfmas.f32 q4, q2, r10
+        vfmas.f32 q4, q2, r11
+        vfmas.f32 q4, q2, r12
+        vfmas.f32 q4, q2, r12
+        vshl.i32 q3, q3, #23
+        vmul.f32 q4, q4, q3
+        vstrw.32 q4, [r0, q1]
+        vadd.f32 q0, q0, q4
+        add r0, r0, #64
+        le lr, 11b
+        12:
+        vadd.f32 s0, s0, s2
+        vadd.f32 s1, s1, s3
+        vadd.f32 s0, s0, s1
+        pop {{r4-r11, lr}}
+        vpop {{d8-d9}}
+        bx lr
+        10:"
+    };
+}

@@ -27,13 +27,13 @@ pub const LN2: [f32; 2] = [crate::kernel::exp::LN2_HIGH, crate::kernel::exp::LN2
 /// `r = x - n ln 2`.
 macro_rules! less_ln2 {
     () => {
-        concat!(one!(16 += 18 * 8), "\n", one!(16 += 18 * 9))
+        concat!(one!(16 += 18 * 8), "\n", one!(16 += 18 * 15))
     };
 }
 /// The last two steps of the polynomial.
 macro_rules! last {
     () => {
-        concat!("vmul.f32 s18, s19, s16\n", one!(16 += 18 * 16), "\nvadd.f32 s16, s16, s15")
+        concat!("vmul.f32 s18, s19, s16\n", one!(16 += 18 * 16), "\nvadd.f32 s16, s16, s14")
     };
 }
 /// Times 2^n.

@@ -81,3 +81,67 @@ macro_rules! two_keys {
         )
     };
 }
+/// Two chains of `few_scores` of four keys. At "8" steps are neighbours.
+macro_rules! four_keys {
+    () => {
+        concat!(
+            "cmp r6, #8
+            bne 3f
+            b 9f
+            8:
+            vldmia r1!, {{s8, s9}}
+            vldmia r2!, {{s10, s11}}
+            vldmia r3!, {{s12, s13}}
+            vldmia r4!, {{s14, s15}}
+            vldr s16, [r5]
+            vldr s17, [r5, #16]
+            add r5, r5, r7\n",
+            four!(0 += 8 * 16, 1 += 10 * 16, 2 += 12 * 16, 3 += 14 * 16; 18, 19, 20, 21),
+            four!(4 += 9 * 17, 5 += 11 * 17, 6 += 13 * 17, 7 += 15 * 17; 18, 19, 20, 21),
+            "9:
+            subs r8, r8, #1
+            bpl 8b
+            b 10f
+            2:
+            vldmia r1, {{s8, s9}}
+            add r1, r1, r6
+            vldmia r2, {{s10, s11}}
+            add r2, r2, r6
+            vldmia r3, {{s12, s13}}
+            add r3, r3, r6
+            vldmia r4, {{s14, s15}}
+            add r4, r4, r6
+            vldr s16, [r5]
+            vldr s17, [r5, #16]
+            add r5, r5, r7\n",
+            four!(0 += 8 * 16, 1 += 10 * 16, 2 += 12 * 16, 3 += 14 * 16; 18, 19, 20, 21),
+            four!(4 += 9 * 17, 5 += 11 * 17, 6 += 13 * 17, 7 += 15 * 17; 18, 19, 20, 21),
+            "3:
+            subs r8, r8, #1
+            bpl 2b
+            10:
+            ldr lr, [r0, #28]
+            cmp lr, #0
+            beq 4f
+            vldr s8, [r1]
+            vldr s10, [r2]
+            vldr s12, [r3]
+            vldr s14, [r4]
+            vldr s16, [r5]\n",
+            one!(0 += 8 * 16),
+            "\n",
+            one!(1 += 10 * 16),
+            "\n",
+            one!(2 += 12 * 16),
+            "\n",
+            one!(3 += 14 * 16),
+            "\n",
+        )
+    };
+}
+/// Weights are computed one by one.
+macro_rules! four_weights {
+    () => {
+        ""
+    };
+}

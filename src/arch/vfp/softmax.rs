@@ -21,6 +21,7 @@ pub unsafe extern "C" fn weigh(_: *mut f32, _: usize, _: f32) -> f32 {
     naked_asm!(
         fpu!(),
         "vpush {{d8-d9}}",
+        four_weights!(),
         "adr r2, 4f",
         "vldmia r2, {{s5-s15}}",
         // Four chains; the next one's sum is in s1.
@@ -43,13 +44,13 @@ pub unsafe extern "C" fn weigh(_: *mut f32, _: usize, _: f32) -> f32 {
         "vsub.f32 s18, s17, s7",
         less_ln2!(),
         // The polynomial.
-        "vmov.f32 s18, s11",
-        one!(18 += 16 * 10),
-        "vmov.f32 s19, s12",
+        "vmov.f32 s18, s10",
+        one!(18 += 16 * 9),
+        "vmov.f32 s19, s11",
         one!(19 += 16 * 18),
-        "vmov.f32 s18, s13",
+        "vmov.f32 s18, s12",
         one!(18 += 16 * 19),
-        "vmov.f32 s19, s14",
+        "vmov.f32 s19, s13",
         one!(19 += 16 * 18),
         last!(),
         // Times 2^n.
@@ -74,7 +75,7 @@ pub unsafe extern "C" fn weigh(_: *mut f32, _: usize, _: f32) -> f32 {
         "bx lr",
         ".p2align 2",
         "4:",
-        ".word {least}, {log2_e}, {round}, {high}, {low}, {c6}, {c5}, {c4}, {c3}, {c2}, {one}",
+        ".word {least}, {log2_e}, {round}, {high}, {c6}, {c5}, {c4}, {c3}, {c2}, {one}, {low}",
         least = const LEAST.to_bits(),
         log2_e = const LOG2_E.to_bits(),
         round = const ROUND_BIASED.to_bits(),

@@ -6,7 +6,8 @@ macro_rules! fpu {
         ".arch armv8.1-m.main\n.arch_extension mve.fp"
     };
 }
-/// Steps of `tile` whose columns are neighbours in `b`: at "4" a row's elements in `a` are neighbours, at "3" its rows. All at once; rows of sums are q0 to q3.
+/// All steps of `tile` whose columns are neighbours in `b`: at "4" a row's elements in `a` are neighbours, at "3" its
+/// rows. Rows of sums are q0 to q3; loads lie between multiply-adds, and none waits for the one before it.
 macro_rules! neighbours {
     () => {
         "4:
@@ -14,22 +15,22 @@ macro_rules! neighbours {
         lsr lr, r12, #1
         wls lr, lr, 42f
         41:
+        ldrd r6, r7, [r1], #8
         vldrw.u32 q4, [r5]
         add r5, r5, r10
-        vldrw.u32 q5, [r5]
-        add r5, r5, r10
-        ldrd r6, r7, [r1], #8
+        ldrd r8, r11, [r2], #8
         vfma.f32 q0, q4, r6
+        vldrw.u32 q5, [r5]
+        vfma.f32 q1, q4, r8
+        add r5, r5, r10
         vfma.f32 q0, q5, r7
-        ldrd r6, r7, [r2], #8
-        vfma.f32 q1, q4, r6
-        vfma.f32 q1, q5, r7
         ldrd r6, r7, [r3], #8
+        vfma.f32 q1, q5, r11
+        ldrd r8, r11, [r4], #8
         vfma.f32 q2, q4, r6
+        vfma.f32 q3, q4, r8
         vfma.f32 q2, q5, r7
-        ldrd r6, r7, [r4], #8
-        vfma.f32 q3, q4, r6
-        vfma.f32 q3, q5, r7
+        vfma.f32 q3, q5, r11
         le lr, 41b
         42:
         lsls r12, r12, #31

@@ -7,7 +7,8 @@
 ///
 /// The tiers form two groups. Those with fused multiply-add ([`is_fused`](Tier::is_fused)) agree
 /// bit for bit with each other; those without agree bit for bit with each other, so that
-/// [`Tier::portable`] on a PC gives the bits of a microcontroller.
+/// [`Tier::portable`] on a PC gives the bits of a microcontroller. One that has such an instruction is in the first
+/// group if it is built with `--cfg qkv_fma`: RISC-V with F, and a Cortex-M7 or M55 that `-C target-cpu` names.
 ///
 /// ```
 /// use qkv::Tier;

@@ -24,6 +24,7 @@ pub fn run(tier: Tier, report: &mut Report<'_>) -> Result<(), Error> {
     products::<f32, f16, bf16>(tier, scratch, report)?;
     products::<bf16, f32, f16>(tier, scratch, report)?;
     products::<f16, bf16, f32>(tier, scratch, report)?;
+    vanishing(tier, scratch, report)?;
     let plain = &OPTIONS[..2];
     attentions::<f32, f32, f32, f32>(tier, &SHAPES, plain, scratch, report)?;
     attentions::<f32, f16, f16, f32>(tier, &SHAPES, plain, scratch, report)?;
@@ -123,6 +124,18 @@ fn products<A: Number, B: Number, C: Number>(
             let name = format_args!("matmul {} {} {}, {m} x {k} x {n}{what}", A::NAME, B::NAME, C::NAME);
             report(name, Hash::of(&c[..m * n]).0);
         }
+    }
+    Ok(())
+}
+
+/// Sums so small that they vanish, of numbers below 0: +0, also where one rounding a step leaves -0.
+fn vanishing(tier: Tier, scratch: &mut [f32], report: &mut Report<'_>) -> Result<(), Error> {
+    let (a, b) = ([-1e-30_f32; 45], [1e-30_f32; 144]);
+    for [m, k, n] in [[5, 9, 7], [1, 9, 16], [4, 2, 8]] {
+        let (a, b) = (MatRef::new(&a, m, k)?, MatRef::new(&b, k, n)?);
+        let mut c = [1.0_f32; 35];
+        Matmul::new().tier(tier).run(a, b, MatMut::new(&mut c, m, n)?, scratch)?;
+        report(format_args!("matmul f32 f32 f32, {m} x {k} x {n}, vanishing"), Hash::of(&c[..m * n]).0);
     }
     Ok(())
 }

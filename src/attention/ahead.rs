@@ -6,6 +6,7 @@ use super::Shared;
 use super::block::Block;
 use super::call::Problem;
 use super::keys::SequenceKeys;
+use super::mask::bits;
 use super::panel::Panel;
 use super::rule::Tile;
 use super::together::{first_block, rows_together};
@@ -126,15 +127,17 @@ pub enum Asked {
 }
 
 impl Asked {
-    /// Rows of a view, if there is one. If only `some` of them are wanted, as bits, these at once.
+    /// Rows of a view, if there is one. If only `some` of them are wanted, as bits, in fewer steps than there are rows:
+    /// where that is most of them all of the first rows, one a step, and the others at once; else all at once.
     #[inline(always)]
-    pub fn rows<S: Simd>(s: S, rows: Option<RawMat>, some: Option<u64>) -> Asked {
+    pub fn rows<S: Simd>(s: S, rows: Option<RawMat>, some: Option<(u64, usize)>) -> Asked {
         match (rows, some) {
             (None, _) => Asked::Nothing,
             (Some(rows), None) => Asked::Rows(Lines::of_rows(rows)),
-            (Some(rows), Some(wanted)) => {
-                ask_rows(s, rows, wanted);
-                Asked::Nothing
+            (Some(rows), Some((wanted, steps))) => {
+                let most = 4 * steps >= 3 * rows.rows;
+                ask_rows(s, rows, if most { wanted & !bits(0, steps.min(BLOCK)) } else { wanted });
+                if most { Asked::Rows(Lines::of_rows(rows)) } else { Asked::Nothing }
             }
         }
     }

@@ -222,7 +222,7 @@ unsafe fn group<S: Simd, E: Elem, const C: usize, const NQ: usize, const P: usiz
             let (h, i) = ahead.of(h, which.first);
             let (t, end, seen) = place.of(block, i, P);
             let rows = k.there(panel.kv_head + h, block.start + t, end - t);
-            *next = Asked::rows(s, rows, block.holes.then_some(seen));
+            *next = Asked::rows(s, rows, block.holes.then_some((seen, P)));
         }
         // SAFETY: as the caller promises; keys that some row sees, the lanes of a head that there is.
         unsafe { group.scores::<S, C, NQ>(s, next) };

@@ -101,8 +101,8 @@ unsafe fn strips<S: Simd, E: Elem>(s: S, part: Part) {
                             let rows = v.there(head + h, block.start + t, to - from);
                             // What is seen of the next block nobody knows yet.
                             let seen = if t < BLOCK { block.keys >> t } else { u64::MAX };
-                            let steps = (block.keys & bits(from, to)).count_ones() as usize;
-                            Asked::rows(s, rows, block.holes.then_some((seen, steps)))
+                            let steps = || (block.keys & bits(from, to)).count_ones() as usize;
+                            Asked::rows(s, rows, block.holes.then(|| (seen, steps())))
                         }
                         Next::Block => {
                             Asked::rows(s, v.there(head + h, block.start + from + BLOCK, to - from), None)

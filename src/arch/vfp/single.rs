@@ -81,6 +81,18 @@ macro_rules! two_keys {
         )
     };
 }
+/// A step of [`four_keys`], once the keys' two features are in s8 to s15.
+macro_rules! two_features {
+    () => {
+        concat!(
+            "vldr s16, [r5]
+            vldr s17, [r5, #16]
+            add r5, r5, r7\n",
+            four!(0 += 8 * 16, 1 += 10 * 16, 2 += 12 * 16, 3 += 14 * 16; 18, 19, 20, 21),
+            four!(4 += 9 * 17, 5 += 11 * 17, 6 += 13 * 17, 7 += 15 * 17; 18, 19, 20, 21),
+        )
+    };
+}
 /// Two chains of `few_scores` of four keys. At "8" steps are neighbours.
 macro_rules! four_keys {
     () => {
@@ -92,12 +104,8 @@ macro_rules! four_keys {
             vldmia r1!, {{s8, s9}}
             vldmia r2!, {{s10, s11}}
             vldmia r3!, {{s12, s13}}
-            vldmia r4!, {{s14, s15}}
-            vldr s16, [r5]
-            vldr s17, [r5, #16]
-            add r5, r5, r7\n",
-            four!(0 += 8 * 16, 1 += 10 * 16, 2 += 12 * 16, 3 += 14 * 16; 18, 19, 20, 21),
-            four!(4 += 9 * 17, 5 += 11 * 17, 6 += 13 * 17, 7 += 15 * 17; 18, 19, 20, 21),
+            vldmia r4!, {{s14, s15}}\n",
+            two_features!(),
             "9:
             subs r8, r8, #1
             bpl 8b
@@ -110,12 +118,8 @@ macro_rules! four_keys {
             vldmia r3, {{s12, s13}}
             add r3, r3, r6
             vldmia r4, {{s14, s15}}
-            add r4, r4, r6
-            vldr s16, [r5]
-            vldr s17, [r5, #16]
-            add r5, r5, r7\n",
-            four!(0 += 8 * 16, 1 += 10 * 16, 2 += 12 * 16, 3 += 14 * 16; 18, 19, 20, 21),
-            four!(4 += 9 * 17, 5 += 11 * 17, 6 += 13 * 17, 7 += 15 * 17; 18, 19, 20, 21),
+            add r4, r4, r6\n",
+            two_features!(),
             "3:
             subs r8, r8, #1
             bpl 2b

@@ -14,15 +14,13 @@
 //! (2015). The departure is that A keeps its rows: they are read where they lie, or copied side by side, instead of
 //! being interleaved, since the tile broadcasts from rows as well as from columns.
 
-use core::mem::MaybeUninit;
-
 use super::groups::{Room, Source, grouped, widest};
 use super::store::Store;
-use super::tiles::{Next, tiles};
-use super::{Product, Rhs, few, lone};
-use crate::elem::{Elem, Kind, by_kind};
+
+use super::{Product, Rhs, few, lone, small};
+use crate::elem::Kind;
 use crate::kernel::pack::{Grid, pack};
-use crate::kernel::tile::{PANEL_COLS, Panels, Rows, packed};
+use crate::kernel::tile::{PANEL_COLS, Rows};
 use crate::simd::Simd;
 use crate::view::RawMat;
 
@@ -40,7 +38,7 @@ const NC_PARTIAL: usize = 512;
 /// Rows of partial sums.
 const MS_PARTIAL: usize = 288;
 /// Up to this in every dimension a product runs straight from the operands.
-const SMALL: usize = 64;
+pub const SMALL: usize = 64;
 /// Floats between the rows of packed A beyond their length: no power of two, which would put the rows
 /// of a tile into the same sets of the L1.
 const SKEW: usize = 16;
@@ -87,10 +85,13 @@ impl Plan {
 }
 
 /// `f32`s of scratch for a product of these sizes, whatever its types and strides.
+#[inline]
 pub const fn scratch_len(m: usize, k: usize, n: usize) -> usize {
-    if is_small(m, k, n) || m == 0 || n == 0 {
-        return 0;
-    }
+    if is_small(m, k, n) || m == 0 || n == 0 { 0 } else { blocked_len(m, k, n) }
+}
+
+#[inline(never)]
+const fn blocked_len(m: usize, k: usize, n: usize) -> usize {
     let direct = Plan::new(m, k, n, false).len;
     let partial = if k > KC { Plan::new(m, k, n, true).len } else { 0 };
     if direct > partial { direct } else { partial }
@@ -110,6 +111,9 @@ pub unsafe fn run<S: Simd>(s: S, p: &Product, scratch: *mut f32) {
     unsafe {
         if const { S::LANES == 1 } && p.a.kind == Kind::F32 && p.c.kind == Kind::F32 {
             return lone::run(p);
+        }
+        if const { S::LANES > 1 } && is_small(m, k, n) && small::whole(s, p) {
+            return;
         }
         // C by columns is Cᵀ = Bᵀ Aᵀ by rows, with the same chain for each element. A product that would
         // want more scratch that way stays as it is, and stores its rows across.
@@ -141,92 +145,10 @@ unsafe fn blocks<S: Simd>(s: S, p: &Product, scratch: *mut f32) {
         if const { <S::Few as Simd>::LANES < S::LANES } && p.c.cols <= <S::Few as Simd>::LANES {
             blocks(s.few(), p, scratch);
         } else if is_small(p.c.rows, p.a.cols, p.c.cols) {
-            small(s, p);
+            small::run(s, p);
         } else {
             blocked(s, p, scratch);
         }
-    }
-}
-
-/// Straight from the operands, one block of `k`. What the tile cannot read as it lies goes through a
-/// buffer on the stack: a panel of B that is not row-major or not whole, rows of A that are not `f32`.
-unsafe fn small<S: Simd>(s: S, p: &Product) {
-    let (k, n) = (p.a.cols, p.c.cols);
-    let store = Store::whole(p);
-    match &p.b {
-        Rhs::Packed { ptr, kind, .. } => by_kind!(*kind, E => {
-            // SAFETY: packed B has `k` rows and at least `n` columns.
-            unsafe { strips::<S, E>(s, &p.a, packed::<E>(ptr.cast(), k), 0, n, &store) };
-        }),
-        Rhs::Strided(b) => {
-            // One lane reads all columns as they lie.
-            let one_lane = const { S::LANES == 1 };
-            let direct = if one_lane || b.col_stride == 1 { n - n % S::LANES } else { 0 };
-            if direct > 0 {
-                by_kind!(b.kind, E => {
-                    let (ptr, col_stride) = (b.at::<E>(0, 0).cast_const(), b.col_stride);
-                    let panel_stride = PANEL_COLS.wrapping_mul(col_stride);
-                    let panels = Panels { ptr, row_stride: b.row_stride, panel_stride, col_stride };
-                    // SAFETY: the first `direct` columns fill whole vectors of the caller's rows.
-                    unsafe { strips::<S, E>(s, &p.a, panels, 0, direct, &store) };
-                });
-            }
-            if !one_lane && direct < n {
-                let run =
-                    if n - direct > PANEL_COLS { through::<S, SMALL> } else { through::<S, PANEL_COLS> };
-                // SAFETY: `k <= SMALL` rows, and as many columns as are said.
-                unsafe { run(s, p, b, direct, &store) };
-            }
-        }
-    }
-}
-
-/// All rows of a small A against up to `COLS` columns of B, those from `j` on, through a buffer. Not inlined, so that
-/// it is on the stack only then.
-#[inline(never)]
-unsafe fn through<S: Simd, const COLS: usize>(s: S, p: &Product, b: &RawMat, j: usize, store: &Store) {
-    let mut panels = MaybeUninit::<[[f32; COLS]; SMALL]>::uninit();
-    let panels = panels.as_mut_ptr().cast::<f32>();
-    let (k, n) = (b.rows, b.cols - j);
-    // SAFETY: `k <= SMALL` rows of `n <= COLS` columns fit the panels.
-    unsafe {
-        for x in (0..n).step_by(PANEL_COLS) {
-            let to = Grid { dst: panels.add(x * k), stride: PANEL_COLS, width: PANEL_COLS };
-            pack(s, b.block(0, j + x, k, (n - x).min(PANEL_COLS)), to);
-        }
-        strips::<S, f32>(s, &p.a, packed(panels.cast_const(), k), j, n, store);
-    }
-}
-
-/// All rows of a small A against `cols` columns of B that belong at column `j` of C.
-unsafe fn strips<S: Simd, E: Elem>(s: S, a: &RawMat, b: Panels<E>, j: usize, cols: usize, store: &Store) {
-    if a.kind == Kind::F32 {
-        let rows = Rows { ptr: a.at::<f32>(0, 0), row_stride: a.row_stride, col_stride: a.col_stride };
-        // SAFETY: A has `a.rows` rows of `a.cols`; the rest is as the caller promises.
-        return unsafe {
-            tiles::<S, E, false>(s, (a.rows, a.cols, cols), rows, b, (0, j), store, Next::NOTHING)
-        };
-    }
-    // SAFETY: as above.
-    unsafe { widened(s, a, b, j, cols, store) }
-}
-
-/// The same of an A that is not `f32`, a few rows at a time. Not inlined, so that its buffer is on the stack only
-/// then.
-#[inline(never)]
-unsafe fn widened<S: Simd, E: Elem>(s: S, a: &RawMat, b: Panels<E>, j: usize, cols: usize, store: &Store) {
-    let mut strip = MaybeUninit::<[f32; 8 * SMALL]>::uninit();
-    let strip = strip.as_mut_ptr().cast::<f32>();
-    let rows = Rows { ptr: strip, row_stride: SMALL, col_stride: 1 };
-    let mut i = 0;
-    while i < a.rows && cols > 0 {
-        let mr = (a.rows - i).min(S::MR);
-        // SAFETY: `mr <= 8` rows of `a.cols <= SMALL` columns fit the strip.
-        unsafe {
-            pack(s, a.block(i, 0, mr, a.cols), Grid { dst: strip, stride: SMALL, width: a.cols });
-            tiles::<S, E, false>(s, (mr, a.cols, cols), rows, b, (i, j), store, Next::NOTHING);
-        }
-        i += mr;
     }
 }
 

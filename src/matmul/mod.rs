@@ -5,6 +5,7 @@ mod few;
 mod groups;
 mod lone;
 mod packed;
+mod small;
 mod store;
 mod tiles;
 mod turned;
@@ -55,6 +56,7 @@ pub fn matmul_add<A: Elem, B: Elem, C: Elem>(
 }
 
 /// `f32`s of scratch for an m x k by k x n product of any types and strides: 0 up to 64 in each.
+#[inline]
 pub const fn matmul_scratch_len(m: usize, k: usize, n: usize) -> usize {
     blocked::scratch_len(m, k, n)
 }

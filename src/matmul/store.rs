@@ -54,6 +54,28 @@ impl Store<'_> {
         c.kind == Kind::F32 && c.col_stride == 1
     }
 
+    /// Whether every tile of `S` is stored by [`put_whole`](Self::put_whole).
+    pub fn puts_whole<S: Simd>(p: &Product) -> bool {
+        p.c.cols.is_multiple_of(S::LANES) && Store::whole(p).is_as_it_is()
+    }
+
+    /// [`put`](Self::put) of whole vectors of sums that are what C gets.
+    ///
+    /// # Safety
+    /// - As there; C is [`puts_whole`](Self::puts_whole).
+    #[inline(always)]
+    pub unsafe fn put_whole<S: Simd, const MR: usize, const NV: usize>(
+        &self,
+        s: S,
+        acc: Acc<S::V, MR, NV>,
+        i: usize,
+        j: usize,
+    ) {
+        let zero = s.splat(0.0);
+        // SAFETY: as the caller promises.
+        unsafe { self.put_each(s, acc, (i, j), |chain| s.add(chain, zero)) };
+    }
+
     /// Stores a tile at row `i`, column `j`, of which the first `cols` columns exist.
     ///
     /// # Safety

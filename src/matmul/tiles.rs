@@ -1,13 +1,14 @@
 //! All tiles of a block.
 
-use super::lone;
 use super::store::Store;
+use super::{Product, lone};
 use crate::apart::apart;
 use crate::elem::Elem;
 use crate::kernel::tile::{
     PANEL_COLS, Panels, Rows, max_rows, share, tile, tile_between, with_rows, with_vectors, zero,
 };
 use crate::simd::{LINE, Simd};
+use crate::view::RawMat;
 
 /// Lines of rows that are read next. The tiles of some columns ask for those of the columns that follow, each for a
 /// part, so that memory is asked for no more than it can bring meanwhile.
@@ -96,44 +97,82 @@ pub unsafe fn tiles<S: Simd, E: Elem, const FAR: bool>(
     }
     s.vectorize(
         #[inline(always)]
-        || {
-            let (m, k, n) = sizes;
-            let mut jr = 0;
-            while jr < n {
-                // Not a vector of which half would be empty.
-                let left = n - jr;
-                let few = const { <S::Few as Simd>::LANES < S::LANES }
-                    && (1..=<S::Few as Simd>::LANES).contains(&(left % S::LANES));
-                let vectors = if few { left / S::LANES } else { left.div_ceil(S::LANES) };
-                // Tiles of narrower vectors begin at panels.
-                let vectors = match const { fused::<S>() } {
-                    true => share(vectors, S::NV),
-                    false => vectors.min(S::NV),
-                };
-                let cols = left.min(if few && vectors == 0 { left } else { vectors * S::LANES });
-                let next = match left - cols {
-                    _ if !FAR => Next::NOTHING,
-                    0 => next,
-                    left => Next::of(b.at(0, jr + cols), left.min(S::NV * S::LANES)),
-                };
-                let (sizes, from) = ((m, k, cols), (&a, &b, jr));
-                // SAFETY: as the caller promises.
-                unsafe {
-                    if const { <S::Few as Simd>::LANES < S::LANES } && vectors == 0 {
-                        column::<S::Few, E, 1, FAR>(s.few(), sizes, from, at, store, next);
-                    } else {
-                        with_vectors!(S, vectors, NV => column::<S, E, NV, FAR>(s, sizes, from, at, store, next));
-                    }
-                }
-                jr += cols;
-            }
+        // SAFETY: as the caller promises.
+        || unsafe { columns::<S, E, FAR, false>(s, sizes, (&a, &b), at, store, next) },
+    );
+}
+
+/// All tiles of a product of floats that [`Store::puts_whole`] vectors, straight from the operands: nothing is left to
+/// decide for each tile.
+///
+/// # Safety
+/// - As [`tiles`], of the whole product; `b` is B.
+#[inline(never)]
+pub unsafe fn whole<S: Simd>(s: S, p: &Product, b: &RawMat) {
+    s.vectorize(
+        #[inline(always)]
+        move || {
+            let rows =
+                Rows { ptr: p.a.at::<f32>(0, 0), row_stride: p.a.row_stride, col_stride: p.a.col_stride };
+            let panels = Panels {
+                ptr: b.at::<f32>(0, 0).cast_const(),
+                row_stride: b.row_stride,
+                panel_stride: PANEL_COLS,
+                col_stride: 1,
+            };
+            let (sizes, store) = ((p.c.rows, p.a.cols, p.c.cols), Store::whole(p));
+            // SAFETY: as the caller promises.
+            unsafe {
+                columns::<S, f32, false, true>(s, sizes, (&rows, &panels), (0, 0), &store, Next::NOTHING)
+            };
         },
     );
 }
 
+/// The loop of [`tiles`]; with `WHOLE` that of [`whole`].
+#[inline(always)]
+unsafe fn columns<S: Simd, E: Elem, const FAR: bool, const WHOLE: bool>(
+    s: S,
+    (m, k, n): (usize, usize, usize),
+    (a, b): (&Rows, &Panels<E>),
+    at: (usize, usize),
+    store: &Store,
+    next: Next,
+) {
+    let mut jr = 0;
+    while jr < n {
+        // Not a vector of which half would be empty.
+        let left = n - jr;
+        let few = const { <S::Few as Simd>::LANES < S::LANES && !WHOLE }
+            && (1..=<S::Few as Simd>::LANES).contains(&(left % S::LANES));
+        let vectors = if few || WHOLE { left / S::LANES } else { left.div_ceil(S::LANES) };
+        // Tiles of narrower vectors begin at panels.
+        let vectors = match const { fused::<S>() } {
+            true => share(vectors, S::NV),
+            false => vectors.min(S::NV),
+        };
+        let cols = left.min(if few && vectors == 0 { left } else { vectors * S::LANES });
+        let next = match left - cols {
+            _ if !FAR => Next::NOTHING,
+            0 => next,
+            left => Next::of(b.at(0, jr + cols), left.min(S::NV * S::LANES)),
+        };
+        let (sizes, from) = ((m, k, cols), (a, b, jr));
+        // SAFETY: as the caller promises.
+        unsafe {
+            if const { <S::Few as Simd>::LANES < S::LANES && !WHOLE } && vectors == 0 {
+                column::<S::Few, E, 1, FAR, false>(s.few(), sizes, from, at, store, next);
+            } else {
+                with_vectors!(S, vectors, NV => column::<S, E, NV, FAR, WHOLE>(s, sizes, from, at, store, next));
+            }
+        }
+        jr += cols;
+    }
+}
+
 /// The tiles of the columns of `b` from `jr` on: `cols` of them, in up to `NV` vectors.
 #[inline(always)]
-unsafe fn column<S: Simd, E: Elem, const NV: usize, const FAR: bool>(
+unsafe fn column<S: Simd, E: Elem, const NV: usize, const FAR: bool, const WHOLE: bool>(
     s: S,
     (m, k, cols): (usize, usize, usize),
     (a, b, jr): (&Rows, &Panels<E>, usize),
@@ -158,7 +197,11 @@ unsafe fn column<S: Simd, E: Elem, const NV: usize, const FAR: bool>(
                     } else {
                         tile::<S, E, MR, NV>(s, k, a, b, zero(s))
                     };
-                    store.put(s, acc, at.0, at.1, cols);
+                    if WHOLE {
+                        store.put_whole(s, acc, at.0, at.1);
+                    } else {
+                        store.put(s, acc, at.0, at.1, cols);
+                    }
                 });
             }
         });

@@ -36,7 +36,8 @@ impl<'a, T: Elem> MatRef<'a, T> {
     /// [`Error::SliceTooShort`] or [`Error::ShapeOverflow`].
     #[inline]
     pub fn new(data: &'a [T], rows: usize, cols: usize) -> Result<Self, Error> {
-        Self::with_strides(data, rows, cols, cols, 1)
+        let of = (data.as_ptr().cast_mut().cast(), data.len(), T::KIND);
+        Ok(MatRef { raw: RawMat::row_major(of, rows, cols)?, slice: PhantomData })
     }
 
     /// Element `(i, j)` is `data[i * row_stride + j * col_stride]`. Strides may be 0: a row or column
@@ -70,7 +71,8 @@ impl<'a, T: Elem> MatMut<'a, T> {
     /// [`Error::SliceTooShort`] or [`Error::ShapeOverflow`].
     #[inline]
     pub fn new(data: &'a mut [T], rows: usize, cols: usize) -> Result<Self, Error> {
-        Self::with_strides(data, rows, cols, cols, 1)
+        let of = (data.as_mut_ptr().cast(), data.len(), T::KIND);
+        Ok(MatMut { raw: RawMat::row_major(of, rows, cols)?, slice: PhantomData })
     }
 
     /// Element `(i, j)` is `data[i * row_stride + j * col_stride]`; one stride must step over the

@@ -51,6 +51,24 @@ impl RawMat {
         Ok(RawMat { ptr, kind, rows, cols, row_stride, col_stride })
     }
 
+    /// [`new`](Self::new) of rows side by side, of which there is less to check.
+    ///
+    /// # Errors
+    /// As there.
+    #[inline]
+    fn row_major(
+        (ptr, len, kind): (*mut u8, usize, Kind),
+        rows: usize,
+        cols: usize,
+    ) -> Result<RawMat, Error> {
+        let needed = rows.checked_mul(cols).ok_or(Error::ShapeOverflow)?;
+        if needed > len {
+            return Err(Error::SliceTooShort { needed, got: len });
+        }
+        let (row_stride, col_stride) = if needed == 0 { (0, 0) } else { (cols, 1) };
+        Ok(RawMat { ptr, kind, rows, cols, row_stride, col_stride })
+    }
+
     pub fn t(self) -> RawMat {
         RawMat {
             rows: self.cols,

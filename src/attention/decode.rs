@@ -14,6 +14,7 @@ use crate::kernel::pack::{self, Grid, pack};
 use crate::kernel::score::{chains, features_in_lanes};
 use crate::kernel::softmax::BLOCK;
 use crate::kernel::tile::{Acc, zero};
+use crate::kernel::unrolled::unrolled;
 use crate::simd::{LINE, Simd};
 use crate::view::RawMat;
 
@@ -68,7 +69,9 @@ pub unsafe fn load_q<S: Simd>(s: S, panel: &Panel, x: &Scratch) {
         let step = vectors::<S>(part.rows, chains) * S::LANES;
         // SAFETY: as the caller promises. The room for keys holds a row of `head_dim`, in whole steps.
         unsafe {
-            core::slice::from_raw_parts_mut(x.q, width / chains * step).fill(0.0);
+            if part.rows * chains < step {
+                core::slice::from_raw_parts_mut(x.q, width / chains * step).fill(0.0);
+            }
             for (r, (query, head)) in p.rows(part.kv_head, part.first).enumerate().take(part.rows) {
                 let q = p.q.head(head);
                 let row = if p.q.of.kind == Kind::F32 && d == width {
@@ -91,7 +94,13 @@ pub unsafe fn load_q<S: Simd>(s: S, panel: &Panel, x: &Scratch) {
 unsafe fn spread<const C: usize>(row: *const f32, width: usize, scale: f32, mut to: *mut f32, step: usize) {
     for i in (0..width).step_by(C) {
         // SAFETY: as the caller promises.
-        unsafe { to.cast::<[f32; C]>().write(row.add(i).cast::<[f32; C]>().read().map(|x| x * scale)) };
+        unsafe {
+            // All are read before one is written, so that the compiler may take them together.
+            let x = row.add(i).cast::<[f32; C]>().read();
+            unrolled!(I < C => {
+                *to.add(I) = x[I] * scale;
+            });
+        }
         to = to.wrapping_add(step);
     }
 }
@@ -149,16 +158,18 @@ unsafe fn groups<S: Simd, E: Elem, const C: usize, const NQ: usize, const FEW: u
         || {
             let (k, v) = (&panel.p.k, &panel.p.v);
             let keys = block.keys.count_ones() as usize;
-            let mut places = [(core::ptr::null(), 0); BLOCK];
+            let places;
             let place = if k.one_run(block.start, block.keys) {
                 Place::Run(k.run(panel.kv_head, block.start + block.from, keys), block.from)
             } else {
                 let keys = k.runs(panel.kv_head, block.start, block.keys);
                 let keys = keys
                     .flat_map(|(t, run)| (0..run.rows).map(move |i| (run.at::<E>(i, 0).cast_const(), t + i)));
-                for (to, key) in places.iter_mut().zip(keys) {
+                let mut each = [(core::ptr::null(), 0); BLOCK];
+                for (to, key) in each.iter_mut().zip(keys) {
                     *to = key;
                 }
+                places = each;
                 Place::Each(&places)
             };
             let few = keys / FEW;

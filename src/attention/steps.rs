@@ -123,8 +123,9 @@ impl Place {
                 // SAFETY: rows of heads that there are; the queries and sums of panels that are under way are
                 // in the scratch, and their blocks come in order.
                 unsafe {
-                    let (mut runs, keys) =
-                        together::runs(s, p, (self.kv_head, heads), (&rows, self.first), scratch);
+                    let mut runs = together::none();
+                    let heads = (self.kv_head, heads);
+                    let keys = together::runs(s, p, heads, (&rows, self.first), scratch, &mut runs);
                     let mut from = together::first_block(keys);
                     if let Some((next, so_far)) = self.under_way.take() {
                         from = next;

@@ -87,14 +87,20 @@ pub unsafe fn rows<S: Simd>(s: S, p: &Problem, heads: (usize, usize), rows: Rang
     for first in rows.clone().step_by(rows_together::<S>(p)) {
         // SAFETY: as the caller promises. Not moved to elsewhere: panels are large.
         unsafe {
-            let mut found = runs(s, p, heads, (&rows, first), scratch);
-            run(s, &mut found.0, found.1);
+            let mut found = none();
+            let keys = runs(s, p, heads, (&rows, first), scratch, &mut found);
+            run(s, &mut found, keys);
         }
     }
 }
 
 /// Panels that take each block of keys together.
 pub type Runs<'a> = [Option<Run<'a>>; MAX_PANELS];
+
+/// No panels yet.
+pub fn none<'a>() -> Runs<'a> {
+    core::array::from_fn(|_| None)
+}
 
 /// Calls `take` with the panels of some rows of key heads, a few at a time, and with the first key that some row of
 /// them sees and the end of them.
@@ -107,12 +113,13 @@ pub unsafe fn each<'a, S: Simd>(
     heads: (usize, usize),
     rows: Range<usize>,
     scratch: *mut f32,
-    mut take: impl FnMut(Runs<'a>, (usize, usize)),
+    mut take: impl FnMut(&mut Runs<'a>, (usize, usize)),
 ) {
     for first in rows.clone().step_by(rows_together::<S>(p)) {
+        let mut found = none();
         // SAFETY: as the caller promises.
-        let (runs, keys) = unsafe { runs(s, p, heads, (&rows, first), scratch) };
-        take(runs, keys);
+        let keys = unsafe { runs(s, p, heads, (&rows, first), scratch, &mut found) };
+        take(&mut found, keys);
     }
 }
 
@@ -121,7 +128,7 @@ pub fn rows_together<S: Simd>(p: &Problem) -> usize {
     room(p.q.len, S::PANEL).max(1)
 }
 
-/// The panels of some `rows` from row `first` on, and the keys that they see, as [`each`] has them.
+/// Writes the panels of some `rows` from row `first` on, and returns the keys that they see, as [`each`] has them.
 ///
 /// # Safety
 /// - As [`rows`]; `first` is one of the rows.
@@ -132,7 +139,8 @@ pub unsafe fn runs<'a, S: Simd>(
     (kv_head, heads): (usize, usize),
     (rows, first): (&Range<usize>, usize),
     scratch: *mut f32,
-) -> (Runs<'a>, (usize, usize)) {
+    found: &mut Runs<'a>,
+) -> (usize, usize) {
     // SAFETY: as the caller promises.
     let x = unsafe { Scratch::cut(s, scratch, p) };
     let lanes = Lanes::of::<S>(p, rows.len());
@@ -141,29 +149,30 @@ pub unsafe fn runs<'a, S: Simd>(
     // As many heads in each panel.
     let of_panel = if several { heads.div_ceil(heads.div_ceil(lanes.heads::<S>().max(1)).max(1)) } else { 1 };
     let mut keys = (usize::MAX, 0);
-    let runs = core::array::from_fn(|i| {
+    for (i, run) in found.iter_mut().enumerate() {
         // Panels of further heads, or of further rows.
         let (h, r) = if several { (i * of_panel, 0) } else { (0, i * S::PANEL) };
         let (first, place) = (first + r, if several { i * lanes.of_heads::<S>(of_panel) } else { r });
-        ((!several || h < heads) && first < together).then(|| {
-            let rows = (together - first).min(S::PANEL);
-            let (early, late) = (p.seen(first), p.seen(first + rows - 1));
-            let (some, all) = (early.start..late.end, late.start..early.end);
-            keys = (keys.0.min(some.start), some.end);
-            let panel = Panel {
-                p,
-                kv_head: kv_head + h,
-                heads: if several { of_panel.min(heads - h) } else { 1 },
-                lanes: lanes.of_head,
-                first,
-                rows,
-                in_lanes: !lanes.few,
-                alone: !several,
-            };
-            Run { panel, x: x.panel(place), some, all, so_far: SoFar::default() }
-        })
-    });
-    (runs, keys)
+        if several && h >= heads || first >= together {
+            break;
+        }
+        let rows = (together - first).min(S::PANEL);
+        let (early, late) = (p.seen(first), p.seen(first + rows - 1));
+        let (some, all) = (early.start..late.end, late.start..early.end);
+        keys = (keys.0.min(some.start), some.end);
+        let panel = Panel {
+            p,
+            kv_head: kv_head + h,
+            heads: if several { of_panel.min(heads - h) } else { 1 },
+            lanes: lanes.of_head,
+            first,
+            rows,
+            in_lanes: !lanes.few,
+            alone: !several,
+        };
+        *run = Some(Run { panel, x: x.panel(place), some, all, so_far: SoFar::default() });
+    }
+    keys
 }
 
 /// Takes each block of the `keys` that the panels see to all of them before the next block.

@@ -149,8 +149,8 @@ impl Wanted {
             let heads = together::most_heads(s, p, rows.len()).min(end - kv_head);
             // SAFETY: as the caller promises; heads and rows that there are.
             unsafe {
-                together::each(s, p, (kv_head, heads), rows.clone(), scratch, |mut runs, seen| {
-                    self.panels(s, &mut runs, seen);
+                together::each(s, p, (kv_head, heads), rows.clone(), scratch, |runs, seen| {
+                    self.panels(s, runs, seen);
                 });
             }
             kv_head += heads;

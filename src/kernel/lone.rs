@@ -52,7 +52,7 @@ macro_rules! own {
 /// `√x`.
 pub fn sqrt(x: f32) -> f32 {
     own!(f32: sqrt(x));
-    libm::sqrtf(x)
+    crate::arch::scalar::sqrt(x)
 }
 
 /// Tiles of 4 x 4 sums.

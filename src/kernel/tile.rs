@@ -71,13 +71,6 @@ impl<E: Elem> Panels<E> {
         Panels { ptr: self.ptr.wrapping_add(offset), ..self }
     }
 
-    /// From column `j` on, with one lane.
-    #[inline(always)]
-    pub fn lane(self, j: usize) -> Panels<E> {
-        let offset = j / PANEL_COLS * self.panel_stride + j % PANEL_COLS * self.col_stride;
-        Panels { ptr: self.ptr.wrapping_add(offset), ..self }
-    }
-
     /// From one vector of a tile to the next: vectors either share a panel or fill one.
     #[inline(always)]
     pub fn vector_stride<S: Simd>(&self) -> usize {

@@ -13,30 +13,32 @@ use crate::kernel::tile::{PANEL_COLS, Panels, Rows};
 /// # Safety
 /// - As `blocked::run`.
 pub unsafe fn run(p: &Product) {
-    let (m, k, n) = (p.c.rows, p.a.cols, p.c.cols);
+    let (k, n) = (p.a.cols, p.c.cols);
     let (b, kind, row_stride, col_stride, panel_stride) = match &p.b {
         &Rhs::Packed { ptr, kind, .. } => (ptr, kind, PANEL_COLS, 1, k * PANEL_COLS),
         Rhs::Strided(b) => {
             (b.bytes(), b.kind, b.row_stride, b.col_stride, b.col_stride.wrapping_mul(PANEL_COLS))
         }
     };
-    let mut pc = 0;
-    loop {
-        let kc = (k - pc).min(KC);
-        let store = Store::block(p, (0, 0), pc..pc + kc, (core::ptr::null_mut(), 0));
-        let a = Rows { ptr: p.a.at(0, pc), row_stride: p.a.row_stride, col_stride: p.a.col_stride };
-        by_kind!(kind, E => {
-            let ptr = b.cast::<E>().wrapping_add(pc * row_stride);
+    let a = Rows { ptr: p.a.at(0, 0), row_stride: p.a.row_stride, col_stride: p.a.col_stride };
+    by_kind!(kind, E => {
+        let b = Panels { ptr: b.cast::<E>(), row_stride, panel_stride, col_stride };
+        let mut x = all_rows(&a, &b, p);
+        let plain = Store::whole(p).is_as_it_is();
+        let mut pc = 0;
+        loop {
+            x.k = (k - pc).min(KC);
+            let store = Store::block(p, (0, 0), pc..pc + x.k, (core::ptr::null_mut(), 0));
             // SAFETY: as the caller promises.
-            unsafe {
-                tiles::<E>((m, kc, n), &a, &Panels { ptr, row_stride, panel_stride, col_stride }, (0, 0), &store);
+            unsafe { columns(&mut x, (p.c.rows, n), &b, (0, 0), &store, plain && store.first) };
+            pc += x.k;
+            if pc >= k {
+                return;
             }
-        });
-        pc += kc;
-        if pc >= k {
-            return;
+            x.a = x.a.wrapping_byte_add(x.k.wrapping_mul(x.a_step));
+            x.b = x.b.wrapping_byte_add(x.k.wrapping_mul(x.b_step));
         }
-    }
+    });
 }
 
 /// As [`tiles::tiles`](super::tiles::tiles).
@@ -51,27 +53,50 @@ pub unsafe fn tiles<E: Elem>(
     at: (usize, usize),
     store: &Store,
 ) {
+    let mut x = all_rows(a, b, store.p);
+    x.k = k;
+    // SAFETY: as the caller promises.
+    unsafe { columns(&mut x, (m, n), b, at, store, store.is_as_it_is()) };
+}
+
+/// Tiles of all rows of the first columns; of how many, and for how many steps, is still to be said.
+#[inline(always)]
+fn all_rows<E: Elem>(a: &Rows, b: &Panels<E>, p: &Product) -> Tile<E> {
     let bytes = |stride: usize| stride.wrapping_mul(FLOAT);
-    let (a_row, to_row) = (bytes(a.row_stride), bytes(store.p.c.row_stride));
-    let (neighbours, as_it_is) = (b.col_stride == 1, store.is_as_it_is());
-    let mut x = Tile {
+    let (a_row, to_row) = (bytes(a.row_stride), bytes(p.c.row_stride));
+    Tile {
         a: a.ptr,
         a_row,
         b: b.ptr,
-        b_column: b.col_stride.wrapping_mul(size_of::<E>()),
+        b_column: 0,
         a_step: bytes(a.col_stride),
         b_step: b.row_stride.wrapping_mul(size_of::<E>()),
         together: Together::Nothing,
-        k,
+        k: 0,
         start: ZEROS.as_ptr(),
         to: core::ptr::null_mut(),
         to_row,
-        factor: if as_it_is { PLUS_ZERO } else { core::ptr::null() },
-        left: m,
+        factor: core::ptr::null(),
+        left: 0,
         a_next: a_row.wrapping_mul(4),
         b_next: 0,
         to_next: to_row.wrapping_mul(4),
-    };
+    }
+}
+
+/// The tiles of `m` rows and `n` columns that belong at `at`, whose sums may be what C gets `as_it_is`. Then `x` is
+/// as it was.
+#[inline(always)]
+unsafe fn columns<E: Elem>(
+    x: &mut Tile<E>,
+    (m, n): (usize, usize),
+    b: &Panels<E>,
+    at: (usize, usize),
+    store: &Store,
+    as_it_is: bool,
+) {
+    let (first, neighbours) = ((x.a, x.b), b.col_stride == 1);
+    x.factor = if as_it_is { PLUS_ZERO } else { core::ptr::null() };
     let mut j = 0;
     while j < n {
         let cols = match n - j {
@@ -79,32 +104,35 @@ pub unsafe fn tiles<E: Elem>(
             4.. => 4,
             _ => 1,
         };
-        (x.a, x.b, x.left) = (a.ptr, b.lane(j).ptr, m);
+        (x.a, x.left) = (first.0, m);
+        x.b_column = if cols == 1 { 0 } else { b.col_stride.wrapping_mul(size_of::<E>()) };
         x.together = match cols {
-            _ if a.col_stride != 1 => Together::Nothing,
+            _ if x.a_step != FLOAT => Together::Nothing,
             1 => Together::Column,
             _ if neighbours => Together::Rows,
             _ => Together::Nothing,
         };
-        if cols == 1 {
-            x.b_column = 0;
-        }
         // SAFETY: columns of the block.
         unsafe {
             if as_it_is && cols > 1 {
                 x.to = store.c_at(at.0, at.1 + j);
-                columns(&mut x, cols);
+                some(x, cols);
             } else {
-                through_memory(&mut x, (at.0, at.1 + j), cols, store);
+                through_memory(x, (at.0, at.1 + j), cols, store);
             }
         }
         j += cols;
+        x.b = x.b.wrapping_add(cols.wrapping_mul(b.col_stride));
+        if j.is_multiple_of(PANEL_COLS) {
+            x.b = x.b.wrapping_add(b.panel_stride.wrapping_sub(b.col_stride.wrapping_mul(PANEL_COLS)));
+        }
     }
+    (x.a, x.b) = first;
 }
 
 /// All rows of 4 columns, or a single one of 8.
 #[inline(always)]
-unsafe fn columns<E: Elem>(x: &mut Tile<E>, cols: usize) {
+unsafe fn some<E: Elem>(x: &mut Tile<E>, cols: usize) {
     // SAFETY: as the caller promises.
     unsafe { if cols == 8 { single(x) } else { tile(x) } }
 }
@@ -127,7 +155,7 @@ unsafe fn through_memory<E: Elem>(x: &mut Tile<E>, at: (usize, usize), cols: usi
         (x.to, x.to_row, x.left) = (sums.as_mut_ptr(), LANES, (rows - i).min(4));
         // SAFETY: as the caller promises.
         unsafe {
-            columns(x, cols);
+            some(x, cols);
             store.put_lone(&mut sums, (at.0 + i, at.1), ((rows - i).min(4), cols));
         }
     }

@@ -196,15 +196,15 @@ impl<'a> Matmul<'a> {
         Product { a, b, c, alpha: self.alpha, beta: self.beta, bias }
     }
 
+    /// In firmware inlined, so that the stack of the check is free again.
     #[cfg_attr(not(target_os = "none"), inline)]
-    #[cfg_attr(target_os = "none", inline(never))]
+    #[cfg_attr(target_os = "none", inline(always))]
     fn compute(&self, product: &mut Product, scratch: &mut [f32]) -> Result<(), Error> {
         self.check(product, scratch.len())?;
         compute(self.tier.unwrap_or_else(Tier::detect), product, scratch);
         Ok(())
     }
 
-    /// Not inlined in firmware, so that its stack is free again.
     #[cfg_attr(not(target_os = "none"), inline)]
     #[cfg_attr(target_os = "none", inline(never))]
     fn check(&self, product: &mut Product, scratch: usize) -> Result<(), Error> {
@@ -264,7 +264,7 @@ impl Rhs {
     }
 }
 
-#[cfg_attr(not(target_os = "none"), inline(never))]
+#[inline(never)]
 fn compute(tier: Tier, product: &Product, scratch: &mut [f32]) {
     let scratch = scratch.as_mut_ptr();
     // SAFETY: `check` has compared all sizes; views are valid by construction; C is an exclusive

@@ -248,12 +248,13 @@ impl Store<'_> {
     /// Whether the chains are all that goes into C.
     #[inline(always)]
     fn is_plain(&self) -> bool {
-        self.first && self.p.beta == 0.0 && self.p.bias.is_null()
+        self.first && self.p.beta.to_bits() << 1 == 0 && self.p.bias.is_null()
     }
 
-    /// Whether chains of one lane are what C gets, plus 0.
+    /// Whether chains are what C gets, plus 0.
     pub fn is_as_it_is(&self) -> bool {
-        self.is_plain() && self.p.alpha == 1.0 && Self::is_direct(&self.p.c)
+        // As an integer: floats of a small processor would be kept on the stack.
+        self.is_plain() && self.p.alpha.to_bits() == 1.0_f32.to_bits() && Self::is_direct(&self.p.c)
     }
 
     /// Stores rows of up to four sums of one lane, or a row of eight, at row `i` and column `j`.

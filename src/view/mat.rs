@@ -34,7 +34,7 @@ impl<'a, T: Elem> MatRef<'a, T> {
     ///
     /// # Errors
     /// [`Error::SliceTooShort`] or [`Error::ShapeOverflow`].
-    #[inline]
+    #[inline(always)]
     pub fn new(data: &'a [T], rows: usize, cols: usize) -> Result<Self, Error> {
         let of = (data.as_ptr().cast_mut().cast(), data.len(), T::KIND);
         Ok(MatRef { raw: RawMat::row_major(of, rows, cols)?, slice: PhantomData })
@@ -69,7 +69,7 @@ impl<'a, T: Elem> MatMut<'a, T> {
     ///
     /// # Errors
     /// [`Error::SliceTooShort`] or [`Error::ShapeOverflow`].
-    #[inline]
+    #[inline(always)]
     pub fn new(data: &'a mut [T], rows: usize, cols: usize) -> Result<Self, Error> {
         let of = (data.as_mut_ptr().cast(), data.len(), T::KIND);
         Ok(MatMut { raw: RawMat::row_major(of, rows, cols)?, slice: PhantomData })

@@ -55,7 +55,7 @@ impl RawMat {
     ///
     /// # Errors
     /// As there.
-    #[inline]
+    #[inline(always)]
     fn row_major(
         (ptr, len, kind): (*mut u8, usize, Kind),
         rows: usize,

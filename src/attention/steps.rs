@@ -123,7 +123,7 @@ impl Place {
                 // SAFETY: rows of heads that there are; the queries and sums of panels that are under way are
                 // in the scratch, and their blocks come in order.
                 unsafe {
-                    let mut runs = together::none();
+                    let mut runs = together::Runs::default();
                     let heads = (self.kv_head, heads);
                     let keys = together::runs(s, p, heads, (&rows, self.first), scratch, &mut runs);
                     let mut from = together::first_block(keys);

@@ -87,7 +87,7 @@ pub unsafe fn rows<S: Simd>(s: S, p: &Problem, heads: (usize, usize), rows: Rang
     for first in rows.clone().step_by(rows_together::<S>(p)) {
         // SAFETY: as the caller promises. Not moved to elsewhere: panels are large.
         unsafe {
-            let mut found = none();
+            let mut found = Runs::default();
             let keys = runs(s, p, heads, (&rows, first), scratch, &mut found);
             run(s, &mut found, keys);
         }
@@ -96,11 +96,6 @@ pub unsafe fn rows<S: Simd>(s: S, p: &Problem, heads: (usize, usize), rows: Rang
 
 /// Panels that take each block of keys together.
 pub type Runs<'a> = [Option<Run<'a>>; MAX_PANELS];
-
-/// No panels yet.
-pub fn none<'a>() -> Runs<'a> {
-    core::array::from_fn(|_| None)
-}
 
 /// Calls `take` with the panels of some rows of key heads, a few at a time, and with the first key that some row of
 /// them sees and the end of them.
@@ -116,7 +111,7 @@ pub unsafe fn each<'a, S: Simd>(
     mut take: impl FnMut(&mut Runs<'a>, (usize, usize)),
 ) {
     for first in rows.clone().step_by(rows_together::<S>(p)) {
-        let mut found = none();
+        let mut found = Runs::default();
         // SAFETY: as the caller promises.
         let keys = unsafe { runs(s, p, heads, (&rows, first), scratch, &mut found) };
         take(&mut found, keys);

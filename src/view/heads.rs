@@ -37,14 +37,14 @@ macro_rules! heads {
             ///
             /// # Errors
             /// [`Error::SliceTooShort`] or [`Error::ShapeOverflow`].
+            #[inline(always)]
             pub fn token_major(
                 data: &'a $($mutability)? [T],
                 len: usize,
                 n_heads: usize,
                 head_dim: usize,
             ) -> Result<Self, Error> {
-                let token_stride = n_heads.checked_mul(head_dim).ok_or(Error::ShapeOverflow)?;
-                Self::with_strides(data, len, n_heads, head_dim, token_stride, head_dim)
+                Self::batch_token_major(data, 1, len, n_heads, head_dim)
             }
 
             /// Memory `[n_heads][len][head_dim]`: one head's tokens lie together. The arguments come
@@ -52,14 +52,14 @@ macro_rules! heads {
             ///
             /// # Errors
             /// [`Error::SliceTooShort`] or [`Error::ShapeOverflow`].
+            #[inline(always)]
             pub fn head_major(
                 data: &'a $($mutability)? [T],
                 len: usize,
                 n_heads: usize,
                 head_dim: usize,
             ) -> Result<Self, Error> {
-                let head_stride = len.checked_mul(head_dim).ok_or(Error::ShapeOverflow)?;
-                Self::with_strides(data, len, n_heads, head_dim, head_dim, head_stride)
+                Self::batch_head_major(data, 1, len, n_heads, head_dim)
             }
 
             /// Feature `d` of token `t` of head `h` is `data[t * token_stride + h * head_stride + d]`.
@@ -82,6 +82,7 @@ macro_rules! heads {
             ///
             /// # Errors
             /// [`Error::SliceTooShort`] or [`Error::ShapeOverflow`].
+            #[inline(always)]
             pub fn batch_token_major(
                 data: &'a $($mutability)? [T],
                 batch: usize,
@@ -89,13 +90,9 @@ macro_rules! heads {
                 n_heads: usize,
                 head_dim: usize,
             ) -> Result<Self, Error> {
-                let token_stride = n_heads.checked_mul(head_dim).ok_or(Error::ShapeOverflow)?;
-                let batch_stride = len.checked_mul(token_stride).ok_or(Error::ShapeOverflow)?;
-                Self::batch_with_strides(
-                    data,
-                    [batch, len, n_heads, head_dim],
-                    [batch_stride, token_stride, head_dim],
-                )
+                let of = (data.$($as_ptr)*.cast(), data.len(), T::KIND);
+                let raw = RawHeads::token_major(of, [batch, len, n_heads, head_dim])?;
+                Ok($view { raw, slice: PhantomData })
             }
 
             /// Memory `[batch][n_heads][len][head_dim]`; the arguments come in the same order as in
@@ -103,6 +100,7 @@ macro_rules! heads {
             ///
             /// # Errors
             /// [`Error::SliceTooShort`] or [`Error::ShapeOverflow`].
+            #[inline(always)]
             pub fn batch_head_major(
                 data: &'a $($mutability)? [T],
                 batch: usize,
@@ -110,13 +108,9 @@ macro_rules! heads {
                 n_heads: usize,
                 head_dim: usize,
             ) -> Result<Self, Error> {
-                let head_stride = len.checked_mul(head_dim).ok_or(Error::ShapeOverflow)?;
-                let batch_stride = n_heads.checked_mul(head_stride).ok_or(Error::ShapeOverflow)?;
-                Self::batch_with_strides(
-                    data,
-                    [batch, len, n_heads, head_dim],
-                    [batch_stride, head_dim, head_stride],
-                )
+                let of = (data.$($as_ptr)*.cast(), data.len(), T::KIND);
+                let raw = RawHeads::head_major(of, [batch, len, n_heads, head_dim])?;
+                Ok($view { raw, slice: PhantomData })
             }
 
             /// `sizes` are `[batch, len, n_heads, head_dim]`, `strides` those of batch, tokens and heads:

@@ -162,6 +162,36 @@ impl RawHeads {
         })
     }
 
+    /// [`new`](Self::new) of `[batch][len][n_heads][head_dim]` side by side, of which there is less to check.
+    ///
+    /// # Errors
+    /// As there.
+    #[inline(always)]
+    fn token_major(
+        (ptr, len, kind): (*mut u8, usize, Kind),
+        [batch, tokens, n_heads, head_dim]: [usize; 4],
+    ) -> Result<RawHeads, Error> {
+        let [head_stride, token_stride, batch_stride] =
+            side_by_side(head_dim, [n_heads, tokens, batch], len)?;
+        let len = tokens;
+        Ok(RawHeads { ptr, kind, batch, len, n_heads, head_dim, batch_stride, token_stride, head_stride })
+    }
+
+    /// The same of `[batch][n_heads][len][head_dim]`.
+    ///
+    /// # Errors
+    /// As there.
+    #[inline(always)]
+    fn head_major(
+        (ptr, len, kind): (*mut u8, usize, Kind),
+        [batch, tokens, n_heads, head_dim]: [usize; 4],
+    ) -> Result<RawHeads, Error> {
+        let [token_stride, head_stride, batch_stride] =
+            side_by_side(head_dim, [tokens, n_heads, batch], len)?;
+        let len = tokens;
+        Ok(RawHeads { ptr, kind, batch, len, n_heads, head_dim, batch_stride, token_stride, head_stride })
+    }
+
     /// The same sizes with other features, which nobody reads.
     pub fn of_dim(self, head_dim: usize) -> RawHeads {
         RawHeads { head_dim, ..self }
@@ -235,6 +265,28 @@ impl Sequence<'_> {
         let head = self.head(h);
         RawMat { ptr: head.ptr.wrapping_add(offset), rows: n, ..head }
     }
+}
+
+/// Strides of dimensions of these `sizes`, from the inside out, whose elements lie side by side in `len` of them;
+/// `width` is how many contiguous ones there are at each place.
+#[inline(always)]
+fn side_by_side(width: usize, sizes: [usize; 3], len: usize) -> Result<[usize; 3], Error> {
+    let mut needed = width;
+    let mut strides = [0; 3];
+    for (stride, size) in strides.iter_mut().zip(sizes) {
+        *stride = needed;
+        needed = needed.checked_mul(size).ok_or(Error::ShapeOverflow)?;
+    }
+    if needed > len {
+        return Err(Error::SliceTooShort { needed, got: len });
+    }
+    for (stride, size) in strides.iter_mut().zip(sizes) {
+        // What is never stepped along has a stride that cannot overflow.
+        if needed == 0 || size == 1 {
+            *stride = 0;
+        }
+    }
+    Ok(strides)
 }
 
 /// That all elements lie in `len` of them and, for a view that is `exclusive`, that no two coincide. `dims` are

@@ -271,22 +271,18 @@ impl Sequence<'_> {
 /// `width` is how many contiguous ones there are at each place.
 #[inline(always)]
 fn side_by_side(width: usize, sizes: [usize; 3], len: usize) -> Result<[usize; 3], Error> {
-    let mut needed = width;
-    let mut strides = [0; 3];
-    for (stride, size) in strides.iter_mut().zip(sizes) {
-        *stride = needed;
-        needed = needed.checked_mul(size).ok_or(Error::ShapeOverflow)?;
-    }
+    let [a, b, c] = sizes;
+    let times = |x: usize, y: usize| x.checked_mul(y).ok_or(Error::ShapeOverflow);
+    // In a row: opt-level "s" unrolls no loop, and arrays would lie in memory.
+    let second = times(width, a)?;
+    let third = times(second, b)?;
+    let needed = times(third, c)?;
     if needed > len {
         return Err(Error::SliceTooShort { needed, got: len });
     }
-    for (stride, size) in strides.iter_mut().zip(sizes) {
-        // What is never stepped along has a stride that cannot overflow.
-        if needed == 0 || size == 1 {
-            *stride = 0;
-        }
-    }
-    Ok(strides)
+    // What is never stepped along has a stride that cannot overflow.
+    let of = |size: usize, stride: usize| if needed == 0 || size == 1 { 0 } else { stride };
+    Ok([of(a, width), of(b, second), of(c, third)])
 }
 
 /// That all elements lie in `len` of them and, for a view that is `exclusive`, that no two coincide. `dims` are

@@ -19,24 +19,18 @@ use crate::view::RawMat;
 /// - As [`run`].
 #[inline(always)]
 pub unsafe fn whole<S: Simd>(s: S, p: &Product) -> bool {
-    let Rhs::Strided(b) = &p.b else { return false };
-    if p.a.kind != Kind::F32 || b.kind != Kind::F32 || b.col_stride != 1 {
+    let short = const { <S::Few as Simd>::LANES < S::LANES } && p.c.cols == <S::Few as Simd>::LANES;
+    if !short && !p.c.cols.is_multiple_of(S::LANES) {
         return false;
     }
-    // SAFETY: as the caller promises; all of it is as the tiles ask.
-    unsafe {
-        if Store::puts_whole::<S>(p) {
-            tiles::whole(s, p, b);
-        } else if const { <S::Few as Simd>::LANES < S::LANES }
-            && p.c.cols == <S::Few as Simd>::LANES
-            && Store::puts_whole::<S::Few>(p)
-        {
-            tiles::whole(s.few(), p, b);
-        } else {
-            return false;
-        }
+    let Rhs::Strided(b) = &p.b else { return false };
+    let whole =
+        b.col_stride == 1 && p.a.kind == Kind::F32 && b.kind == Kind::F32 && Store::whole(p).is_as_it_is();
+    if whole {
+        // SAFETY: as the caller promises; all of it is as the tiles ask.
+        unsafe { if short { tiles::whole(s.few(), p, b) } else { tiles::whole(s, p, b) } }
     }
-    true
+    whole
 }
 
 /// Straight from the operands, one block of `k`. What the tile cannot read as it lies goes through a

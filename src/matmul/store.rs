@@ -54,15 +54,10 @@ impl Store<'_> {
         c.kind == Kind::F32 && c.col_stride == 1
     }
 
-    /// Whether every tile of `S` is stored by [`put_whole`](Self::put_whole).
-    pub fn puts_whole<S: Simd>(p: &Product) -> bool {
-        p.c.cols.is_multiple_of(S::LANES) && Store::whole(p).is_as_it_is()
-    }
-
     /// [`put`](Self::put) of whole vectors of sums that are what C gets.
     ///
     /// # Safety
-    /// - As there; C is [`puts_whole`](Self::puts_whole).
+    /// - As there; C [is as it is](Self::is_as_it_is).
     #[inline(always)]
     pub unsafe fn put_whole<S: Simd, const MR: usize, const NV: usize>(
         &self,

@@ -102,8 +102,8 @@ pub unsafe fn tiles<S: Simd, E: Elem, const FAR: bool>(
     );
 }
 
-/// All tiles of a product of floats that [`Store::puts_whole`] vectors, straight from the operands: nothing is left to
-/// decide for each tile.
+/// All tiles of a product of floats whose sums are what C gets, in whole vectors, straight from the operands: nothing is
+/// left to decide for each tile.
 ///
 /// # Safety
 /// - As [`tiles`], of the whole product; `b` is B.

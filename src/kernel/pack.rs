@@ -108,15 +108,29 @@ pub unsafe fn turn<S: Simd, E: Elem>(
     map: impl Fn(S::V, *mut f32) -> S::V,
     to: Grid,
 ) {
+    let first = size.apart.and_then(|apart| Some((columns.next()?, apart)));
     let mut j = 0;
     while j < to.width {
         let cols = size.count.saturating_sub(j).min(S::LANES);
         let mut column = [core::ptr::null(); MAX_LANES];
-        for (column, p) in column.iter_mut().take(cols).zip(&mut columns) {
-            *column = p;
+        match first {
+            // Nobody asks for the others.
+            Some((first, apart)) if cols == S::LANES && size.len.is_multiple_of(4) => {
+                column[0] = first.wrapping_add(j * apart);
+            }
+            Some((first, apart)) => {
+                for (c, column) in column.iter_mut().enumerate().take(cols) {
+                    *column = first.wrapping_add((j + c) * apart);
+                }
+            }
+            None => {
+                for (column, p) in column.iter_mut().take(cols).zip(&mut columns) {
+                    *column = p;
+                }
+            }
         }
         let mut i = 0;
-        if let Some(apart) = size.apart
+        if let Some((_, apart)) = first
             && cols == S::LANES
         {
             // Sixteen columns that share a set of the L1, and come from memory, are quicker four rows at a time.

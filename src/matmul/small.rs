@@ -1,6 +1,7 @@
 //! Small products, straight from the operands.
 
 use core::mem::MaybeUninit;
+use core::ptr::NonNull;
 
 use super::blocked::SMALL;
 use super::store::Store;
@@ -28,7 +29,7 @@ pub unsafe fn whole<S: Simd>(s: S, p: &Product) -> bool {
         b.col_stride == 1 && p.a.kind == Kind::F32 && b.kind == Kind::F32 && Store::whole(p).is_as_it_is();
     if whole {
         // SAFETY: as the caller promises; all of it is as the tiles ask.
-        unsafe { if short { tiles::whole(s.few(), p, b) } else { tiles::whole(s, p, b) } }
+        unsafe { if short { tiles::whole(s.few(), p, None) } else { tiles::whole(s, p, None) } }
     }
     whole
 }
@@ -81,6 +82,9 @@ unsafe fn through<S: Simd, const COLS: usize>(s: S, p: &Product, b: &RawMat, j: 
         for x in (0..n).step_by(PANEL_COLS) {
             let to = Grid { dst: panels.add(x * k), stride: PANEL_COLS, width: PANEL_COLS };
             pack(s, b.block(0, j + x, k, (n - x).min(PANEL_COLS)), to);
+        }
+        if j == 0 && n.is_multiple_of(S::LANES) && p.a.kind == Kind::F32 && store.is_as_it_is() {
+            return tiles::whole(s, p, NonNull::new(panels));
         }
         strips::<S, f32>(s, &p.a, packed(panels.cast_const(), k), j, n, store);
     }

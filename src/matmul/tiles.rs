@@ -1,14 +1,16 @@
 //! All tiles of a block.
 
+use core::ptr::NonNull;
+
 use super::store::Store;
-use super::{Product, lone};
+use super::{Product, Rhs, lone};
 use crate::apart::apart;
 use crate::elem::Elem;
 use crate::kernel::tile::{
-    PANEL_COLS, Panels, Rows, max_rows, share, tile, tile_between, with_rows, with_vectors, zero,
+    self as kernel, PANEL_COLS, Panels, Rows, max_rows, share, tile, tile_between, with_rows, with_vectors,
+    zero,
 };
 use crate::simd::{LINE, Simd};
-use crate::view::RawMat;
 
 /// Lines of rows that are read next. The tiles of some columns ask for those of the columns that follow, each for a
 /// part, so that memory is asked for no more than it can bring meanwhile.
@@ -106,25 +108,23 @@ pub unsafe fn tiles<S: Simd, E: Elem, const FAR: bool>(
 /// left to decide for each tile.
 ///
 /// # Safety
-/// - As [`tiles`], of the whole product; `b` is B.
+/// - As [`tiles`], of the whole product. B is as it lies, with columns that lie together, or in panels at `packed`.
 #[inline(never)]
-pub unsafe fn whole<S: Simd>(s: S, p: &Product, b: &RawMat) {
+pub unsafe fn whole<S: Simd>(s: S, p: &Product, packed: Option<NonNull<f32>>) {
     s.vectorize(
         #[inline(always)]
         move || {
+            let b = match (packed, &p.b) {
+                (None, Rhs::Strided(b)) => kernel::side_by_side(b.at::<f32>(0, 0), b.row_stride),
+                (panels, _) => {
+                    kernel::packed(panels.map_or(core::ptr::null(), |p| p.as_ptr().cast_const()), p.a.cols)
+                }
+            };
             let rows =
                 Rows { ptr: p.a.at::<f32>(0, 0), row_stride: p.a.row_stride, col_stride: p.a.col_stride };
-            let panels = Panels {
-                ptr: b.at::<f32>(0, 0).cast_const(),
-                row_stride: b.row_stride,
-                panel_stride: PANEL_COLS,
-                col_stride: 1,
-            };
             let (sizes, store) = ((p.c.rows, p.a.cols, p.c.cols), Store::whole(p));
             // SAFETY: as the caller promises.
-            unsafe {
-                columns::<S, f32, false, true>(s, sizes, (&rows, &panels), (0, 0), &store, Next::NOTHING)
-            };
+            unsafe { columns::<S, f32, false, true>(s, sizes, (&rows, &b), (0, 0), &store, Next::NOTHING) };
         },
     );
 }

@@ -57,7 +57,7 @@ impl Store<'_> {
     /// [`put`](Self::put) of whole vectors of sums that are what C gets.
     ///
     /// # Safety
-    /// - As there; C [is as it is](Self::is_as_it_is).
+    /// - As there; the columns fill the vectors.
     #[inline(always)]
     pub unsafe fn put_whole<S: Simd, const MR: usize, const NV: usize>(
         &self,
@@ -67,6 +67,7 @@ impl Store<'_> {
         j: usize,
     ) {
         let zero = s.splat(0.0);
+        // A sum gives the bits of a product with 1, without the units that the next chains wait for.
         // SAFETY: as the caller promises.
         unsafe { self.put_each(s, acc, (i, j), |chain| s.add(chain, zero)) };
     }
@@ -157,15 +158,14 @@ impl Store<'_> {
     ) -> bool {
         let whole = Self::is_direct(&self.p.c) && cols == NV * S::LANES && self.is_plain();
         if whole {
-            let (alpha, zero) = (self.p.alpha, s.splat(0.0));
+            let alpha = self.p.alpha;
             // SAFETY: the columns exist.
             unsafe {
                 if alpha == 1.0 {
-                    // A sum gives the same bits, without the units that the next chains wait for.
-                    self.put_each(s, acc, (i, j), |chain| s.add(chain, zero));
+                    self.put_whole(s, acc, i, j);
                 } else {
                     let alpha = s.splat(alpha);
-                    self.put_each(s, acc, (i, j), |chain| s.fma(alpha, chain, zero));
+                    self.put_each(s, acc, (i, j), |chain| s.fma(alpha, chain, s.splat(0.0)));
                 }
             }
         }
@@ -243,12 +243,12 @@ impl Store<'_> {
     /// Whether the chains are all that goes into C.
     #[inline(always)]
     fn is_plain(&self) -> bool {
+        // As an integer, here and below: floats of a small processor would be kept on the stack.
         self.first && self.p.beta.to_bits() << 1 == 0 && self.p.bias.is_null()
     }
 
     /// Whether chains are what C gets, plus 0.
     pub fn is_as_it_is(&self) -> bool {
-        // As an integer: floats of a small processor would be kept on the stack.
         self.is_plain() && self.p.alpha.to_bits() == 1.0_f32.to_bits() && Self::is_direct(&self.p.c)
     }
 

@@ -108,17 +108,17 @@ pub unsafe fn tiles<S: Simd, E: Elem, const FAR: bool>(
 /// left to decide for each tile.
 ///
 /// # Safety
-/// - As [`tiles`], of the whole product. B is as it lies, with columns that lie together, or in panels at `packed`.
+/// - As [`tiles`], of the whole product. B has strides: it is read as it lies, with columns that lie together, or from
+///   panels at `packed`.
 #[inline(never)]
 pub unsafe fn whole<S: Simd>(s: S, p: &Product, packed: Option<NonNull<f32>>) {
     s.vectorize(
         #[inline(always)]
         move || {
-            let b = match (packed, &p.b) {
-                (None, Rhs::Strided(b)) => kernel::side_by_side(b.at::<f32>(0, 0), b.row_stride),
-                (panels, _) => {
-                    kernel::packed(panels.map_or(core::ptr::null(), |p| p.as_ptr().cast_const()), p.a.cols)
-                }
+            let Rhs::Strided(b) = &p.b else { return };
+            let b = match packed {
+                None => kernel::side_by_side(b.at::<f32>(0, 0), b.row_stride),
+                Some(panels) => kernel::packed(panels.as_ptr().cast_const(), p.a.cols),
             };
             let rows =
                 Rows { ptr: p.a.at::<f32>(0, 0), row_stride: p.a.row_stride, col_stride: p.a.col_stride };

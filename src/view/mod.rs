@@ -186,10 +186,10 @@ impl RawHeads {
         (ptr, len, kind): (*mut u8, usize, Kind),
         [batch, tokens, n_heads, head_dim]: [usize; 4],
     ) -> Result<RawHeads, Error> {
-        let [token_stride, head_stride, batch_stride] =
-            side_by_side(head_dim, [tokens, n_heads, batch], len)?;
-        let len = tokens;
-        Ok(RawHeads { ptr, kind, batch, len, n_heads, head_dim, batch_stride, token_stride, head_stride })
+        // Tokens and heads change places.
+        let turned = RawHeads::token_major((ptr, len, kind), [batch, n_heads, tokens, head_dim])?;
+        let RawHeads { token_stride, head_stride, .. } = turned;
+        Ok(RawHeads { len: tokens, n_heads, token_stride: head_stride, head_stride: token_stride, ..turned })
     }
 
     /// The same sizes with other features, which nobody reads.

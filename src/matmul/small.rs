@@ -9,7 +9,7 @@ use super::tiles::{self, Next, tiles};
 use super::{Product, Rhs};
 use crate::elem::{Elem, Kind, by_kind};
 use crate::kernel::pack::{Grid, pack};
-use crate::kernel::tile::{PANEL_COLS, Panels, Rows, packed};
+use crate::kernel::tile::{PANEL_COLS, Panels, Rows, packed, side_by_side};
 use crate::simd::Simd;
 use crate::view::RawMat;
 
@@ -50,7 +50,9 @@ pub unsafe fn run<S: Simd>(s: S, p: &Product) {
         Rhs::Strided(b) => {
             // One lane reads all columns as they lie.
             let one_lane = const { S::LANES == 1 };
-            let direct = if one_lane || b.col_stride == 1 { n - n % S::LANES } else { 0 };
+            // What is read for each tile of rows is widened once.
+            let lying = b.col_stride == 1 && (b.kind == Kind::F32 || p.c.rows <= S::MR);
+            let direct = if one_lane || lying { n - n % S::LANES } else { 0 };
             if direct > 0 {
                 by_kind!(b.kind, E => {
                     let (ptr, col_stride) = (b.at::<E>(0, 0).cast_const(), b.col_stride);
@@ -74,19 +76,17 @@ pub unsafe fn run<S: Simd>(s: S, p: &Product) {
 /// it is on the stack only then.
 #[inline(never)]
 unsafe fn through<S: Simd, const COLS: usize>(s: S, p: &Product, b: &RawMat, j: usize, store: &Store) {
-    let mut panels = MaybeUninit::<[[f32; COLS]; SMALL]>::uninit();
-    let panels = panels.as_mut_ptr().cast::<f32>();
+    let mut rows = MaybeUninit::<[[f32; COLS]; SMALL]>::uninit();
+    let rows = rows.as_mut_ptr().cast::<f32>();
     let (k, n) = (b.rows, b.cols - j);
-    // SAFETY: `k <= SMALL` rows of `n <= COLS` columns fit the panels.
+    let width = n.next_multiple_of(PANEL_COLS);
+    // SAFETY: `k <= SMALL` rows of `n <= COLS` columns fit the buffer.
     unsafe {
-        for x in (0..n).step_by(PANEL_COLS) {
-            let to = Grid { dst: panels.add(x * k), stride: PANEL_COLS, width: PANEL_COLS };
-            pack(s, b.block(0, j + x, k, (n - x).min(PANEL_COLS)), to);
-        }
+        pack(s, b.block(0, j, k, n), Grid { dst: rows, stride: width, width });
         if j == 0 && n.is_multiple_of(S::LANES) && p.a.kind == Kind::F32 && store.is_as_it_is() {
-            return tiles::whole(s, p, NonNull::new(panels));
+            return tiles::whole(s, p, NonNull::new(rows));
         }
-        strips::<S, f32>(s, &p.a, packed(panels.cast_const(), k), j, n, store);
+        strips::<S, f32>(s, &p.a, side_by_side(rows, width), j, n, store);
     }
 }
 
@@ -99,25 +99,31 @@ unsafe fn strips<S: Simd, E: Elem>(s: S, a: &RawMat, b: Panels<E>, j: usize, col
             tiles::<S, E, false>(s, (a.rows, a.cols, cols), rows, b, (0, j), store, Next::NOTHING)
         };
     }
+    let run = if const { S::LANES == 1 } { widened::<S, E, 8> } else { widened::<S, E, 32> };
     // SAFETY: as above.
-    unsafe { widened(s, a, b, j, cols, store) }
+    unsafe { run(s, a, b, j, cols, store) }
 }
 
-/// The same of an A that is not `f32`, a few rows at a time. Not inlined, so that its buffer is on the stack only
+/// The same of an A that is not `f32`, some rows at a time. Not inlined, so that its buffer is on the stack only
 /// then.
 #[inline(never)]
-unsafe fn widened<S: Simd, E: Elem>(s: S, a: &RawMat, b: Panels<E>, j: usize, cols: usize, store: &Store) {
-    let mut strip = MaybeUninit::<[f32; 8 * SMALL]>::uninit();
-    let strip = strip.as_mut_ptr().cast::<f32>();
-    let rows = Rows { ptr: strip, row_stride: SMALL, col_stride: 1 };
-    let mut i = 0;
-    while i < a.rows && cols > 0 {
-        let mr = (a.rows - i).min(S::MR);
-        // SAFETY: `mr <= 8` rows of `a.cols <= SMALL` columns fit the strip.
+unsafe fn widened<S: Simd, E: Elem, const ROWS: usize>(
+    s: S,
+    a: &RawMat,
+    b: Panels<E>,
+    j: usize,
+    cols: usize,
+    store: &Store,
+) {
+    let mut wide = MaybeUninit::<[[f32; SMALL]; ROWS]>::uninit();
+    let wide = wide.as_mut_ptr().cast::<f32>();
+    let rows = Rows { ptr: wide, row_stride: SMALL, col_stride: 1 };
+    for i in (0..a.rows).step_by(ROWS) {
+        let m = (a.rows - i).min(ROWS);
+        // SAFETY: `m` rows of `a.cols <= SMALL` columns fit the buffer.
         unsafe {
-            pack(s, a.block(i, 0, mr, a.cols), Grid { dst: strip, stride: SMALL, width: a.cols });
-            tiles::<S, E, false>(s, (mr, a.cols, cols), rows, b, (i, j), store, Next::NOTHING);
+            pack(s, a.block(i, 0, m, a.cols), Grid { dst: wide, stride: SMALL, width: a.cols });
+            tiles::<S, E, false>(s, (m, a.cols, cols), rows, b, (i, j), store, Next::NOTHING);
         }
-        i += mr;
     }
 }

@@ -5,9 +5,7 @@ use core::ops::Range;
 
 use super::Product;
 use crate::arch::scalar::Scalar;
-use crate::elem::sealed::Lanes;
-use crate::elem::{Kind, by_kind, load_up_to, store_up_to};
-use crate::kernel::pack::unpack_row;
+use crate::elem::{Elem, Kind, by_kind, load_up_to, store_up_to};
 use crate::kernel::tile::Acc;
 use crate::kernel::unrolled::unrolled;
 use crate::simd::{MAX_LANES, Simd};
@@ -198,10 +196,8 @@ impl Store<'_> {
             }
             return;
         }
-        for r in 0..rows {
-            // SAFETY: as the caller promises; the `nv` vectors with the `cols` columns are written.
-            unsafe { self.put_row(s, row(r), i + r, j, cols) };
-        }
+        // SAFETY: as the caller promises; the `nv` vectors with the `cols` columns are written.
+        unsafe { self.put_rows(s, (sums, nv * S::LANES), rows, (i, j), cols) };
     }
 
     #[inline(never)]
@@ -262,17 +258,19 @@ impl Store<'_> {
         (i, j): (usize, usize),
         (rows, cols): (usize, usize),
     ) {
+        let sums = sums.as_ptr();
+        if self.p.c.kind != Kind::F32 {
+            // SAFETY: as the caller promises.
+            return unsafe { self.put_rows(Scalar, (sums, 4), rows, (i, j), cols) };
+        }
         for r in 0..rows {
-            let sums = sums.as_mut_ptr().wrapping_add(4 * r);
-            if self.p.c.kind != Kind::F32 {
-                // SAFETY: as the caller promises.
-                unsafe { self.put_row(Scalar, sums, i + r, j, cols) };
-                continue;
-            }
             for x in 0..cols {
                 let to = self.c_at(i + r, j + x);
                 // SAFETY: as the caller promises.
-                unsafe { *to = Scalar.fma(self.p.alpha, *sums.add(x), self.base(Scalar, to, j + x, 1)) };
+                unsafe {
+                    let base = self.base(Scalar, to, j + x, 1);
+                    *to = Scalar.fma(self.p.alpha, *sums.add(4 * r + x), base);
+                }
             }
         }
     }
@@ -283,63 +281,111 @@ impl Store<'_> {
         self.p.c.at(self.at.0 + i, self.at.1 + j)
     }
 
-    /// What a chain is added to: the sums so far, or `beta C + bias`. `old` holds either, and is read
-    /// only if it counts.
+    /// What a chain of a C of `f32` is added to: the sums so far, or `beta C + bias`. `old` holds either.
     #[inline(always)]
     unsafe fn base<S: Simd>(&self, s: S, old: *const f32, column: usize, n: usize) -> S::V {
         // SAFETY: `n` columns are inside `old` and the bias, as the callers promise.
+        unsafe { if self.first { self.beta_c(s, old, 1, column, n) } else { load_up_to(s, old, n) } }
+    }
+
+    /// `beta C + bias` of `n` columns, `apart` elements from each other; C is read only if it counts.
+    #[inline(always)]
+    unsafe fn beta_c<S: Simd, E: Elem>(
+        &self,
+        s: S,
+        c: *const E,
+        apart: usize,
+        column: usize,
+        n: usize,
+    ) -> S::V {
+        let zero = s.splat(0.0);
+        let bias = self.p.bias.wrapping_add(self.at.1 + column);
+        // SAFETY: as the callers promise.
         unsafe {
-            if !self.first {
-                return load_up_to(s, old, n);
-            }
-            let zero = s.splat(0.0);
-            let bias = self.p.bias.wrapping_add(self.at.1 + column);
             let bias = if self.p.bias.is_null() { zero } else { load_up_to(s, bias, n) };
-            let old = if self.p.beta == 0.0 { zero } else { load_up_to(s, old, n) };
+            let old = match self.p.beta == 0.0 {
+                true => zero,
+                false if apart == 1 => load_up_to(s, c, n),
+                false => {
+                    let mut lanes = [0.0_f32; MAX_LANES];
+                    for (x, lane) in lanes.iter_mut().enumerate().take(n.min(S::LANES)) {
+                        *lane = (*c.wrapping_add(x * apart)).widen();
+                    }
+                    s.load(lanes.as_ptr())
+                }
+            };
             s.fma(s.splat(self.p.beta), old, bias)
         }
     }
 
-    /// One row of a tile when C is strided or not `f32`; `sums` holds its chains in whole vectors.
+    /// Rows of a tile when C is strided or not `f32`: chains are at `sums.0`, rows `sums.1` apart, in whole vectors.
     #[inline(never)]
-    unsafe fn put_row<S: Simd>(&self, s: S, sums: *mut f32, i: usize, j: usize, cols: usize) {
-        // SAFETY: as the caller promises.
+    unsafe fn put_rows<S: Simd>(
+        &self,
+        s: S,
+        sums: (*const f32, usize),
+        rows: usize,
+        at: (usize, usize),
+        cols: usize,
+    ) {
         s.vectorize(
             #[inline(always)]
-            || unsafe { self.put_row_in_region(s, sums, i, j, cols) },
+            || {
+                // SAFETY: as the caller promises.
+                by_kind!(self.p.c.kind, E => unsafe { self.put_rows_of::<S, E>(s, sums, rows, at, cols) });
+            },
         );
     }
 
     #[inline(always)]
-    unsafe fn put_row_in_region<S: Simd>(&self, s: S, sums: *mut f32, i: usize, j: usize, cols: usize) {
-        let partial = self.partial.wrapping_add(i * self.partial_stride + j);
-        let c = self.p.c.block(self.at.0 + i, self.at.1 + j, 1, cols);
-        let mut x = 0;
-        while x < cols {
-            let n = cols - x;
-            let mut old = [0.0_f32; MAX_LANES];
-            if self.first && self.p.beta != 0.0 {
-                by_kind!(c.kind, E => for (x, old) in (x..cols).zip(&mut old) {
-                    // SAFETY: columns `j..j + cols` of row `i` are inside C.
-                    *old = unsafe { *c.at::<E>(0, x) }.widen();
-                });
+    unsafe fn put_rows_of<S: Simd, E: Elem>(
+        &self,
+        s: S,
+        (sums, sums_stride): (*const f32, usize),
+        rows: usize,
+        (i, j): (usize, usize),
+        cols: usize,
+    ) {
+        let (alpha, apart, plain) = (s.splat(self.p.alpha), self.p.c.col_stride, self.is_plain());
+        if plain && self.last && apart == 1 && cols.is_multiple_of(S::LANES) {
+            let (mut c, mut sums) = (self.p.c.at::<E>(self.at.0 + i, self.at.1 + j), sums);
+            for _ in 0..rows {
+                for x in (0..cols).step_by(S::LANES) {
+                    // SAFETY: as the caller promises.
+                    unsafe {
+                        E::store(s, c.wrapping_add(x), s.fma(alpha, s.load(sums.add(x)), s.splat(0.0)))
+                    };
+                }
+                (c, sums) = (c.wrapping_add(self.p.c.row_stride), sums.wrapping_add(sums_stride));
             }
-            let from = if self.first { old.as_ptr() } else { partial.wrapping_add(x).cast_const() };
-            // SAFETY: the arrays hold whole vectors; `n` columns are inside `partial` and the bias.
-            unsafe {
-                let base = self.base(s, from, j + x, n);
-                let sum = s.fma(s.splat(self.p.alpha), s.load(sums.add(x)), base);
-                if self.last {
-                    s.store(sums.add(x), sum);
-                } else {
-                    store_up_to(s, partial.add(x), n, sum);
+            return;
+        }
+        for r in 0..rows {
+            let c = self.p.c.at::<E>(self.at.0 + i + r, self.at.1 + j);
+            let partial = self.partial.wrapping_add((i + r) * self.partial_stride + j);
+            for x in (0..cols).step_by(S::LANES) {
+                let (n, c, partial) = (cols - x, c.wrapping_add(x * apart), partial.wrapping_add(x));
+                // SAFETY: `n` columns from there on are inside C, and inside `partial` where that is used.
+                unsafe {
+                    let base = match self.first {
+                        true if plain => s.splat(0.0),
+                        true => self.beta_c(s, c.cast_const(), apart, j + x, n),
+                        false => load_up_to(s, partial.cast_const(), n),
+                    };
+                    let sum = s.fma(alpha, s.load(sums.add(r * sums_stride + x)), base);
+                    if !self.last {
+                        store_up_to(s, partial, n, sum);
+                    } else if apart == 1 {
+                        store_up_to(s, c, n, sum);
+                    } else {
+                        let mut lanes = [0.0_f32; MAX_LANES];
+                        s.store(lanes.as_mut_ptr(), sum);
+                        for (x, &lane) in lanes.iter().enumerate().take(n.min(S::LANES)) {
+                            *c.wrapping_add(x * apart) = E::narrow(lane);
+                        }
+                    }
                 }
             }
-            x += S::LANES;
-        }
-        if self.last {
-            // SAFETY: `cols` sums and the `cols` columns of this row.
-            unsafe { unpack_row(s, sums, c, 0) };
         }
     }
 }

@@ -109,16 +109,16 @@ pub unsafe fn tiles<S: Simd, E: Elem, const FAR: bool>(
 ///
 /// # Safety
 /// - As [`tiles`], of the whole product. B has strides: it is read as it lies, with columns that lie together, or from
-///   panels at `packed`.
+///   a copy in rows that fill panels.
 #[inline(never)]
-pub unsafe fn whole<S: Simd>(s: S, p: &Product, packed: Option<NonNull<f32>>) {
+pub unsafe fn whole<S: Simd>(s: S, p: &Product, copy: Option<NonNull<f32>>) {
     s.vectorize(
         #[inline(always)]
         move || {
             let Rhs::Strided(b) = &p.b else { return };
-            let b = match packed {
+            let b = match copy {
                 None => kernel::side_by_side(b.at::<f32>(0, 0), b.row_stride),
-                Some(panels) => kernel::packed(panels.as_ptr().cast_const(), p.a.cols),
+                Some(rows) => kernel::side_by_side(rows.as_ptr(), p.c.cols.next_multiple_of(PANEL_COLS)),
             };
             let rows =
                 Rows { ptr: p.a.at::<f32>(0, 0), row_stride: p.a.row_stride, col_stride: p.a.col_stride };

@@ -99,7 +99,7 @@ unsafe fn strips<S: Simd, E: Elem>(s: S, a: &RawMat, b: Panels<E>, j: usize, col
             tiles::<S, E, false>(s, (a.rows, a.cols, cols), rows, b, (0, j), store, Next::NOTHING)
         };
     }
-    let run = if const { S::LANES == 1 } { widened::<S, E, 8> } else { widened::<S, E, 32> };
+    let run = if const { S::LANES == 1 } { widened::<S, E, 8> } else { widened::<S, E, 48> };
     // SAFETY: as above.
     unsafe { run(s, a, b, j, cols, store) }
 }

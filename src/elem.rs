@@ -75,13 +75,7 @@ pub mod sealed {
         /// Eight columns of `LANES` rows.
         /// # Safety
         /// - `p` is valid for reading 8 elements at each of `S::LANES` rows, `stride` apart.
-        #[inline(always)]
-        unsafe fn load_eight_columns<S: Simd>(s: S, p: *const Self, stride: usize) -> [S::V; 8] {
-            // SAFETY: as the caller promises.
-            let ([a, b, c, d], [e, f, g, h]) =
-                unsafe { (Self::load_columns(s, p, stride), Self::load_columns(s, p.add(4), stride)) };
-            [a, b, c, d, e, f, g, h]
-        }
+        unsafe fn load_eight_columns<S: Simd>(s: S, p: *const Self, stride: usize) -> [S::V; 8];
         /// `C` elements from `p` in every `C` lanes; `C` is 2 or 4, of 16-bit types 4.
         /// # Safety
         /// - `p` is valid for reading `C` elements.
@@ -149,7 +143,7 @@ impl Lanes for f32 {
 /// Both 16-bit types: whole vectors by the tier's instructions, partial ones through a buffer.
 #[cfg(feature = "half")]
 macro_rules! half_lanes {
-    ($t:ty, $kind:ident, $load:ident, $columns:ident, $four:ident, $store:ident, $widen:ident, $narrow:ident) => {
+    ($t:ty, $kind:ident, $load:ident, $columns:ident, $eight:ident, $four:ident, $store:ident, $widen:ident, $narrow:ident) => {
         impl Elem for $t {}
         impl Lanes for $t {
             const KIND: Kind = Kind::$kind;
@@ -188,6 +182,11 @@ macro_rules! half_lanes {
                 unsafe { s.$columns(p.cast(), stride) }
             }
             #[inline(always)]
+            unsafe fn load_eight_columns<S: Simd>(s: S, p: *const $t, stride: usize) -> [S::V; 8] {
+                // SAFETY: as the caller promises; the type is a transparent u16.
+                unsafe { s.$eight(p.cast(), stride) }
+            }
+            #[inline(always)]
             unsafe fn splat_group<S: Simd, const C: usize>(s: S, p: *const $t) -> S::V {
                 debug_assert!(C == 4);
                 // SAFETY: as the caller promises; the type is a transparent u16.
@@ -212,13 +211,24 @@ macro_rules! half_lanes {
     };
 }
 #[cfg(feature = "half")]
-half_lanes!(half::f16, F16, load_f16, load_columns_f16, splat_four_f16, store_f16, f16_to_f32, f32_to_f16);
+half_lanes!(
+    half::f16,
+    F16,
+    load_f16,
+    load_columns_f16,
+    load_eight_columns_f16,
+    splat_four_f16,
+    store_f16,
+    f16_to_f32,
+    f32_to_f16
+);
 #[cfg(feature = "half")]
 half_lanes!(
     half::bf16,
     Bf16,
     load_bf16,
     load_columns_bf16,
+    load_eight_columns_bf16,
     splat_four_bf16,
     store_bf16,
     bf16_to_f32,

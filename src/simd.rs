@@ -108,6 +108,26 @@ pub trait Simd: Copy + 'static {
             unsafe { (self.load_columns(p, stride), self.load_columns(p.add(4), stride)) };
         [a, b, c, d, e, f, g, h]
     }
+    /// [`load_eight_columns`](Simd::load_eight_columns) of binary16 numbers, widened.
+    /// # Safety
+    /// - As there, of 16-bit values.
+    #[inline(always)]
+    unsafe fn load_eight_columns_f16(self, p: *const u16, stride: usize) -> [Self::V; 8] {
+        // SAFETY: as the caller promises.
+        let ([a, b, c, d], [e, f, g, h]) =
+            unsafe { (self.load_columns_f16(p, stride), self.load_columns_f16(p.add(4), stride)) };
+        [a, b, c, d, e, f, g, h]
+    }
+    /// [`load_eight_columns`](Simd::load_eight_columns) of bfloat16 numbers, widened.
+    /// # Safety
+    /// - As there, of 16-bit values.
+    #[inline(always)]
+    unsafe fn load_eight_columns_bf16(self, p: *const u16, stride: usize) -> [Self::V; 8] {
+        // SAFETY: as the caller promises.
+        let ([a, b, c, d], [e, f, g, h]) =
+            unsafe { (self.load_columns_bf16(p, stride), self.load_columns_bf16(p.add(4), stride)) };
+        [a, b, c, d, e, f, g, h]
+    }
     /// `C` floats from `p` in every `C` lanes; `C` is 2 or 4.
     /// # Safety
     /// - `p` is valid for reading `C` floats.

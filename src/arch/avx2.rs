@@ -46,6 +46,50 @@ unsafe fn two_short_quads(p: *const u16, apart: usize) -> __m128i {
     avx2!(_mm_set_epi64x(p.add(apart).cast::<i64>().read_unaligned(), p.cast::<i64>().read_unaligned()))
 }
 
+/// Eight 16-bit values from each of `p` and `p + apart`.
+#[inline(always)]
+pub unsafe fn two_short_eights(p: *const u16, apart: usize) -> __m256i {
+    avx2!({
+        let low = _mm256_castsi128_si256(_mm_loadu_si128(p.cast()));
+        _mm256_inserti128_si256::<1>(low, _mm_loadu_si128(p.add(apart).cast()))
+    })
+}
+
+/// The first numbers of pairs of bfloat16, and the second ones, widened.
+#[inline(always)]
+fn widen_pairs(pairs: __m256) -> [__m256; 2] {
+    avx2!({
+        let pairs = _mm256_castps_si256(pairs);
+        let second = _mm256_and_si256(pairs, _mm256_set1_epi32(0xffff_0000_u32 as i32));
+        [_mm256_castsi256_ps(_mm256_slli_epi32::<16>(pairs)), _mm256_castsi256_ps(second)]
+    })
+}
+
+/// Each half of vector `i` holds eight columns of row `i`, and of row `i + 4` of four others: two columns of each four
+/// rows in each half.
+#[inline(always)]
+pub fn transpose_short_halves([a, b, c, d]: [__m256i; 4]) -> [__m256i; 4] {
+    avx2!({
+        let (ab_low, ab_high) = (_mm256_unpacklo_epi16(a, b), _mm256_unpackhi_epi16(a, b));
+        let (cd_low, cd_high) = (_mm256_unpacklo_epi16(c, d), _mm256_unpackhi_epi16(c, d));
+        [
+            _mm256_unpacklo_epi32(ab_low, cd_low),
+            _mm256_unpackhi_epi32(ab_low, cd_low),
+            _mm256_unpacklo_epi32(ab_high, cd_high),
+            _mm256_unpackhi_epi32(ab_high, cd_high),
+        ]
+    })
+}
+
+/// Two columns of eight rows of binary16, widened, of a vector of [`transpose_short_halves`].
+#[inline(always)]
+fn two_columns(v: __m256i) -> [__m256; 2] {
+    avx2!({
+        let v = _mm256_permute4x64_epi64::<0b11_01_10_00>(v);
+        [_mm256_cvtph_ps(_mm256_castsi256_si128(v)), _mm256_cvtph_ps(_mm256_extracti128_si256::<1>(v))]
+    })
+}
+
 /// Vector `i` holds four columns of row `i` and, in its upper half, of row `i + 4`: 8 shuffles turn
 /// them into four columns of eight rows.
 #[inline(always)]
@@ -175,6 +219,35 @@ impl Simd for Avx2 {
             widen_bf16(two_short_quads(p.add(2 * stride), 4 * stride)),
             widen_bf16(two_short_quads(p.add(3 * stride), 4 * stride)),
         ]))
+    }
+    #[inline(always)]
+    unsafe fn load_eight_columns_f16(self, p: *const u16, stride: usize) -> [__m256; 8] {
+        avx2!({
+            let [ab, cd, ef, gh] = transpose_short_halves([
+                two_short_eights(p, 4 * stride),
+                two_short_eights(p.add(stride), 4 * stride),
+                two_short_eights(p.add(2 * stride), 4 * stride),
+                two_short_eights(p.add(3 * stride), 4 * stride),
+            ]);
+            let ([a, b], [c, d]) = (two_columns(ab), two_columns(cd));
+            let ([e, f], [g, h]) = (two_columns(ef), two_columns(gh));
+            [a, b, c, d, e, f, g, h]
+        })
+    }
+    #[inline(always)]
+    unsafe fn load_eight_columns_bf16(self, p: *const u16, stride: usize) -> [__m256; 8] {
+        // Two numbers at a time are turned like one float.
+        avx2!({
+            let [ab, cd, ef, gh] = transpose_halves([
+                _mm256_castsi256_ps(two_short_eights(p, 4 * stride)),
+                _mm256_castsi256_ps(two_short_eights(p.add(stride), 4 * stride)),
+                _mm256_castsi256_ps(two_short_eights(p.add(2 * stride), 4 * stride)),
+                _mm256_castsi256_ps(two_short_eights(p.add(3 * stride), 4 * stride)),
+            ]);
+            let ([a, b], [c, d]) = (widen_pairs(ab), widen_pairs(cd));
+            let ([e, f], [g, h]) = (widen_pairs(ef), widen_pairs(gh));
+            [a, b, c, d, e, f, g, h]
+        })
     }
     #[inline(always)]
     unsafe fn splat_group<const C: usize>(self, p: *const f32) -> __m256 {

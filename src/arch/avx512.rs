@@ -1,6 +1,6 @@
 //! The AVX-512 tier: AVX-512F (with the AVX2 tier's features below it), sixteen lanes.
 
-use super::avx2::Avx2;
+use super::avx2::{Avx2, transpose_short_halves, two_short_eights};
 use crate::simd::Simd;
 use core::arch::x86_64::*;
 
@@ -56,6 +56,26 @@ unsafe fn four_short_quads(p: *const u16, apart: usize) -> __m256i {
             p.add(2 * apart).cast::<i64>().read_unaligned(),
             p.add(3 * apart).cast::<i64>().read_unaligned(),
         )
+    })
+}
+
+/// Eight 16-bit values from each of `p`, `p + apart`, `p + 2 apart` and `p + 3 apart`.
+#[inline(always)]
+unsafe fn four_short_eights(p: *const u16, apart: usize) -> __m512 {
+    avx512!({
+        let v = _mm512_castsi256_si512(two_short_eights(p, apart));
+        let v = _mm512_inserti64x4::<1>(v, two_short_eights(p.add(2 * apart), apart));
+        _mm512_castsi512_ps(v)
+    })
+}
+
+/// The first numbers of pairs of bfloat16, and the second ones, widened.
+#[inline(always)]
+fn widen_pairs(pairs: __m512) -> [__m512; 2] {
+    avx512!({
+        let pairs = _mm512_castps_si512(pairs);
+        let second = _mm512_and_si512(pairs, _mm512_set1_epi32(0xffff_0000_u32 as i32));
+        [_mm512_castsi512_ps(_mm512_slli_epi32::<16>(pairs)), _mm512_castsi512_ps(second)]
     })
 }
 
@@ -220,6 +240,50 @@ impl Simd for Avx512 {
             widen_bf16(four_short_quads(p.add(2 * stride), 4 * stride)),
             widen_bf16(four_short_quads(p.add(3 * stride), 4 * stride)),
         ]))
+    }
+    #[inline(always)]
+    unsafe fn load_eight_columns_f16(self, p: *const u16, stride: usize) -> [__m512; 8] {
+        avx512!({
+            // Rows 0 to 3 and 8 to 11, and the others: quarters of eight bytes of both then make up a column.
+            let q = p.add(4 * stride);
+            let [a, b, c, d] = transpose_short_halves([
+                two_short_eights(p, 8 * stride),
+                two_short_eights(p.add(stride), 8 * stride),
+                two_short_eights(p.add(2 * stride), 8 * stride),
+                two_short_eights(p.add(3 * stride), 8 * stride),
+            ]);
+            let [e, f, g, h] = transpose_short_halves([
+                two_short_eights(q, 8 * stride),
+                two_short_eights(q.add(stride), 8 * stride),
+                two_short_eights(q.add(2 * stride), 8 * stride),
+                two_short_eights(q.add(3 * stride), 8 * stride),
+            ]);
+            [
+                _mm512_cvtph_ps(_mm256_unpacklo_epi64(a, e)),
+                _mm512_cvtph_ps(_mm256_unpackhi_epi64(a, e)),
+                _mm512_cvtph_ps(_mm256_unpacklo_epi64(b, f)),
+                _mm512_cvtph_ps(_mm256_unpackhi_epi64(b, f)),
+                _mm512_cvtph_ps(_mm256_unpacklo_epi64(c, g)),
+                _mm512_cvtph_ps(_mm256_unpackhi_epi64(c, g)),
+                _mm512_cvtph_ps(_mm256_unpacklo_epi64(d, h)),
+                _mm512_cvtph_ps(_mm256_unpackhi_epi64(d, h)),
+            ]
+        })
+    }
+    #[inline(always)]
+    unsafe fn load_eight_columns_bf16(self, p: *const u16, stride: usize) -> [__m512; 8] {
+        // Two numbers at a time are turned like one float.
+        avx512!({
+            let [ab, cd, ef, gh] = transpose_quarters([
+                four_short_eights(p, 4 * stride),
+                four_short_eights(p.add(stride), 4 * stride),
+                four_short_eights(p.add(2 * stride), 4 * stride),
+                four_short_eights(p.add(3 * stride), 4 * stride),
+            ]);
+            let ([a, b], [c, d]) = (widen_pairs(ab), widen_pairs(cd));
+            let ([e, f], [g, h]) = (widen_pairs(ef), widen_pairs(gh));
+            [a, b, c, d, e, f, g, h]
+        })
     }
     #[inline(always)]
     unsafe fn splat_group<const C: usize>(self, p: *const f32) -> __m512 {

@@ -4,10 +4,10 @@
 //! ```text
 //! for j in 0..n step G LANES         groups of columns: chains that hide each other's latency
 //!   for pc in 0..k step KC
-//!     for at in 0..KC step 8
+//!     for at in 0..KC step 8         from memory a cache line of each column
 //!       for g in 0..G                turn; take the steps
 //! ```
-//! A B that comes from memory takes one group of narrow vectors: columns that lie a power of two apart share a set
+//! A B that comes from memory takes groups of narrow vectors: columns that lie a power of two apart share a set
 //! of the L1, which holds eight. What is read later is asked for.
 
 use core::hint::black_box;
@@ -21,7 +21,7 @@ use super::store::Store;
 use crate::elem::{Elem, by_kind, load_some_columns};
 use crate::kernel::tile::{Acc, Rows, zero};
 use crate::kernel::unrolled::unrolled;
-use crate::simd::Simd;
+use crate::simd::{LINE, Simd};
 use crate::view::RawMat;
 
 /// Up to this many rows of a B from memory.
@@ -32,10 +32,8 @@ const FAR: usize = 512 << 10;
 const NEAR: usize = 16 << 20;
 /// Columns so many bytes apart, or a multiple, share a set of the L1, which holds eight.
 const CROWDED: usize = 4096;
-/// Floats of a cache line.
-const LINE: usize = 16;
-/// What is read so many elements later is asked for.
-const AHEAD: usize = 256;
+/// What is read so many lines later is asked for.
+const AHEAD: usize = 16;
 
 /// Whether [`run`] takes a product of `m` rows with `b`.
 pub fn takes<S: Simd>(m: usize, b: &RawMat) -> bool {
@@ -62,11 +60,17 @@ pub unsafe fn run<S: Simd>(s: S, p: &Product, b: RawMat, room: &Room) -> usize {
     unsafe {
         by_kind!(b.kind, E => {
             if is_far(m, &b) {
+                // Of 16-bit numbers memory brings more than one group has chains for.
+                let short = const { size_of::<E>() == 2 };
                 match m {
-                    1 => far::<S::Few, E, 1>(s.few(), p, b, room),
-                    2 => far::<S::Few, E, 2>(s.few(), p, b, room),
-                    3 => far::<S::Few, E, 3>(s.few(), p, b, room),
-                    _ => far::<S::Few, E, FAR_ROWS>(s.few(), p, b, room),
+                    1 if short && S::LANES < 16 => far::<S, E, 1, 2>(s, p, b, room),
+                    1 if short => far::<S, E, 1, 1>(s, p, b, room),
+                    1 => far::<S::Few, E, 1, 1>(s.few(), p, b, room),
+                    2 if short && S::LANES < 16 => far::<S, E, 2, 2>(s, p, b, room),
+                    2 if short => far::<S, E, 2, 1>(s, p, b, room),
+                    2 => far::<S::Few, E, 2, 1>(s.few(), p, b, room),
+                    3 => far::<S::Few, E, 3, 1>(s.few(), p, b, room),
+                    _ => far::<S::Few, E, FAR_ROWS, 1>(s.few(), p, b, room),
                 }
             } else {
                 match m {
@@ -89,19 +93,31 @@ pub unsafe fn run<S: Simd>(s: S, p: &Product, b: RawMat, room: &Room) -> usize {
 /// `M` rows with a B from memory, in its order. As [`near`] not inlined: the time to compile a function grows faster
 /// than its length.
 #[inline(never)]
-unsafe fn far<S: Simd, E: Elem, const M: usize>(s: S, p: &Product, b: RawMat, room: &Room) -> usize {
+unsafe fn far<S: Simd, E: Elem, const M: usize, const G: usize>(
+    s: S,
+    p: &Product,
+    b: RawMat,
+    room: &Room,
+) -> usize {
     let (k, n) = (b.rows, b.cols - b.cols % S::LANES);
-    for j in (0..n).step_by(S::LANES) {
+    let mut j = 0;
+    while j < n {
+        let together = j + G * S::LANES <= n;
+        let cols = if together { G * S::LANES } else { S::LANES };
         for pc in (0..k).step_by(KC) {
             // SAFETY: blocks of the operands; the room is as the caller promises.
             unsafe {
-                let part = Part::new(s, p, b, room, (pc, j, S::LANES));
+                let part = Part::new(s, p, b, room, (pc, j, cols));
                 s.vectorize(
                     #[inline(always)]
-                    || part.run::<S, E, M, 1, true>(s, 0),
+                    || match together {
+                        true => part.run::<S, E, M, G, true>(s, 0),
+                        false => part.run::<S, E, M, 1, true>(s, 0),
+                    },
                 );
             }
         }
+        j += cols;
     }
     n
 }
@@ -178,18 +194,26 @@ impl<'a> Part<'a> {
         let mut acc = [zero::<S, M, 1>(s); G];
         let column = |g: usize| self.b.at::<E>(0, j + g * S::LANES).cast_const();
         let mut at = 0;
-        while at + 8 <= kc {
-            if FAR && at.is_multiple_of(LINE) {
-                self.ask(s, column(0), at);
+        // What comes from memory is read a whole line of each column at a time, since the other groups' columns may share
+        // its set.
+        let steps_of_line = 16;
+        while FAR && at + steps_of_line <= kc {
+            for g in 0..G {
+                self.ask(s, column(g), G * S::LANES, at);
             }
             unrolled!(I < G => {
-                // Addresses from a stride that is not known: sixteen that are would be kept in memory.
-                let apart = black_box(apart);
-                // SAFETY: eight elements of each row and of each column; the columns exist.
-                unsafe {
-                    let b = E::load_eight_columns(s, column(I).wrapping_add(at), apart);
-                    steps(s, &a, at, &b, &mut acc[I]);
+                for at in (at..at + steps_of_line).step_by(8) {
+                    // SAFETY: as below.
+                    unsafe { eight(s, &a, (column(I), apart), at, &mut acc[I]) };
                 }
+                compiler_fence(Ordering::SeqCst);
+            });
+            at += steps_of_line;
+        }
+        while at + 8 <= kc {
+            unrolled!(I < G => {
+                // SAFETY: eight elements of each row and of each column; the columns exist.
+                unsafe { eight(s, &a, (column(I), apart), at, &mut acc[I]) };
                 // The compiler would read all groups first, for which there are too few registers.
                 compiler_fence(Ordering::SeqCst);
             });
@@ -205,16 +229,34 @@ impl<'a> Part<'a> {
         });
     }
 
-    /// Asks for what lies `AHEAD` further on in the columns of the block, or in the columns after those.
+    /// Asks for what lies `AHEAD` further on in the columns from `column` on, or in those `cols` further on.
     #[inline(always)]
-    fn ask<S: Simd, E: Elem>(&self, s: S, column: *const E, at: usize) {
-        let (apart, mut ahead) = (self.b.col_stride, at + AHEAD);
+    fn ask<S: Simd, E: Elem>(&self, s: S, column: *const E, cols: usize, at: usize) {
+        let (apart, mut ahead) = (self.b.col_stride, at + AHEAD * LINE / size_of::<E>());
         if self.pc + ahead >= self.k {
-            ahead = ahead.wrapping_sub(self.k).wrapping_add(S::LANES * apart);
+            ahead = ahead.wrapping_sub(self.k).wrapping_add(cols * apart);
         }
         for c in 0..S::LANES {
             s.prefetch(column.wrapping_add(ahead).wrapping_add(c * apart));
         }
+    }
+}
+
+/// Eight steps from `at` on, with the columns from `column` on, which are `apart`.
+#[inline(always)]
+unsafe fn eight<S: Simd, E: Elem, const M: usize>(
+    s: S,
+    a: &[*const f32; M],
+    (column, apart): (*const E, usize),
+    at: usize,
+    acc: &mut Acc<S::V, M, 1>,
+) {
+    // Addresses from a stride that is not known: sixteen that are would be kept in memory.
+    let apart = black_box(apart);
+    // SAFETY: as the caller promises.
+    unsafe {
+        let b = E::load_eight_columns(s, column.wrapping_add(at), apart);
+        steps(s, a, at, &b, acc);
     }
 }
 

@@ -20,7 +20,8 @@ use crate::view::RawMat;
 
 /// Rows of the first tile of a group.
 const FIRST: usize = 8;
-/// From so many rows on packed weights are better copied than read again and again where no cache line begins.
+/// From so many rows on packed weights are better copied than widened or read across cache lines again and again; by
+/// narrow tiles from four times as many.
 const MANY: usize = 24;
 /// A B of so many bytes is not even copied by tiles that do it on their way: the L1 holds it.
 const SMALL: usize = 40 << 10;
@@ -64,8 +65,10 @@ impl Source {
                 let (row_stride, panel_stride) = (PANEL_COLS, k * PANEL_COLS);
                 let ptr = ptr.wrapping_add((i * row_stride + j / PANEL_COLS * panel_stride) * kind.size());
                 let rows = InRows { ptr, kind, row_stride, panel_stride };
-                let aligned = kind == Kind::F32 && (ptr as usize).is_multiple_of(LINE);
-                let lying = const { !fused::<S>() } || m < MANY || aligned;
+                // Floats are as well read where they lie, if lines do not matter to the tile, or begin with the rows.
+                let aligned = const { !fused::<S>() } || (ptr as usize).is_multiple_of(LINE);
+                let many = if const { fused::<S>() } { MANY } else { 4 * MANY };
+                let lying = m < many || kind == Kind::F32 && aligned;
                 if lying { Source::Lying(rows) } else { Source::Rows(rows) }
             }
             Rhs::Strided(b) => {

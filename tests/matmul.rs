@@ -16,7 +16,6 @@ const SIZES: [usize; 21] = [0, 1, 2, 3, 5, 6, 7, 8, 9, 13, 15, 16, 17, 31, 32, 3
 /// Round the logical block of k and past it.
 const LONG: [usize; 4] = [511, 512, 513, 1027];
 
-/// A small product of any kind.
 #[derive(Clone, Debug)]
 struct Small(Shape);
 
@@ -193,7 +192,6 @@ fn prop_a_row_depends_on_its_own_row_of_a_only() {
     });
 }
 
-/// Row `i` of C, computed by a product of one row.
 /// The product of some rows of A and C alone.
 fn alone(product: &Product, rows: Range<usize>) -> Product {
     let take = |from: &Mat| {
@@ -262,9 +260,11 @@ fn one_row_has_the_bits_it_has_among_a_hundred() {
             let product = Shape { kinds, ..Shape::plain(100, k, 70, 9) }.product();
             for tier in tiers() {
                 let whole = product.run(tier).bits();
+                let same = |c: Mat, whole: &[u32]| same_bits(kinds[2], &c.bits(), whole);
+                expect(same(product.run_packed(kinds[1], tier), &whole), (tier, k, kinds));
                 for i in [0, 50, 99] {
-                    let row = alone(&product, i..i + 1).run(tier).bits();
-                    expect(same_bits(kinds[2], &row, &whole[i * 70..(i + 1) * 70]), (tier, k, kinds, i));
+                    let row = alone(&product, i..i + 1).run(tier);
+                    expect(same(row, &whole[i * 70..(i + 1) * 70]), (tier, k, kinds, i));
                 }
             }
         }

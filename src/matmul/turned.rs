@@ -60,14 +60,16 @@ pub unsafe fn run<S: Simd>(s: S, p: &Product, b: RawMat, room: &Room) -> usize {
     unsafe {
         by_kind!(b.kind, E => {
             if is_far(m, &b) {
-                // Of 16-bit numbers memory brings more than one group has chains for.
+                // One group of narrow vectors has too few chains for 16-bit numbers, and for what caches hold.
                 let short = const { size_of::<E>() == 2 };
+                let cached = bytes(&b) <= NEAR && !bytes_apart(&b).is_multiple_of(CROWDED);
+                let wide = const { S::LANES == 16 } && (short || cached);
                 match m {
-                    1 if short && S::LANES < 16 => far::<S, E, 1, 2>(s, p, b, room),
-                    1 if short => far::<S, E, 1, 1>(s, p, b, room),
+                    1 if wide => far::<S, E, 1, 1>(s, p, b, room),
+                    1 if short => far::<S::Few, E, 1, 2>(s.few(), p, b, room),
                     1 => far::<S::Few, E, 1, 1>(s.few(), p, b, room),
-                    2 if short && S::LANES < 16 => far::<S, E, 2, 2>(s, p, b, room),
-                    2 if short => far::<S, E, 2, 1>(s, p, b, room),
+                    2 if wide => far::<S, E, 2, 1>(s, p, b, room),
+                    2 if short => far::<S::Few, E, 2, 2>(s.few(), p, b, room),
                     2 => far::<S::Few, E, 2, 1>(s.few(), p, b, room),
                     3 => far::<S::Few, E, 3, 1>(s.few(), p, b, room),
                     _ => far::<S::Few, E, FAR_ROWS, 1>(s.few(), p, b, room),

@@ -190,7 +190,17 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     unsafe fn load_bf16(self, p: *const u16) -> __m256 {
-        avx2!(widen_bf16(_mm_loadu_si128(p.cast())))
+        // Each number to the upper half of its lane, by one shuffle.
+        avx2!({
+            let both = _mm256_broadcastsi128_si256(_mm_loadu_si128(p.cast()));
+            let places = _mm256_set_epi64x(
+                0x0f0e_ffff_0d0c_ffff,
+                0x0b0a_ffff_0908_ffff,
+                0x0706_ffff_0504_ffff,
+                0x0302_ffff_0100_ffff,
+            );
+            _mm256_castsi256_ps(_mm256_shuffle_epi8(both, places))
+        })
     }
     // Written out: a closure, or `map`, is not always inlined, and then each instruction is a call.
     #[inline(always)]

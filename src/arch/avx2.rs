@@ -65,8 +65,8 @@ fn widen_pairs(pairs: __m256) -> [__m256; 2] {
     })
 }
 
-/// Each half of vector `i` holds eight columns of row `i`, and of row `i + 4` of four others: two columns of each four
-/// rows in each half.
+/// The halves of each vector hold eight 16-bit columns of two rows: those of vector `i` of the result hold columns `2 i`
+/// and `2 i + 1`, of four rows each.
 #[inline(always)]
 pub fn transpose_short_halves([a, b, c, d]: [__m256i; 4]) -> [__m256i; 4] {
     avx2!({

@@ -4,7 +4,7 @@
 //! ```text
 //! for j in 0..n step G LANES         groups of columns: chains that hide each other's latency
 //!   for pc in 0..k step KC
-//!     for at in 0..KC step 8         from memory a cache line of each column
+//!     for at in 0..KC step 8         16 from memory
 //!       for g in 0..G                turn; take the steps
 //! ```
 //! A B that comes from memory takes groups of narrow vectors: columns that lie a power of two apart share a set
@@ -32,6 +32,9 @@ const FAR: usize = 512 << 10;
 const NEAR: usize = 16 << 20;
 /// Columns so many bytes apart, or a multiple, share a set of the L1, which holds eight.
 const CROWDED: usize = 4096;
+/// Elements of each group that are read in turn from memory: the columns of others may share their sets. More are more
+/// than a processor looks ahead.
+const TURN: usize = 16;
 /// What is read so many lines later is asked for.
 const AHEAD: usize = 16;
 
@@ -196,21 +199,18 @@ impl<'a> Part<'a> {
         let mut acc = [zero::<S, M, 1>(s); G];
         let column = |g: usize| self.b.at::<E>(0, j + g * S::LANES).cast_const();
         let mut at = 0;
-        // What comes from memory is read a whole line of each column at a time, since the other groups' columns may share
-        // its set.
-        let steps_of_line = 16;
-        while FAR && at + steps_of_line <= kc {
-            for g in 0..G {
+        while FAR && at + TURN <= kc {
+            for g in 0..if at.is_multiple_of(LINE / size_of::<E>()) { G } else { 0 } {
                 self.ask(s, column(g), G * S::LANES, at);
             }
             unrolled!(I < G => {
-                for at in (at..at + steps_of_line).step_by(8) {
+                for at in (at..at + TURN).step_by(8) {
                     // SAFETY: as below.
                     unsafe { eight(s, &a, (column(I), apart), at, &mut acc[I]) };
                 }
                 compiler_fence(Ordering::SeqCst);
             });
-            at += steps_of_line;
+            at += TURN;
         }
         while at + 8 <= kc {
             unrolled!(I < G => {

@@ -4,7 +4,7 @@
 //! ```text
 //! for j in 0..n step G LANES         groups of columns: chains that hide each other's latency
 //!   for pc in 0..k step KC
-//!     for at in 0..KC step 8         16 from memory
+//!     for at in 0..KC step 8         16 for more groups from memory
 //!       for g in 0..G                turn; take the steps
 //! ```
 //! A B that comes from memory takes groups of narrow vectors: columns that lie a power of two apart share a set
@@ -199,25 +199,27 @@ impl<'a> Part<'a> {
         let mut acc = [zero::<S, M, 1>(s); G];
         let column = |g: usize| self.b.at::<E>(0, j + g * S::LANES).cast_const();
         let mut at = 0;
-        while FAR && at + TURN <= kc {
-            for g in 0..if at.is_multiple_of(LINE / size_of::<E>()) { G } else { 0 } {
-                self.ask(s, column(g), G * S::LANES, at);
+        let turn = if const { FAR && G > 1 } { TURN } else { 8 };
+        while at + turn <= kc {
+            if FAR && at.is_multiple_of(LINE / size_of::<E>()) {
+                for g in 0..G {
+                    self.ask(s, column(g), G * S::LANES, at);
+                }
             }
             unrolled!(I < G => {
-                for at in (at..at + TURN).step_by(8) {
-                    // SAFETY: as below.
+                for at in (at..at + turn).step_by(8) {
+                    // SAFETY: eight elements of each row and of each column; the columns exist.
                     unsafe { eight(s, &a, (column(I), apart), at, &mut acc[I]) };
                 }
-                compiler_fence(Ordering::SeqCst);
-            });
-            at += TURN;
-        }
-        while at + 8 <= kc {
-            unrolled!(I < G => {
-                // SAFETY: eight elements of each row and of each column; the columns exist.
-                unsafe { eight(s, &a, (column(I), apart), at, &mut acc[I]) };
                 // The compiler would read all groups first, for which there are too few registers.
                 compiler_fence(Ordering::SeqCst);
+            });
+            at += turn;
+        }
+        if const { FAR && G > 1 } && at + 8 <= kc {
+            unrolled!(I < G => {
+                // SAFETY: as above.
+                unsafe { eight(s, &a, (column(I), apart), at, &mut acc[I]) };
             });
             at += 8;
         }

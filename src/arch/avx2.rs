@@ -55,6 +55,17 @@ pub unsafe fn two_short_eights(p: *const u16, apart: usize) -> __m256i {
     })
 }
 
+/// The same of four rows, `stride` from each other.
+#[inline(always)]
+pub unsafe fn eights_of_rows(p: *const u16, stride: usize, apart: usize) -> [__m256i; 4] {
+    avx2!([
+        two_short_eights(p, apart),
+        two_short_eights(p.add(stride), apart),
+        two_short_eights(p.add(2 * stride), apart),
+        two_short_eights(p.add(3 * stride), apart),
+    ])
+}
+
 /// The first numbers of pairs of bfloat16, and the second ones, widened.
 #[inline(always)]
 fn widen_pairs(pairs: __m256) -> [__m256; 2] {
@@ -233,12 +244,7 @@ impl Simd for Avx2 {
     #[inline(always)]
     unsafe fn load_eight_columns_f16(self, p: *const u16, stride: usize) -> [__m256; 8] {
         avx2!({
-            let [ab, cd, ef, gh] = transpose_short_halves([
-                two_short_eights(p, 4 * stride),
-                two_short_eights(p.add(stride), 4 * stride),
-                two_short_eights(p.add(2 * stride), 4 * stride),
-                two_short_eights(p.add(3 * stride), 4 * stride),
-            ]);
+            let [ab, cd, ef, gh] = transpose_short_halves(eights_of_rows(p, stride, 4 * stride));
             let ([a, b], [c, d]) = (two_columns(ab), two_columns(cd));
             let ([e, f], [g, h]) = (two_columns(ef), two_columns(gh));
             [a, b, c, d, e, f, g, h]
@@ -248,11 +254,12 @@ impl Simd for Avx2 {
     unsafe fn load_eight_columns_bf16(self, p: *const u16, stride: usize) -> [__m256; 8] {
         // Two numbers at a time are turned like one float.
         avx2!({
+            let [a, b, c, d] = eights_of_rows(p, stride, 4 * stride);
             let [ab, cd, ef, gh] = transpose_halves([
-                _mm256_castsi256_ps(two_short_eights(p, 4 * stride)),
-                _mm256_castsi256_ps(two_short_eights(p.add(stride), 4 * stride)),
-                _mm256_castsi256_ps(two_short_eights(p.add(2 * stride), 4 * stride)),
-                _mm256_castsi256_ps(two_short_eights(p.add(3 * stride), 4 * stride)),
+                _mm256_castsi256_ps(a),
+                _mm256_castsi256_ps(b),
+                _mm256_castsi256_ps(c),
+                _mm256_castsi256_ps(d),
             ]);
             let ([a, b], [c, d]) = (widen_pairs(ab), widen_pairs(cd));
             let ([e, f], [g, h]) = (widen_pairs(ef), widen_pairs(gh));

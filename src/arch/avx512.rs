@@ -1,6 +1,6 @@
 //! The AVX-512 tier: AVX-512F (with the AVX2 tier's features below it), sixteen lanes.
 
-use super::avx2::{Avx2, transpose_short_halves, two_short_eights};
+use super::avx2::{Avx2, eights_of_rows, transpose_short_halves, two_short_eights};
 use crate::simd::Simd;
 use core::arch::x86_64::*;
 
@@ -246,18 +246,8 @@ impl Simd for Avx512 {
         avx512!({
             // Rows 0 to 3 and 8 to 11, and the others: quarters of eight bytes of both then make up a column.
             let q = p.add(4 * stride);
-            let [a, b, c, d] = transpose_short_halves([
-                two_short_eights(p, 8 * stride),
-                two_short_eights(p.add(stride), 8 * stride),
-                two_short_eights(p.add(2 * stride), 8 * stride),
-                two_short_eights(p.add(3 * stride), 8 * stride),
-            ]);
-            let [e, f, g, h] = transpose_short_halves([
-                two_short_eights(q, 8 * stride),
-                two_short_eights(q.add(stride), 8 * stride),
-                two_short_eights(q.add(2 * stride), 8 * stride),
-                two_short_eights(q.add(3 * stride), 8 * stride),
-            ]);
+            let [a, b, c, d] = transpose_short_halves(eights_of_rows(p, stride, 8 * stride));
+            let [e, f, g, h] = transpose_short_halves(eights_of_rows(q, stride, 8 * stride));
             [
                 _mm512_cvtph_ps(_mm256_unpacklo_epi64(a, e)),
                 _mm512_cvtph_ps(_mm256_unpackhi_epi64(a, e)),

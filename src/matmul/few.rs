@@ -94,23 +94,25 @@ pub unsafe fn run<S: Simd>(s: S, p: &Product, b: RawMat, room: &Room) {
     }
 }
 
-/// A block of a product, from row `at` of C on, with a packed B that waits for memory: tiles of all rows with some
-/// columns, of which the first asks for what the next columns read.
+/// A block of a product, from row `at` of C on, with B as it lies. Panels: tiles of all rows with some columns, of which the
+/// first asks for what the next columns read, if B is `far`.
 ///
 /// # Safety
 /// - As `tiles`.
-pub unsafe fn panels<S: Simd, E: Elem>(
+pub unsafe fn lying<S: Simd, E: Elem>(
     s: S,
     (m, k, n): (usize, usize, usize),
     a: Rows,
     b: Panels<E>,
     at: usize,
     store: &Store,
+    far: bool,
 ) {
-    let chains = Chains { steps: k, ptr: core::ptr::null_mut(), far: true };
-    for j in (0..n).step_by(S::NV * S::LANES) {
+    let chains = Chains { steps: k, ptr: core::ptr::null_mut(), far };
+    let cols = if b.panel_stride == PANEL_COLS { n.max(1) } else { S::NV * S::LANES };
+    for j in (0..n).step_by(cols) {
         // SAFETY: as the caller promises.
-        unsafe { block::<S, E>(s, (m, k, n.min(j + S::NV * S::LANES)), a, b, chains, (at, j), store) };
+        unsafe { block::<S, E>(s, (m, k, n.min(j + cols)), a, b, chains, (at, j), store) };
     }
 }
 
@@ -263,7 +265,7 @@ impl<E: Elem> Strip<'_, E> {
             };
             if self.to == self.k {
                 let cols = (self.n - j).min(NV * S::LANES);
-                self.store.put_long(s, acc, self.at + self.i, j, cols);
+                self.store.put(s, acc, (self.at + self.i, j), cols);
                 return;
             }
             for (r, row) in acc.iter().enumerate() {

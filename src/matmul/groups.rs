@@ -9,7 +9,6 @@ use super::store::Store;
 use super::tiles::{Next, fused, tiles};
 use super::{Product, Rhs, few};
 use crate::apart::apart;
-use crate::elem::sealed::Lanes;
 use crate::elem::{Elem, Kind, by_kind};
 use crate::kernel::pack::{Grid, pack};
 use crate::kernel::tile::{
@@ -186,8 +185,8 @@ unsafe fn lying<S: Simd>(
         // SAFETY: as the caller promises.
         unsafe {
             if const { S::PREFETCHES } && far && panels && (const { !fused::<S>() } || m < MANY) {
-                few::panels(s, sizes, a, b, at.0, store);
-            } else if const { S::PREFETCHES && E::KIND as u8 == Kind::F32 as u8 } && far {
+                few::lying(s, sizes, a, b, at.0, store, far);
+            } else if const { S::PREFETCHES } && far {
                 // The first columns again, for the rows below.
                 tiles::<S, E, true>(s, sizes, a, b, at, store, Next::of(b, n.min(widest::<S>())));
             } else {
@@ -253,7 +252,7 @@ unsafe fn first_tile<S: Simd, E: Elem>(
                 unsafe {
                     let ask = |t, n| next.ask(s, t, n);
                     let acc = packing_tile::<S, E, FIRST, NV>(s, k, a, (b, to), ask, zero(s));
-                    store.put(s, acc, at.0, at.1, NV * S::LANES);
+                    store.put(s, acc, at, NV * S::LANES);
                 }
             }));
             FIRST

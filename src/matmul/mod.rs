@@ -242,6 +242,12 @@ pub(crate) enum Rhs {
 }
 
 impl Rhs {
+    fn kind(&self) -> Kind {
+        match *self {
+            Rhs::Strided(RawMat { kind, .. }) | Rhs::Packed { kind, .. } => kind,
+        }
+    }
+
     fn k(&self) -> usize {
         match *self {
             Rhs::Strided(b) => b.rows,

@@ -42,47 +42,55 @@ pub unsafe fn whole<S: Simd>(s: S, p: &Product) -> bool {
 pub unsafe fn run<S: Simd>(s: S, p: &Product) {
     let (k, n) = (p.a.cols, p.c.cols);
     let store = Store::whole(p);
-    match &p.b {
-        Rhs::Packed { ptr, kind, .. } => by_kind!(*kind, E => {
-            // SAFETY: packed B has `k` rows and at least `n` columns.
-            unsafe { strips::<S, E>(s, &p.a, packed::<E>(ptr.cast(), k), 0, n, &store) };
-        }),
-        Rhs::Strided(b) => {
-            // One lane reads all columns as they lie.
-            let one_lane = const { S::LANES == 1 };
-            // What is read for each tile of rows is widened once.
-            let lying = b.col_stride == 1 && (b.kind == Kind::F32 || p.c.rows <= S::MR);
-            let direct = if one_lane || lying { n - n % S::LANES } else { 0 };
-            if direct > 0 {
-                by_kind!(b.kind, E => {
+    // One lane reads all columns as they lie. What is read for each tile of rows is widened once.
+    let one_lane = const { S::LANES == 1 };
+    let lying = |kind| one_lane || kind == Kind::F32 || k > 0 && p.c.rows <= S::MR;
+    let direct = match &p.b {
+        Rhs::Packed { kind, .. } if lying(*kind) => n,
+        Rhs::Strided(b) if (one_lane || b.col_stride == 1) && lying(b.kind) => n - n % S::LANES,
+        _ => 0,
+    };
+    if direct > 0 {
+        by_kind!(p.b.kind(), E => {
+            let panels = match &p.b {
+                Rhs::Packed { ptr, .. } => packed::<E>(ptr.cast(), k),
+                Rhs::Strided(b) => {
                     let (ptr, col_stride) = (b.at::<E>(0, 0).cast_const(), b.col_stride);
                     let panel_stride = PANEL_COLS.wrapping_mul(col_stride);
-                    let panels = Panels { ptr, row_stride: b.row_stride, panel_stride, col_stride };
-                    // SAFETY: the first `direct` columns fill whole vectors of the caller's rows.
-                    unsafe { strips::<S, E>(s, &p.a, panels, 0, direct, &store) };
-                });
-            }
-            if !one_lane && direct < n {
-                let run =
-                    if n - direct > PANEL_COLS { through::<S, SMALL> } else { through::<S, PANEL_COLS> };
-                // SAFETY: `k <= SMALL` rows, and as many columns as are said.
-                unsafe { run(s, p, b, direct, &store) };
-            }
-        }
+                    Panels { ptr, row_stride: b.row_stride, panel_stride, col_stride }
+                }
+            };
+            // SAFETY: packed B has whole vectors of `k` rows; others have them in the first `direct` columns.
+            unsafe { strips::<S, E>(s, &p.a, panels, 0, direct, &store) };
+        });
+    }
+    if !one_lane && direct < n {
+        let run = if n - direct > PANEL_COLS { through::<S, SMALL> } else { through::<S, PANEL_COLS> };
+        // SAFETY: `k <= SMALL` rows, and as many columns as are said.
+        unsafe { run(s, p, direct, &store) };
     }
 }
 
 /// All rows of a small A against up to `COLS` columns of B, those from `j` on, through a buffer. Not inlined, so that
 /// it is on the stack only then.
 #[inline(never)]
-unsafe fn through<S: Simd, const COLS: usize>(s: S, p: &Product, b: &RawMat, j: usize, store: &Store) {
+unsafe fn through<S: Simd, const COLS: usize>(s: S, p: &Product, j: usize, store: &Store) {
     let mut rows = MaybeUninit::<[[f32; COLS]; SMALL]>::uninit();
     let rows = rows.as_mut_ptr().cast::<f32>();
-    let (k, n) = (b.rows, b.cols - j);
+    let (k, n) = (p.a.cols, p.c.cols - j);
     let width = n.next_multiple_of(PANEL_COLS);
     // SAFETY: `k <= SMALL` rows of `n <= COLS` columns fit the buffer.
     unsafe {
-        pack(s, b.block(0, j, k, n), Grid { dst: rows, stride: width, width });
+        match p.b {
+            Rhs::Strided(b) => pack(s, b.block(0, j, k, n), Grid { dst: rows, stride: width, width }),
+            Rhs::Packed { ptr, kind, .. } => by_kind!(kind, E => {
+                for at in (0..width).step_by(PANEL_COLS) {
+                    let panel = packed::<E>(ptr.cast(), k).at(0, j + at).ptr;
+                    let to = Grid { dst: rows.wrapping_add(at), stride: width, width: PANEL_COLS };
+                    pack(s, RawMat::of_rows(panel, [k, PANEL_COLS], PANEL_COLS), to);
+                }
+            }),
+        }
         if j == 0 && n.is_multiple_of(S::LANES) && p.a.kind == Kind::F32 && store.is_as_it_is() {
             return tiles::whole(s, p, NonNull::new(rows));
         }

@@ -61,16 +61,23 @@ impl Store<'_> {
         &self,
         s: S,
         acc: Acc<S::V, MR, NV>,
-        i: usize,
-        j: usize,
+        (i, j): (usize, usize),
     ) {
         let zero = s.splat(0.0);
-        // A sum gives the bits of a product with 1, without the units that the next chains wait for.
-        // SAFETY: as the caller promises.
-        unsafe { self.put_each(s, acc, (i, j), |chain| s.add(chain, zero)) };
+        let (mut row, apart) = (self.c_at(i, j), self.p.c.row_stride);
+        unrolled!(R < MR => {
+            unrolled!(V < NV, 16 => {
+                // A sum gives the bits of a product with 1, without the units that the next chains wait for.
+                // SAFETY: as the caller promises.
+                unsafe { s.store(row.wrapping_add(V * S::LANES), s.add(acc[R][V], zero)) };
+            });
+            row = row.wrapping_add(apart);
+        });
+        let _ = row;
     }
 
-    /// Stores a tile at row `i`, column `j`, of which the first `cols` columns exist.
+    /// Stores a tile at row `i`, column `j`, of which the first `cols` columns exist. What is not plain is a call: there are
+    /// many tiles of few rows.
     ///
     /// # Safety
     /// - Rows `i..i + MR` and columns `j..j + cols` are inside C, `bias` and, if used, `partial`.
@@ -80,12 +87,37 @@ impl Store<'_> {
         &self,
         s: S,
         acc: Acc<S::V, MR, NV>,
-        i: usize,
-        j: usize,
+        (i, j): (usize, usize),
         cols: usize,
     ) {
+        let mut sums = MaybeUninit::<[[S::V; NV]; MR]>::uninit();
+        let sums = sums.as_mut_ptr().cast();
+        // SAFETY: as the caller promises; there is room for all chains, and they are written.
+        unsafe {
+            if !self.put_plain(s, acc, (i, j), cols, sums) {
+                self.put_sums_apart(s, sums, (MR, NV), (i, j), cols);
+            }
+        }
+    }
+
+    /// Stores a whole tile for which there is nothing to decide for each vector, and says whether it was one. If not, its
+    /// chains are at `sums`, for [`put_sums`](Self::put_sums).
+    ///
+    /// # Safety
+    /// - As [`put`](Self::put); there is room for the chains.
+    #[inline(always)]
+    pub unsafe fn put_plain<S: Simd, const MR: usize, const NV: usize>(
+        &self,
+        s: S,
+        acc: Acc<S::V, MR, NV>,
+        (i, j): (usize, usize),
+        cols: usize,
+        sums: *mut f32,
+    ) -> bool {
+        let plain = cols == NV * S::LANES && self.is_as_it_is();
         // SAFETY: as the caller promises.
-        unsafe { self.put_either::<S, MR, NV, false>(s, acc, i, j, cols) }
+        unsafe { if plain { self.put_whole(s, acc, (i, j)) } else { spill::<S, MR, NV>(s, acc, sums) } }
+        plain
     }
 
     /// Asks for the lines of `rows` rows of a direct C from row `i` on, in which a tile of `cols` columns from column `j`
@@ -100,79 +132,12 @@ impl Store<'_> {
         }
     }
 
-    /// [`put`](Self::put) of long chains with vectors: there are many tiles of few rows, so that what is not plain is
-    /// a call.
+    /// Stores the tile at `sums`, `rows` rows of `nv` vectors.
     ///
     /// # Safety
-    /// - As there.
+    /// - As [`put`](Self::put); the chains of these columns are written.
     #[inline(always)]
-    pub unsafe fn put_long<S: Simd, const MR: usize, const NV: usize>(
-        &self,
-        s: S,
-        acc: Acc<S::V, MR, NV>,
-        i: usize,
-        j: usize,
-        cols: usize,
-    ) {
-        // SAFETY: as the caller promises.
-        unsafe { self.put_either::<S, MR, NV, true>(s, acc, i, j, cols) }
-    }
-
-    /// [`put`](Self::put), or with `APART` [`put_long`](Self::put_long).
-    #[inline(always)]
-    unsafe fn put_either<S: Simd, const MR: usize, const NV: usize, const APART: bool>(
-        &self,
-        s: S,
-        acc: Acc<S::V, MR, NV>,
-        i: usize,
-        j: usize,
-        cols: usize,
-    ) {
-        // SAFETY: as the caller promises; there is room for all chains, and they are written.
-        unsafe {
-            if self.put_plain(s, acc, i, j, cols) {
-                return;
-            }
-            let mut sums = MaybeUninit::<[[S::V; NV]; MR]>::uninit();
-            let sums = sums.as_mut_ptr().cast();
-            spill::<S, MR, NV>(s, acc, sums);
-            if APART {
-                self.put_sums_apart(s, sums, (MR, NV), (i, j), cols);
-            } else {
-                self.put_sums(s, sums, (MR, NV), (i, j), cols);
-            }
-        }
-    }
-
-    /// Stores a whole tile for which there is nothing to decide for each vector, and says whether it was one.
-    #[inline(always)]
-    unsafe fn put_plain<S: Simd, const MR: usize, const NV: usize>(
-        &self,
-        s: S,
-        acc: Acc<S::V, MR, NV>,
-        i: usize,
-        j: usize,
-        cols: usize,
-    ) -> bool {
-        let whole = Self::is_direct(&self.p.c) && cols == NV * S::LANES && self.is_plain();
-        if whole {
-            let alpha = self.p.alpha;
-            // SAFETY: the columns exist.
-            unsafe {
-                if alpha == 1.0 {
-                    self.put_whole(s, acc, i, j);
-                } else {
-                    let alpha = s.splat(alpha);
-                    self.put_each(s, acc, (i, j), |chain| s.fma(alpha, chain, s.splat(0.0)));
-                }
-            }
-        }
-        whole
-    }
-
-    /// Stores the tile at `sums`, `rows` rows of `nv` vectors.
-    #[inline(always)]
-    unsafe fn put_sums<S: Simd>(
+    pub unsafe fn put_sums<S: Simd>(
         &self,
         s: S,
         sums: *mut f32,
@@ -214,26 +179,6 @@ impl Store<'_> {
             #[inline(always)]
             || unsafe { self.put_sums(s, sums, sizes, at, cols) },
         );
-    }
-
-    /// Stores whole vectors of a C that takes them.
-    #[inline(always)]
-    unsafe fn put_each<S: Simd, const MR: usize, const NV: usize>(
-        &self,
-        s: S,
-        acc: Acc<S::V, MR, NV>,
-        (i, j): (usize, usize),
-        last: impl Fn(S::V) -> S::V,
-    ) {
-        let (mut row, apart) = (self.c_at(i, j), self.p.c.row_stride);
-        unrolled!(R < MR => {
-            unrolled!(V < NV, 16 => {
-                // SAFETY: as the caller promises.
-                unsafe { s.store(row.wrapping_add(V * S::LANES), last(acc[R][V])) };
-            });
-            row = row.wrapping_add(apart);
-        });
-        let _ = row;
     }
 
     /// Whether the chains are all that goes into C.

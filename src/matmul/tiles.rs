@@ -1,14 +1,15 @@
 //! All tiles of a block.
 
+use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 
 use super::store::Store;
-use super::{Product, Rhs, lone};
+use super::{Product, Rhs, few, lone};
 use crate::apart::apart;
-use crate::elem::Elem;
+use crate::elem::{Elem, Kind};
 use crate::kernel::tile::{
-    self as kernel, PANEL_COLS, Panels, Rows, max_rows, share, tile, tile_between, with_rows, with_vectors,
-    zero,
+    self as kernel, PANEL_COLS, Panels, Rows, TALLEST, max_rows, share, tile, tile_between, with_rows,
+    with_vectors, zero,
 };
 use crate::simd::{LINE, Simd};
 
@@ -81,8 +82,9 @@ pub const fn fused<S: Simd>() -> bool {
 }
 
 /// `sizes` = (rows, k, columns) of one block, which lies at `at` in C: all its tiles. This is the hot
-/// loop, compiled once for each tier and type of B, and once more for operands that are `FAR`, so that small products
-/// need not ask: for C, for the next columns, and after the last ones for `next`.
+/// loop, compiled once for each tier, and once more for operands that are `FAR`, so that small products need not ask: for
+/// C, for the next columns, and after the last ones for `next`. A B of 16 bits, which these would widen for each tile
+/// of rows, is for few rows.
 #[inline(never)]
 pub unsafe fn tiles<S: Simd, E: Elem, const FAR: bool>(
     s: S,
@@ -96,6 +98,11 @@ pub unsafe fn tiles<S: Simd, E: Elem, const FAR: bool>(
     if const { S::LANES == 1 } {
         // SAFETY: as the caller promises.
         return unsafe { lone::tiles(sizes, &a, &b, at, store) };
+    }
+    if const { !matches!(E::KIND, Kind::F32) } {
+        debug_assert!(sizes.1 > 0 && at.1 == 0);
+        // SAFETY: as the caller promises.
+        return unsafe { few::lying(s, sizes, a, b, at.0, store, FAR) };
     }
     s.vectorize(
         #[inline(always)]
@@ -115,10 +122,10 @@ pub unsafe fn whole<S: Simd>(s: S, p: &Product, copy: Option<NonNull<f32>>) {
     s.vectorize(
         #[inline(always)]
         move || {
-            let Rhs::Strided(b) = &p.b else { return };
-            let b = match copy {
-                None => kernel::side_by_side(b.at::<f32>(0, 0), b.row_stride),
-                Some(rows) => kernel::side_by_side(rows.as_ptr(), p.c.cols.next_multiple_of(PANEL_COLS)),
+            let b = match (copy, &p.b) {
+                (Some(rows), _) => kernel::side_by_side(rows.as_ptr(), p.c.cols.next_multiple_of(PANEL_COLS)),
+                (None, Rhs::Strided(b)) => kernel::side_by_side(b.at::<f32>(0, 0), b.row_stride),
+                _ => return,
             };
             let rows =
                 Rows { ptr: p.a.at::<f32>(0, 0), row_stride: p.a.row_stride, col_stride: p.a.col_stride };
@@ -180,31 +187,37 @@ unsafe fn column<S: Simd, E: Elem, const NV: usize, const FAR: bool, const WHOLE
     store: &Store,
     mut next: Next,
 ) {
+    let mut sums = MaybeUninit::<[[S::V; NV]; TALLEST]>::uninit();
+    let sums = sums.as_mut_ptr().cast();
     let mut ir = 0;
     while ir < m {
         let rows = share(m - ir, max_rows::<S>(NV));
         let next = if FAR { next.part((m, k), max_rows::<S>(NV)) } else { Next::NOTHING };
-        with_rows!(S, max_rows::<S>(NV), rows, MR => {
-            // SAFETY: the tile is inside the block; columns beyond `cols` are padding of the panel.
-            unsafe {
-                let (a, b, at) = (a.at(ir, 0), b.at(0, jr), (at.0 + ir, at.1 + jr));
-                if const { FAR && S::PREFETCHES } {
-                    store.ask(s, (MR, at.0), (cols, at.1));
+        let (a, b, at) = (a.at(ir, 0), b.at(0, jr), (at.0 + ir, at.1 + jr));
+        if const { FAR && S::PREFETCHES } {
+            store.ask(s, (rows, at.0), (cols, at.1));
+        }
+        let mut plain = true;
+        // SAFETY: the tile is inside the block; columns beyond `cols` are padding of the panel.
+        unsafe {
+            with_rows!(S, max_rows::<S>(NV), rows, MR => plain = apart!(s => {
+                let acc = if const { FAR && fused::<S>() } {
+                    tile_between::<S, E, MR, NV>(s, k, a, b, |t, n| next.ask(s, t, n), zero(s))
+                } else {
+                    tile::<S, E, MR, NV>(s, k, a, b, zero(s))
+                };
+                if WHOLE {
+                    store.put_whole(s, acc, at);
+                    true
+                } else {
+                    store.put_plain(s, acc, at, cols, sums)
                 }
-                apart!(s => {
-                    let acc = if const { FAR && fused::<S>() } {
-                        tile_between::<S, E, MR, NV>(s, k, a, b, |t, n| next.ask(s, t, n), zero(s))
-                    } else {
-                        tile::<S, E, MR, NV>(s, k, a, b, zero(s))
-                    };
-                    if WHOLE {
-                        store.put_whole(s, acc, at.0, at.1);
-                    } else {
-                        store.put(s, acc, at.0, at.1, cols);
-                    }
-                });
+            }));
+            // Once for all heights.
+            if !plain {
+                store.put_sums(s, sums, (rows, NV), at, cols);
             }
-        });
+        }
         ir += rows;
     }
 }

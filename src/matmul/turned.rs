@@ -64,7 +64,7 @@ pub unsafe fn run<S: Simd>(s: S, p: &Product, b: RawMat, room: &Room) -> usize {
         by_kind!(b.kind, E => {
             if is_far(m, &b) {
                 // One group of narrow vectors has too few chains for 16-bit numbers, and for what caches hold.
-                let short = const { size_of::<E>() == 2 };
+                let short = const { size_of::<E>() == 2 && S::FUSED };
                 let cached = bytes(&b) <= NEAR && !bytes_apart(&b).is_multiple_of(CROWDED);
                 let wide = const { S::LANES == 16 } && (short || cached);
                 match m {
@@ -80,9 +80,9 @@ pub unsafe fn run<S: Simd>(s: S, p: &Product, b: RawMat, room: &Room) -> usize {
             } else {
                 match m {
                     1 => near::<S, E, 1, 2>(s, p, b, room),
-                    2 if S::LANES < 16 => near::<S, E, 2, 2>(s, p, b, room),
+                    2 if const { S::FUSED && S::LANES < 16 } => near::<S, E, 2, 2>(s, p, b, room),
                     2 => near::<S, E, 2, 1>(s, p, b, room),
-                    3 if S::LANES < 16 => near::<S, E, 3, 2>(s, p, b, room),
+                    3 if const { S::FUSED && S::LANES < 16 } => near::<S, E, 3, 2>(s, p, b, room),
                     3 => near::<S, E, 3, 1>(s, p, b, room),
                     4 => near::<S, E, 4, 1>(s, p, b, room),
                     5 => near::<S, E, 5, 1>(s, p, b, room),
@@ -229,7 +229,7 @@ impl<'a> Part<'a> {
         });
         unrolled!(I < G => {
             // SAFETY: the columns exist.
-            unsafe { self.store.put_long(s, acc[I], 0, j + I * S::LANES, S::LANES) };
+            unsafe { self.store.put(s, acc[I], (0, j + I * S::LANES), S::LANES) };
         });
     }
 
@@ -293,10 +293,10 @@ unsafe fn steps<S: Simd, const M: usize>(
     acc: &mut Acc<S::V, M, 1>,
 ) {
     for (i, &b) in b.iter().enumerate() {
-        for (sums, row) in acc.iter_mut().zip(a) {
+        unrolled!(I < M => {
             // SAFETY: one of the row's elements, as the caller promises.
-            let a = s.splat(unsafe { *row.wrapping_add(at + i) });
-            sums[0] = s.fma(a, b, sums[0]);
-        }
+            let a = s.splat(unsafe { *a[I].wrapping_add(at + i) });
+            acc[I][0] = s.fma(a, b, acc[I][0]);
+        });
     }
 }

@@ -13,6 +13,7 @@
 use super::Product;
 use super::blocked::{KC, lies_well, rows_of};
 use super::store::Store;
+use super::tiles::fused;
 use super::turned;
 use crate::elem::{Elem, by_kind};
 use crate::kernel::pack::{Grid, pack};
@@ -94,8 +95,8 @@ pub unsafe fn run<S: Simd>(s: S, p: &Product, b: RawMat, room: &Room) {
     }
 }
 
-/// A block of a product, from row `at` of C on, with B as it lies. Panels: tiles of all rows with some columns, of which the
-/// first asks for what the next columns read, if B is `far`.
+/// A block of a product, from row `at` of C on, with B as it lies. If it is `far`, all rows take some columns, of which the
+/// first tiles ask for what the next columns read.
 ///
 /// # Safety
 /// - As `tiles`.
@@ -109,7 +110,7 @@ pub unsafe fn lying<S: Simd, E: Elem>(
     far: bool,
 ) {
     let chains = Chains { steps: k, ptr: core::ptr::null_mut(), far };
-    let cols = if b.panel_stride == PANEL_COLS { n.max(1) } else { S::NV * S::LANES };
+    let cols = if far { S::NV * S::LANES } else { n.max(1) };
     for j in (0..n).step_by(cols) {
         // SAFETY: as the caller promises.
         unsafe { block::<S, E>(s, (m, k, n.min(j + cols)), a, b, chains, (at, j), store) };
@@ -200,9 +201,11 @@ impl<E: Elem> Strip<'_, E> {
                         j = self.wide::<S, ASK, MR, 4>(s, j);
                     }
                     while j < self.n {
-                        let cols = (self.n - j).min(S::NV * S::LANES);
-                        with_vectors!(S, cols.div_ceil(S::LANES), NV => self.tile::<S, ASK, MR, NV>(s, j));
-                        j += cols;
+                        let vectors = (self.n - j).div_ceil(S::LANES);
+                        let vectors =
+                            if const { fused::<S>() } { share(vectors, S::NV) } else { vectors.min(S::NV) };
+                        with_vectors!(S, vectors, NV => self.tile::<S, ASK, MR, NV>(s, j));
+                        j += vectors * S::LANES;
                     }
                 }
             },

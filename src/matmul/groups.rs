@@ -19,9 +19,11 @@ use crate::view::RawMat;
 
 /// Rows of the first tile of a group.
 const FIRST: usize = 8;
-/// From so many rows on packed weights are better copied than widened or read across cache lines again and again; by
-/// narrow tiles from four times as many.
-const MANY: usize = 24;
+/// From so many rows on a B of 16 bits is better copied than widened again and again, and packed weights than read across
+/// cache lines.
+pub const fn many<S: Simd>() -> usize {
+    if fused::<S>() { 24 } else { 96 }
+}
 /// A B of so many bytes is not even copied by tiles that do it on their way: the L1 holds it.
 const SMALL: usize = 40 << 10;
 /// Rows of B that are asked for ahead of the one that is copied.
@@ -66,8 +68,7 @@ impl Source {
                 let rows = InRows { ptr, kind, row_stride, panel_stride };
                 // Floats are as well read where they lie, if lines do not matter to the tile, or begin with the rows.
                 let aligned = const { !fused::<S>() } || (ptr as usize).is_multiple_of(LINE);
-                let many = if const { fused::<S>() } { MANY } else { 4 * MANY };
-                let lying = m < many || kind == Kind::F32 && aligned;
+                let lying = m < many::<S>() || kind == Kind::F32 && aligned;
                 if lying { Source::Lying(rows) } else { Source::Rows(rows) }
             }
             Rhs::Strided(b) => {
@@ -184,7 +185,7 @@ unsafe fn lying<S: Simd>(
         let b = b.panels::<E>();
         // SAFETY: as the caller promises.
         unsafe {
-            if const { S::PREFETCHES } && far && panels && (const { !fused::<S>() } || m < MANY) {
+            if const { S::PREFETCHES } && far && panels && (const { !fused::<S>() } || m < many::<S>()) {
                 few::lying(s, sizes, a, b, at.0, store, far);
             } else if const { S::PREFETCHES } && far {
                 // The first columns again, for the rows below.

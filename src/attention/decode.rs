@@ -314,11 +314,11 @@ impl<E: Elem, const P: usize> Group<'_, E, P> {
             // no registers for it, and wide vectors take as long to widen four as sixteen.
             if const { !matches!(E::KIND, Kind::F32) && (C == 2 || NQ > P || is_wide::<S>()) } {
                 let mut copies = [core::ptr::null::<f32>(); P];
-                for (i, copy) in copies.iter_mut().enumerate() {
-                    let to =
-                        Grid { dst: self.buffer.wrapping_add(i * self.d), stride: self.d, width: self.d };
-                    pack::copy::<S, E>(s, RawMat::row(self.key(i).0, self.d), to);
-                    *copy = to.dst;
+                let mut copied = Grid { dst: self.buffer, stride: self.d, width: self.d };
+                for i in 0..P {
+                    pack::copy::<S, E>(s, RawMat::row(rows[i], self.d), copied);
+                    copies[i] = copied.dst;
+                    copied.dst = copied.dst.wrapping_add(self.d);
                 }
                 self.chains::<S, f32, C, NQ>(s, copies, later, &mut acc);
             } else {

@@ -13,7 +13,7 @@ use crate::apart::apart;
 use crate::elem::{Elem, by_kind};
 use crate::kernel::softmax::BLOCK;
 use crate::kernel::tile::{
-    PANEL_COLS, Panels, partial_tile, tile, tile_while, with_const, with_vectors, zero,
+    PANEL_COLS, Panels, panel_rows, partial_tile, share, tile, tile_while, with_rows, with_vectors, zero,
 };
 use crate::kernel::unrolled::unrolled;
 use crate::simd::Simd;
@@ -24,9 +24,6 @@ use crate::view::RawMat;
 const fn at_a_time<S: Simd>() -> usize {
     if S::LANES > 8 { 16 } else { 8 }
 }
-
-/// Rows of a tile are up to so many, or the tier's: five to seven are two tiles, which have enough chains.
-const LOW: usize = 4;
 
 /// Adds the block's values, weighted.
 ///
@@ -179,13 +176,7 @@ unsafe fn rows<S: Simd, E: Elem>(s: S, strips: &Strips<E>, head: &mut Head<E>, f
     let (block, mut r) = (strips.block, 0);
     while r < rows {
         let left = rows - r;
-        let n = if left <= LOW {
-            left
-        } else if left % S::MR == 0 {
-            S::MR
-        } else {
-            left.div_ceil(2).min(LOW)
-        };
+        let n = share(left, panel_rows::<S>());
         // SAFETY: as the caller promises; rows of the panel.
         unsafe {
             let seen = seen::keys_of(strips.x, block, first + r, n);
@@ -223,7 +214,7 @@ unsafe fn strip<S: Simd, E: Elem>(
         } else if n == 4 && const { S::MR * S::NV >= 24 } {
             c = wide::<S, E, 4, 4>(s, strips, head, r, keys);
         }
-        with_const!(S, n, MR => {
+        with_rows!(S, panel_rows::<S>(), n, MR => {
             while c < cols {
                 // What fills no vector is a tile of its own.
                 let vectors = ((cols - c) / S::LANES).clamp(1, S::NV);
@@ -231,7 +222,7 @@ unsafe fn strip<S: Simd, E: Elem>(
                 with_vectors!(S, vectors, NV => apart!(s => columns::<S, E, MR, NV>(s, strips, head, r, keys, c)));
                 c += vectors * S::LANES;
             }
-        }; [1 2 3 4 6 8] |ROWS| ROWS <= LOW || ROWS == S::MR);
+        });
     }
 }
 

@@ -318,7 +318,7 @@ macro_rules! with_rows {
         $crate::kernel::tile::with_rows!($S, <$S as $crate::simd::Simd>::MR, $n, $MR => $body)
     };
     ($S:ident, $most:expr, $n:expr, $MR:ident => $body:expr) => {
-        $crate::kernel::tile::with_const!($S, $n, $MR => $body; [1 2 3 4 5 6 7 8] |ROWS| ROWS <= $most)
+        $crate::kernel::tile::with_const!($S, $n, $MR => $body; [1 2 3 4 5 6 7 8] $most)
     };
 }
 pub(crate) use with_rows;
@@ -326,7 +326,7 @@ pub(crate) use with_rows;
 /// The same for a tile of scores, which has half the rows, but two chains of each.
 macro_rules! with_score_rows {
     ($S:ident, $n:expr, $MR:ident => $body:expr) => {
-        $crate::kernel::tile::with_const!($S, $n, $MR => $body; [1 2 3 4] |ROWS| ROWS <= <$S as $crate::simd::Simd>::MR / 2)
+        $crate::kernel::tile::with_const!($S, $n, $MR => $body; [1 2 3 4] <$S as $crate::simd::Simd>::MR / 2)
     };
 }
 pub(crate) use with_score_rows;
@@ -334,20 +334,20 @@ pub(crate) use with_score_rows;
 /// Runs `$body` with the constant `$NV` equal to `$n`, at most the tier's `NV`.
 macro_rules! with_vectors {
     ($S:ident, $n:expr, $NV:ident => $body:expr) => {
-        $crate::kernel::tile::with_const!($S, $n, $NV => $body; [1 2 3 4] |VECTORS| VECTORS <= <$S as $crate::simd::Simd>::NV)
+        $crate::kernel::tile::with_const!($S, $n, $NV => $body; [1 2 3 4] <$S as $crate::simd::Simd>::NV)
     };
 }
 pub(crate) use with_vectors;
 
-/// A `match` from a number to a constant, of those for which the tier has a tile. Other arms are dead code.
+/// A `match` from a number to a constant. Arms of tiles that the tier does not have are dead code.
 macro_rules! with_const {
-    ($S:ident, $n:expr, $N:ident => $body:expr; [$($value:literal)*] |$V:ident| $has:expr) => {
+    ($S:ident, $n:expr, $N:ident => $body:expr; [$($value:literal)*] $most:expr) => {
         match $n {
-            $($value if const { const $V: usize = $value; $has } => {
+            $($value if const { $value <= $most } => {
                 const $N: usize = $value;
                 $body
             })*
-            _ => debug_assert!(false, "a tile that the tier does not have"),
+            _ => debug_assert!(false, "a tile larger than the tier's"),
         }
     };
 }

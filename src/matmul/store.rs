@@ -165,8 +165,12 @@ impl Store<'_> {
         unsafe { self.put_rows(s, (sums, nv * S::LANES), rows, (i, j), cols) };
     }
 
+    /// The same by a call.
+    ///
+    /// # Safety
+    /// - As there.
     #[inline(never)]
-    unsafe fn put_sums_apart<S: Simd>(
+    pub unsafe fn put_sums_apart<S: Simd>(
         &self,
         s: S,
         sums: *mut f32,

@@ -21,7 +21,7 @@ use super::store::Store;
 use crate::elem::{Elem, by_kind, load_some_columns};
 use crate::kernel::tile::{Acc, Rows, zero};
 use crate::kernel::unrolled::unrolled;
-use crate::simd::{LINE, Simd};
+use crate::simd::{LINE, MAX_LANES, Simd};
 use crate::view::RawMat;
 
 /// Up to this many rows of a B from memory.
@@ -273,14 +273,39 @@ unsafe fn rest<S: Simd, E: Elem, const M: usize>(
     last: Range<usize>,
     acc: &mut Acc<S::V, M, 1>,
 ) {
+    let mut turned = [[0.0; MAX_LANES]; 4];
     for at in last.clone().step_by(4) {
         let n = (last.end - at).min(4);
         // SAFETY: as the caller promises.
         unsafe {
-            let b = load_some_columns(s, n, |c| Some(column.wrapping_add(at + c * apart)));
-            steps(s, a, at, b.get(..n).unwrap_or_default(), acc);
+            turn(s, n, (column.wrapping_add(at), apart), &mut turned);
+            for (i, b) in turned.iter().enumerate().take(n) {
+                steps(s, a, at + i, &[s.load(b.as_ptr())], acc);
+            }
         }
     }
+}
+
+/// `n <= 4` elements of each column. A function of its own, so that it is compiled once for all numbers of rows.
+#[inline(never)]
+unsafe fn turn<S: Simd, E: Elem>(
+    s: S,
+    n: usize,
+    (column, apart): (*const E, usize),
+    to: &mut [[f32; MAX_LANES]; 4],
+) {
+    s.vectorize(
+        #[inline(always)]
+        || {
+            // SAFETY: as the caller promises; each of the arrays holds a vector.
+            unsafe {
+                let b = load_some_columns(s, n, |c| Some(column.wrapping_add(c * apart)));
+                unrolled!(I < 4 => {
+                    s.store(to[I].as_mut_ptr(), b[I]);
+                });
+            }
+        },
+    );
 }
 
 /// The steps from `at` on with the turned `b`.

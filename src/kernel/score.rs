@@ -109,33 +109,35 @@ pub unsafe fn features_in_lanes<S: Simd, E: Elem, const C: usize, const P: usize
 ) {
     let mut q = q;
     for f in 0..steps {
-        let group = |key: *const E| {
+        let group = |key: &*const E| {
             // SAFETY: as the caller promises.
             unsafe { E::splat_group::<S, C>(s, key.wrapping_add(f * C)) }
         };
         let mut queries = [s.splat(0.0); NQ];
-        unrolled!(V < NQ => {
+        for (v, query) in queries.iter_mut().enumerate() {
             // SAFETY: as the caller promises.
-            queries[V] = unsafe { s.load(q.wrapping_add(V * S::LANES)) };
-        });
+            *query = unsafe { s.load(q.wrapping_add(v * S::LANES)) };
+        }
         // What there is less of stays in registers for the step.
         if NQ <= P {
-            unrolled!(I < P => {
-                let group = group(keys[I]);
-                unrolled!(V < NQ => {
-                    acc[I][V] = s.fma(group, queries[V], acc[I][V]);
-                });
-            });
+            for (sums, key) in acc.iter_mut().zip(&keys) {
+                let group = group(key);
+                for (sum, &query) in sums.iter_mut().zip(&queries) {
+                    *sum = s.fma(group, query, *sum);
+                }
+            }
         } else {
             let mut groups = [s.splat(0.0); P];
-            unrolled!(I < P => {
-                groups[I] = group(keys[I]);
-            });
-            unrolled!(V < NQ => {
-                unrolled!(I < P => {
-                    acc[I][V] = s.fma(groups[I], queries[V], acc[I][V]);
-                });
-            });
+            for (to, key) in groups.iter_mut().zip(&keys) {
+                *to = group(key);
+            }
+            for (v, &query) in queries.iter().enumerate() {
+                for (sums, &group) in acc.iter_mut().zip(&groups) {
+                    if let Some(sum) = sums.get_mut(v) {
+                        *sum = s.fma(group, query, *sum);
+                    }
+                }
+            }
         }
         meanwhile();
         q = q.wrapping_add(NQ * S::LANES);

@@ -6,7 +6,7 @@ use core::ptr::NonNull;
 use super::blocked::SMALL;
 use super::groups::many;
 use super::store::Store;
-use super::tiles::{self, Next, tiles};
+use super::tiles::{self, Next, fused, tiles};
 use super::{Product, Rhs};
 use crate::elem::{Elem, Kind, by_kind};
 use crate::kernel::pack::{Grid, pack};
@@ -45,7 +45,8 @@ pub unsafe fn run<S: Simd>(s: S, p: &Product) {
     let store = Store::whole(p);
     // One lane reads all columns as they lie. What is read for each tile of rows is widened once.
     let one_lane = const { S::LANES == 1 };
-    let lying = |kind| one_lane || kind == Kind::F32 || k > 0 && p.c.rows < many::<S>();
+    let few = if const { fused::<S>() } { S::MR } else { many::<S>() };
+    let lying = |kind| one_lane || kind == Kind::F32 || k > 0 && p.c.rows <= few;
     let direct = match &p.b {
         Rhs::Packed { kind, .. } if lying(*kind) => n,
         Rhs::Strided(b) if (one_lane || b.col_stride == 1) && lying(b.kind) => n - n % S::LANES,

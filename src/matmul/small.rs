@@ -45,11 +45,12 @@ pub unsafe fn run<S: Simd>(s: S, p: &Product) {
     let store = Store::whole(p);
     // One lane reads all columns as they lie. What is read for each tile of rows is widened once.
     let one_lane = const { S::LANES == 1 };
+    let lying = |kind, most| one_lane || kind == Kind::F32 || k > 0 && p.c.rows <= most;
+    // Rows are sooner copied to rows than panels are.
     let few = if const { fused::<S>() } { S::MR } else { many::<S>() };
-    let lying = |kind| one_lane || kind == Kind::F32 || k > 0 && p.c.rows <= few;
     let direct = match &p.b {
-        Rhs::Packed { kind, .. } if lying(*kind) => n,
-        Rhs::Strided(b) if (one_lane || b.col_stride == 1) && lying(b.kind) => n - n % S::LANES,
+        Rhs::Packed { kind, .. } if lying(*kind, many::<S>()) => n,
+        Rhs::Strided(b) if (one_lane || b.col_stride == 1) && lying(b.kind, few) => n - n % S::LANES,
         _ => 0,
     };
     if direct > 0 {

@@ -315,9 +315,9 @@ impl<E: Elem, const P: usize> Group<'_, E, P> {
             if const { !matches!(E::KIND, Kind::F32) && (C == 2 || NQ > P || is_wide::<S>()) } {
                 let mut copies = [core::ptr::null::<f32>(); P];
                 let mut copied = Grid { dst: self.buffer, stride: self.d, width: self.d };
-                for i in 0..P {
-                    pack::copy::<S, E>(s, RawMat::row(rows[i], self.d), copied);
-                    copies[i] = copied.dst;
+                for (copy, row) in copies.iter_mut().zip(rows) {
+                    pack::copy::<S, E>(s, RawMat::row(row, self.d), copied);
+                    *copy = copied.dst;
                     copied.dst = copied.dst.wrapping_add(self.d);
                 }
                 self.chains::<S, f32, C, NQ>(s, copies, later, &mut acc);

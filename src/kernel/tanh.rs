@@ -8,7 +8,6 @@
 //! is computed only where one of the vectors needs it.
 
 use super::exp::exp_weights;
-use super::unrolled::unrolled;
 use crate::simd::Simd;
 
 /// c4 down to c1: the least relative error over the first range.
@@ -29,16 +28,16 @@ pub fn softcap<S: Simd, const N: usize>(s: S, scores: [S::V; N], cap: f32) -> [S
     );
     let mut p = [s.splat(POLYNOMIAL[0]); N];
     for &c in &POLYNOMIAL[1..] {
-        unrolled!(I < N => {
-            p[I] = s.fma(p[I], z[I], s.splat(c));
-        });
+        for (p, &z) in p.iter_mut().zip(&z) {
+            *p = s.fma(*p, z, s.splat(c));
+        }
     }
     // A NaN is passed over: it needs no second form.
     let mut top = s.splat(0.0);
-    unrolled!(I < N => {
-        p[I] = s.fma(p[I], s.mul(x[I], z[I]), x[I]);
-        top = s.max(z[I], top);
-    });
+    for ((p, &x), &z) in p.iter_mut().zip(&x).zip(&z) {
+        *p = s.fma(*p, s.mul(x, z), x);
+        top = s.max(z, top);
+    }
     if s.gt_bits(top, edge) != 0 {
         let minus = |x: S::V| s.sub(s.splat(0.0), x);
         let size = x.map(
@@ -52,10 +51,10 @@ pub fn softcap<S: Simd, const N: usize>(s: S, scores: [S::V; N], cap: f32) -> [S
                 |size| s.mul(size, s.splat(-2.0)),
             ),
         );
-        unrolled!(I < N => {
-            let far = s.div(s.sub(one, e[I]), s.add(one, e[I]));
-            p[I] = s.select_gt(z[I], edge, s.select_gt(x[I], s.splat(0.0), far, minus(far)), p[I]);
-        });
+        for (((p, &x), &z), &e) in p.iter_mut().zip(&x).zip(&z).zip(&e) {
+            let far = s.div(s.sub(one, e), s.add(one, e));
+            *p = s.select_gt(z, edge, s.select_gt(x, s.splat(0.0), far, minus(far)), *p);
+        }
     }
     p.map(
         #[inline(always)]

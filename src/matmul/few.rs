@@ -10,8 +10,6 @@
 //! What is not row-major is packed, a strip of columns at a time, and then takes one such step. Tiles that ask memory
 //! for what they read next also take packed weights, for any number of rows.
 
-use core::mem::MaybeUninit;
-
 use super::Product;
 use super::blocked::{KC, lies_well, rows_of};
 use super::store::Store;
@@ -232,15 +230,16 @@ impl<E: Elem> Strip<'_, E> {
     #[inline(always)]
     unsafe fn tile<S: Simd, const ASK: bool, const MR: usize, const NV: usize>(&self, s: S, j: usize) {
         let kept = self.chains.ptr.wrapping_add(self.i * self.n + j * MR);
+        let kept = |r: usize, v: usize| kept.wrapping_add((r * NV + v) * S::LANES);
         let mut acc: Acc<S::V, MR, NV> = zero::<S, MR, NV>(s);
         // SAFETY: the tile is inside the block; chains of whole vectors are kept in the order of use.
         unsafe {
             if self.from > 0 {
-                unrolled!(R < MR => {
-                    unrolled!(V < NV, 16 => {
-                        acc[R][V] = s.load(kept.wrapping_add((R * NV + V) * S::LANES));
-                    });
-                });
+                for (r, row) in acc.iter_mut().enumerate() {
+                    for (v, chain) in row.iter_mut().enumerate() {
+                        *chain = s.load(kept(r, v));
+                    }
+                }
             }
             let steps = self.to - self.from;
             let (a, b) = (self.a.at(self.i, self.from), self.b.at(self.from, j));
@@ -267,13 +266,15 @@ impl<E: Elem> Strip<'_, E> {
             } else {
                 tile::<S, E, MR, NV>(s, steps, a, b, acc)
             };
-            let mut sums = MaybeUninit::<[[S::V; NV]; MR]>::uninit();
-            let (last, at) = (self.to == self.k, (self.at + self.i, j));
-            let sums = if last { sums.as_mut_ptr().cast() } else { kept };
-            // What is not plain is a call: there are many tiles of few rows.
-            let cols = (self.n - j).min(NV * S::LANES);
-            if !self.store.put_plain(s, acc, at, if last { cols } else { 0 }, sums) && last {
-                self.store.put_sums_apart(s, sums, (MR, NV), at, cols);
+            if self.to == self.k {
+                let cols = (self.n - j).min(NV * S::LANES);
+                self.store.put(s, acc, (self.at + self.i, j), cols);
+                return;
+            }
+            for (r, row) in acc.iter().enumerate() {
+                for (v, &chain) in row.iter().enumerate() {
+                    s.store(kept(r, v), chain);
+                }
             }
         }
     }

@@ -61,15 +61,28 @@ impl Store<'_> {
         &self,
         s: S,
         acc: Acc<S::V, MR, NV>,
-        (i, j): (usize, usize),
+        at: (usize, usize),
     ) {
         let zero = s.splat(0.0);
+        // A sum gives the bits of a product with 1, without the units that the next chains wait for.
+        // SAFETY: as the caller promises.
+        unsafe { self.put_each(s, acc, at, |chain| s.add(chain, zero)) };
+    }
+
+    /// Stores whole vectors of a C that takes them.
+    #[inline(always)]
+    unsafe fn put_each<S: Simd, const MR: usize, const NV: usize>(
+        &self,
+        s: S,
+        acc: Acc<S::V, MR, NV>,
+        (i, j): (usize, usize),
+        last: impl Fn(S::V) -> S::V,
+    ) {
         let (mut row, apart) = (self.c_at(i, j), self.p.c.row_stride);
         unrolled!(R < MR => {
             unrolled!(V < NV, 16 => {
-                // A sum gives the bits of a product with 1, without the units that the next chains wait for.
                 // SAFETY: as the caller promises.
-                unsafe { s.store(row.wrapping_add(V * S::LANES), s.add(acc[R][V], zero)) };
+                unsafe { s.store(row.wrapping_add(V * S::LANES), last(acc[R][V])) };
             });
             row = row.wrapping_add(apart);
         });
@@ -110,13 +123,20 @@ impl Store<'_> {
         &self,
         s: S,
         acc: Acc<S::V, MR, NV>,
-        (i, j): (usize, usize),
+        at: (usize, usize),
         cols: usize,
         sums: *mut f32,
     ) -> bool {
-        let plain = cols == NV * S::LANES && self.is_as_it_is();
+        let plain = cols == NV * S::LANES && Self::is_direct(&self.p.c) && self.is_plain();
         // SAFETY: as the caller promises.
-        unsafe { if plain { self.put_whole(s, acc, (i, j)) } else { spill::<S, MR, NV>(s, acc, sums) } }
+        unsafe {
+            if plain {
+                let (alpha, zero) = (s.splat(self.p.alpha), s.splat(0.0));
+                self.put_each(s, acc, at, |chain| s.fma(alpha, chain, zero));
+            } else {
+                spill::<S, MR, NV>(s, acc, sums);
+            }
+        }
         plain
     }
 
@@ -165,12 +185,8 @@ impl Store<'_> {
         unsafe { self.put_rows(s, (sums, nv * S::LANES), rows, (i, j), cols) };
     }
 
-    /// The same by a call.
-    ///
-    /// # Safety
-    /// - As there.
     #[inline(never)]
-    pub unsafe fn put_sums_apart<S: Simd>(
+    unsafe fn put_sums_apart<S: Simd>(
         &self,
         s: S,
         sums: *mut f32,

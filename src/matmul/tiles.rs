@@ -84,7 +84,7 @@ pub const fn fused<S: Simd>() -> bool {
 /// `sizes` = (rows, k, columns) of one block, which lies at `at` in C: all its tiles. This is the hot
 /// loop, compiled once for each tier, and once more for operands that are `FAR`, so that small products need not ask: for
 /// C, for the next columns, and after the last ones for `next`. A B of 16 bits, which these would widen for each tile
-/// of rows, is for few rows.
+/// of rows, is for few rows; its `k` is not 0, and it belongs at the first column.
 #[inline(never)]
 pub unsafe fn tiles<S: Simd, E: Elem, const FAR: bool>(
     s: S,
@@ -115,8 +115,8 @@ pub unsafe fn tiles<S: Simd, E: Elem, const FAR: bool>(
 /// left to decide for each tile.
 ///
 /// # Safety
-/// - As [`tiles`], of the whole product. B has strides: it is read as it lies, with columns that lie together, or from
-///   a copy in rows that fill panels.
+/// - As [`tiles`], of the whole product. B is read from a copy in rows that fill panels, or as it lies: then it has strides,
+///   and columns that lie together.
 #[inline(never)]
 pub unsafe fn whole<S: Simd>(s: S, p: &Product, copy: Option<NonNull<f32>>) {
     s.vectorize(

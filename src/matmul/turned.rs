@@ -273,9 +273,8 @@ unsafe fn rest<S: Simd, E: Elem, const M: usize>(
     last: Range<usize>,
     acc: &mut Acc<S::V, M, 1>,
 ) {
-    let mut turned = [[0.0; MAX_LANES]; 4];
     for at in last.clone().step_by(4) {
-        let n = (last.end - at).min(4);
+        let (n, mut turned) = ((last.end - at).min(4), [[0.0; MAX_LANES]; 4]);
         // SAFETY: as the caller promises.
         unsafe {
             turn(s, n, (column.wrapping_add(at), apart), &mut turned);

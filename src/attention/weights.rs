@@ -275,7 +275,10 @@ impl Wanted {
                                     let [m, inverse] = [x.total_m, x.factor].map(|of| s.splat(*of.add(lane)));
                                     number = s.mul(exp_weight(s, s.sub(number, m)), inverse);
                                 }
-                                store_up_to(s, row.cast::<E>().add(block.start + t), keys - t, number);
+                                let at = row.cast::<E>().wrapping_add(block.start + t);
+                                // The next block's. Rows apart by pages are not guessed.
+                                s.prefetch(at.wrapping_add(BLOCK + S::LANES - 1));
+                                store_up_to(s, at, keys - t, number);
                             }
                         }
                     }

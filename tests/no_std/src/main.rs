@@ -53,6 +53,10 @@ fn print(text: &str) {
 extern "C" fn main(_argc: c_int, _argv: *const *const c_char) -> c_int {
     #[cfg(feature = "bad")]
     print(["\n", "\n\n"][core::hint::black_box(_argc as usize)]);
+    // Alone, since the library is not what shows that the proof can fail, and takes long to link.
+    if cfg!(feature = "bad") {
+        return 0;
+    }
     let parts = [
         ("views", views::run as fn() -> Check),
         ("matmul", matmul::run),

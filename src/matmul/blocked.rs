@@ -41,7 +41,7 @@ const MS_PARTIAL: usize = 288;
 pub const SMALL: usize = 64;
 /// Floats between the rows of packed A beyond their length: no power of two, which would put the rows
 /// of a tile into the same sets of the L1.
-const SKEW: usize = 16;
+pub const SKEW: usize = 16;
 /// Steps of a tile from which on it asks for its part of C before it begins, if C has more bytes than so many.
 const LONG: usize = 128;
 const CACHED: usize = 512 << 10;
@@ -50,7 +50,7 @@ const IN_PLACE: usize = 16 << 10;
 /// Rows so many bytes apart, or a multiple, share a set of the L1, which holds eight.
 const CROWDED: usize = 4096;
 /// Floats to move the scratch to a cache line.
-const ALIGN: usize = 16;
+pub const ALIGN: usize = 16;
 
 /// Rows and columns of each block, and where the parts of the scratch begin.
 struct Plan {
@@ -115,30 +115,33 @@ pub unsafe fn run<S: Simd>(s: S, p: &Product, scratch: *mut f32) {
         if const { S::LANES > 1 } && is_small(m, k, n) && small::whole(s, p) {
             return;
         }
-        // C by columns is Cᵀ = Bᵀ Aᵀ by rows, with the same chain for each element. A product that would
-        // want more scratch that way stays as it is, and stores its rows across.
-        if p.c.col_stride != 1
-            && p.c.row_stride == 1
-            && p.bias.is_null()
-            && scratch_len(n, k, m) <= scratch_len(m, k, n)
+        // C by columns is Cᵀ = Bᵀ Aᵀ by rows, with the same chain for each element, and few columns are few rows. A
+        // product that would want more scratch that way stays as it is, and stores its rows across.
+        let len = scratch_len(m, k, n);
+        if p.bias.is_null()
             && let Rhs::Strided(b) = p.b
         {
-            return turned(s, p, b, scratch);
+            let by_columns = p.c.col_stride != 1 && p.c.row_stride == 1;
+            let few = const { S::LANES > 1 } && few::columns(p) && (len == 0 || few::fit(len, [n, k, m]));
+            if few || by_columns && scratch_len(n, k, m) <= len {
+                return turned(s, p, b, (scratch, len));
+            }
         }
         debug_assert!(k == p.b.k());
-        blocks(s, p, scratch);
+        blocks(s, p, (scratch, len));
     }
 }
 
 /// `Cᵀ = Bᵀ Aᵀ`. Not inlined, so that other products do without its stack.
 #[inline(never)]
-unsafe fn turned<S: Simd>(s: S, p: &Product, b: RawMat, scratch: *mut f32) {
+unsafe fn turned<S: Simd>(s: S, p: &Product, b: RawMat, scratch: (*mut f32, usize)) {
     let turned = Product { a: b.t(), b: Rhs::Strided(p.a.t()), c: p.c.t(), ..*p };
     // SAFETY: as the caller promises.
     unsafe { blocks(s, &turned, scratch) };
 }
 
-unsafe fn blocks<S: Simd>(s: S, p: &Product, scratch: *mut f32) {
+/// Products of all kinds, with a scratch and its length.
+unsafe fn blocks<S: Simd>(s: S, p: &Product, scratch: (*mut f32, usize)) {
     // SAFETY: as the caller promises.
     unsafe {
         // Half of each vector would be empty.
@@ -154,7 +157,7 @@ unsafe fn blocks<S: Simd>(s: S, p: &Product, scratch: *mut f32) {
 
 /// The five loops round [`tiles`]. Not inlined, as [`turned`].
 #[inline(never)]
-unsafe fn blocked<S: Simd>(s: S, p: &Product, scratch: *mut f32) {
+unsafe fn blocked<S: Simd>(s: S, p: &Product, (scratch, len): (*mut f32, usize)) {
     let (m, k, n) = (p.c.rows, p.a.cols, p.c.cols);
     let plan = Plan::new(m, k, n, k > KC && !Store::is_direct(&p.c));
     let b_packed = scratch.wrapping_add(scratch.align_offset(64).min(ALIGN));
@@ -162,12 +165,10 @@ unsafe fn blocked<S: Simd>(s: S, p: &Product, scratch: *mut f32) {
     let partial = scratch.wrapping_add(plan.partial_at);
     if let Rhs::Strided(b) = p.b
         && const { S::LANES > 1 }
-        && m <= few::FEW
-        && k >= few::FEW
+        && few::fit(len, [m, k, n])
     {
-        let room = few::Room { b: b_packed, a: a_packed, a_stride: plan.kc + SKEW, partial, cols: plan.nc };
-        // SAFETY: the plan has room for `kc` floats of each column, in whole panels, and for the rows of A.
-        return unsafe { few::run(s, p, b, &room) };
+        // SAFETY: as the caller promises.
+        return unsafe { few::run(s, p, b, (scratch, len)) };
     }
     // A single tile of columns reads each element once.
     let once = n <= S::NV * S::LANES;

@@ -11,7 +11,7 @@
 //! for what they read next also take packed weights, for any number of rows.
 
 use super::Product;
-use super::blocked::{KC, lies_well, rows_of};
+use super::blocked::{ALIGN, KC, SKEW, lies_well, rows_of};
 use super::store::Store;
 use super::tiles::fused;
 use super::turned;
@@ -26,6 +26,8 @@ use crate::view::RawMat;
 
 /// Up to this many rows.
 pub const FEW: usize = 16;
+/// Up to this many columns of a product whose A lies by columns.
+const MOST_COLUMNS: usize = 12;
 /// Rows of B at a time: eight rows that lie a power of two apart fill a set of the L1.
 const STEPS: usize = 8;
 /// Chains of all rows: 32 KiB, for the L2.
@@ -54,12 +56,39 @@ pub struct Room {
     pub cols: usize,
 }
 
+/// Columns at a time for which a scratch of `len` floats has room.
+fn room_for(len: usize, [m, k, n]: [usize; 3]) -> usize {
+    let kc = k.min(KC);
+    // Sums between blocks of `k` may lie apart.
+    let each = kc + if k > KC { m } else { 0 };
+    let cols = len.saturating_sub(ALIGN + m * (kc + SKEW)).checked_div(each).unwrap_or(0);
+    (cols - cols % PANEL_COLS).min(n.next_multiple_of(PANEL_COLS))
+}
+
+/// Whether a product of `[m, k, n]` is one of few rows, and a scratch of `len` floats suffices for it.
+pub fn fit(len: usize, sizes: [usize; 3]) -> bool {
+    let [m, k, n] = sizes;
+    m <= FEW && k >= FEW && room_for(len, sizes) >= n.min(STRIP)
+}
+
+/// Whether a product has so few columns that they are better taken as rows: a single one, or where columns of A lie
+/// together. Columns of C that do not lie together cost as much as some steps.
+pub fn columns(p: &Product) -> bool {
+    let Product { a, c, .. } = p;
+    let most = if a.row_stride == 1 { MOST_COLUMNS.min(a.cols / STEPS) } else { 0 };
+    c.cols <= most.max(1) && c.rows >= FEW
+}
+
 /// Computes the product with the strided B.
 ///
 /// # Safety
-/// - As `blocked::run`; `m <= FEW <= k`, and the room is there.
-pub unsafe fn run<S: Simd>(s: S, p: &Product, b: RawMat, room: &Room) {
-    let (m, n) = (p.c.rows, p.c.cols);
+/// - As `blocked::run`; the sizes [`fit`] the scratch of `len` floats.
+pub unsafe fn run<S: Simd>(s: S, p: &Product, b: RawMat, (scratch, len): (*mut f32, usize)) {
+    let (m, k, n) = (p.c.rows, p.a.cols, p.c.cols);
+    let (a_stride, cols) = (k.min(KC) + SKEW, room_for(len, [m, k, n]));
+    let a = scratch.wrapping_add(ALIGN + cols * k.min(KC));
+    let b_at = scratch.wrapping_add(scratch.align_offset(64).min(ALIGN));
+    let room = &Room { b: b_at, a, a_stride, partial: a.wrapping_add(m * a_stride), cols };
     let in_place = if b.col_stride == 1 { n - n % S::LANES } else { 0 };
     // SAFETY: as the caller promises.
     let turned = if turned::takes::<S>(m, &b) { unsafe { turned::run(s, p, b, room) } } else { 0 };

@@ -103,6 +103,8 @@ fn products_past_the_cache_blocks_stay_inside_their_operands() {
         (290, 520, 5),
         (5, 66, 514),
         (70, 1, 97),
+        (90, 600, 12),
+        (1000, 17, 1),
     ] {
         for _ in 0..4 {
             let shape = product::Shape::random((m, k, n), rng.word());

@@ -2,6 +2,9 @@
 
 /// Most lanes any tier has: the length of the arrays that hold a vector.
 pub const MAX_LANES: usize = 16;
+/// The number of each lane.
+pub const INDICES: [f32; MAX_LANES] =
+    [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0, 13.0, 14.0, 15.0];
 /// Bytes of a cache line.
 pub const LINE: usize = 64;
 

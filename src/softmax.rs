@@ -1,10 +1,12 @@
 //! Softmax and log-sum-exp of rows, and `e^x`, as public functions.
 
+use core::mem::MaybeUninit;
+
 use crate::elem::{Elem, Kind, load_up_to, store_up_to};
 use crate::error::{Error, expect_dim};
 use crate::kernel::exp;
 use crate::kernel::pack::{Grid, pack, unpack_row};
-use crate::kernel::softmax::{BLOCK, NO_MAX, row, row_max};
+use crate::kernel::softmax::{NO_MAX, PART, highest, row, row_max};
 use crate::simd::Simd;
 use crate::tier::{Tier, dispatch};
 use crate::view::{MatMut, MatRef, RawMat};
@@ -190,53 +192,69 @@ fn is_plain(x: RawMat) -> bool {
     x.kind == Kind::F32 && x.col_stride == 1
 }
 
-/// Up to a block of row `i` as floats: where it lies, or widened into the buffer.
+/// Room for a part of a row.
+type Part = MaybeUninit<[f32; PART]>;
+
+/// Calls `take` with the parts of row `i` as floats, in their order: the first column of each, where it lies, which may
+/// be a buffer, and how many columns it has.
 #[inline(always)]
-unsafe fn block<S: Simd>(
-    s: S,
-    x: RawMat,
-    i: usize,
-    j: usize,
-    n: usize,
-    buffer: &mut [f32; BLOCK],
-) -> *const f32 {
-    if is_plain(x) {
-        return x.at::<f32>(i, j).cast_const();
+unsafe fn parts<S: Simd>(s: S, x: RawMat, i: usize, mut take: impl FnMut(usize, *const f32, usize)) {
+    let mut buffer = Part::uninit();
+    let buffer = buffer.as_mut_ptr().cast::<f32>();
+    for j in (0..x.cols).step_by(PART) {
+        let n = (x.cols - j).min(PART);
+        let mut scores = x.at::<f32>(i, j).cast_const();
+        if !is_plain(x) {
+            // SAFETY: `n <= PART` columns from `j` on are inside the row and fit the buffer.
+            unsafe { pack(s, x.block(i, j, 1, n), Grid { dst: buffer, stride: PART, width: n }) };
+            scores = buffer;
+        }
+        take(j, scores, n);
     }
-    // SAFETY: `n <= BLOCK` columns from `j` on are inside the row and fit the buffer.
-    unsafe { pack(s, x.block(i, j, 1, n), Grid { dst: buffer.as_mut_ptr(), stride: BLOCK, width: n }) };
-    buffer.as_ptr()
 }
 
 /// The largest element of row `i`, NaNs apart.
 #[inline(always)]
 unsafe fn max<S: Simd>(s: S, x: RawMat, i: usize) -> f32 {
-    let mut buffer = [0.0_f32; BLOCK];
-    let mut m = NO_MAX;
-    for j in (0..x.cols).step_by(BLOCK) {
-        let n = (x.cols - j).min(BLOCK);
-        // SAFETY: `n` columns of row `i`.
-        m = unsafe { row_max(s, block(s, x, i, j, n, &mut buffer), n, m) };
+    let mut top = s.splat(NO_MAX);
+    // SAFETY: row `i`, as a whole or in parts.
+    unsafe {
+        if is_plain(x) {
+            top = row_max(s, x.at::<f32>(i, 0), x.cols, top);
+        } else {
+            parts(
+                s,
+                x,
+                i,
+                #[inline(always)]
+                |_, scores, n| top = row_max(s, scores, n, top),
+            );
+        }
     }
-    m
+    highest(s, top)
 }
 
 /// The sum of row `i`'s weights, block by block, which also go to `out` if it takes floats as they are.
 #[inline(always)]
 unsafe fn weights<S: Simd>(s: S, x: RawMat, i: usize, m: f32, out: Option<RawMat>) -> f32 {
-    let mut buffer = [0.0_f32; BLOCK];
-    let mut sum = 0.0;
-    for j in (0..x.cols).step_by(BLOCK) {
-        let n = (x.cols - j).min(BLOCK);
-        // SAFETY: `n` columns of row `i`, which the buffer has room for.
-        unsafe {
-            let scores = block(s, x, i, j, n, &mut buffer);
-            let to = match out {
-                Some(out) if is_plain(out) => out.at::<f32>(i, j),
-                _ => buffer.as_mut_ptr(),
-            };
-            sum += row(s, scores, to, n, m);
-        }
+    let (m, mut sum) = (s.splat(m), 0.0);
+    let mut buffer = Part::uninit();
+    let buffer = buffer.as_mut_ptr().cast::<f32>();
+    // SAFETY: parts of row `i`, for which the buffer has room.
+    unsafe {
+        parts(
+            s,
+            x,
+            i,
+            #[inline(always)]
+            |j, scores, n| {
+                let to = match out {
+                    Some(out) if is_plain(out) => out.at::<f32>(i, j),
+                    _ => buffer,
+                };
+                row(s, scores, to, n, m, &mut sum);
+            },
+        );
     }
     sum
 }
@@ -244,27 +262,35 @@ unsafe fn weights<S: Simd>(s: S, x: RawMat, i: usize, m: f32, out: Option<RawMat
 /// Row `i` of the output: its weights times `factor`, found again if `out` could not keep them.
 #[inline(always)]
 unsafe fn normalise<S: Simd>(s: S, x: RawMat, i: usize, m: f32, factor: f32, out: RawMat) {
-    let mut buffer = [0.0_f32; BLOCK];
-    for j in (0..x.cols).step_by(BLOCK) {
-        let n = (x.cols - j).min(BLOCK);
-        // SAFETY: `n` columns of row `i`, which the buffer has room for.
-        unsafe {
-            let mut p = buffer.as_mut_ptr();
-            if is_plain(out) {
-                p = out.at::<f32>(i, j);
-            } else {
-                let scores = block(s, x, i, j, n, &mut buffer);
-                row(s, scores, p, n, m);
-            }
-            let mut t = 0;
-            while t < n {
-                let weight = load_up_to(s, p.add(t), n - t);
-                store_up_to(s, p.add(t), n - t, s.mul(weight, s.splat(factor)));
-                t += S::LANES;
-            }
-            if !is_plain(out) {
-                unpack_row(s, p, out.block(i, j, 1, n), 0);
-            }
-        }
+    let m = s.splat(m);
+    if is_plain(out) {
+        // SAFETY: row `i`.
+        return unsafe { scale(s, out.at(i, 0), out.cols, factor) };
+    }
+    let mut buffer = Part::uninit();
+    let buffer = buffer.as_mut_ptr().cast::<f32>();
+    // SAFETY: parts of row `i`, for which the buffer has room.
+    unsafe {
+        parts(
+            s,
+            x,
+            i,
+            #[inline(always)]
+            |j, scores, n| {
+                row(s, scores, buffer, n, m, &mut 0.0);
+                scale(s, buffer, n, factor);
+                unpack_row(s, buffer, out.block(i, j, 1, n), 0);
+            },
+        );
+    }
+}
+
+/// `n` floats times `factor`.
+#[inline(always)]
+unsafe fn scale<S: Simd>(s: S, p: *mut f32, n: usize, factor: f32) {
+    for t in (0..n).step_by(S::LANES) {
+        let p = p.wrapping_add(t);
+        // SAFETY: `n - t` floats, as the caller promises.
+        unsafe { store_up_to(s, p, n - t, s.mul(load_up_to(s, p.cast_const(), n - t), s.splat(factor))) };
     }
 }

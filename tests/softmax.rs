@@ -10,8 +10,8 @@ use common::{Rng, expect, same_bits, tiers};
 use qkv::{Error, MatMut, MatRef, Softmax, Tier, exp_in_place, log_sum_exp, softmax, softmax_in_place};
 use quickcheck::{Arbitrary, Gen, QuickCheck};
 
-/// Round the lanes, the chains (4) and the blocks (64) of a sum.
-const COLS: [usize; 17] = [0, 1, 2, 3, 4, 5, 7, 8, 9, 17, 63, 64, 65, 127, 129, 200, 257];
+/// Round the lanes, the chains (4), the blocks (64) and the parts (256) of a sum.
+const COLS: [usize; 19] = [0, 1, 2, 3, 4, 5, 7, 8, 9, 17, 63, 64, 65, 127, 129, 200, 256, 257, 581];
 
 #[derive(Clone, Debug)]
 struct Rows {
@@ -145,7 +145,7 @@ fn prop_layout_and_rows_around_change_no_bits_and_types_only_round() {
 #[test]
 fn tiers_of_a_group_agree_in_every_bit() {
     let mut rng = Rng::new(4);
-    for cols in [1, 5, 64, 300] {
+    for cols in [1, 5, 64, 300, 512] {
         let x =
             Mat::new(Kind::F32, 3, cols, Layout::ROWS).fill_bits(&mut |kind| kind.bits(20.0 * rng.unit()));
         for fused in [false, true] {

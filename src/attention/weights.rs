@@ -15,7 +15,7 @@ use crate::elem::{Elem, Kind, by_kind, load_up_to, store_up_to};
 use crate::error::{Error, expect_scratch};
 use crate::kernel::exp::{exp_weight, exp_weights};
 use crate::kernel::softmax::BLOCK;
-use crate::simd::{MAX_LANES, Simd};
+use crate::simd::{INDICES, Simd};
 use crate::tier::{Tier, dispatch};
 use crate::view::{HeadsRef, RawTensor, TensorMut};
 use core::ops::Range;
@@ -135,10 +135,6 @@ struct Wanted {
 
 /// Where each row of a panel goes, or null where it is not wanted or there is none.
 type Rows = [*mut u8; MAX_PANEL];
-
-/// The keys of a vector, counted from its first one.
-const KEYS: [f32; MAX_LANES] =
-    [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0, 13.0, 14.0, 15.0];
 
 impl Wanted {
     unsafe fn write<S: Simd>(&self, s: S, p: &Problem, scratch: *mut f32) {
@@ -308,7 +304,7 @@ impl Wanted {
                     (*run.x.from.add(lane), *run.x.to.add(lane))
                 };
             }
-            let (keys, none) = (s.add(s.load(KEYS.as_ptr()), s.splat(t as f32)), s.splat(self.none()));
+            let (keys, none) = (s.add(s.load(INDICES.as_ptr()), s.splat(t as f32)), s.splat(self.none()));
             s.select_gt(s.splat(to), keys, s.select_gt(s.splat(from), keys, none, scores), none)
         }
     }

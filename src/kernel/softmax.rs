@@ -7,10 +7,12 @@
 use super::exp::{exp_weight, exp_weights};
 use super::unrolled::unrolled;
 use crate::elem::{load_up_to, store_up_to};
-use crate::simd::Simd;
+use crate::simd::{INDICES, MAX_LANES, Simd};
 
 /// Keys in a block: one rescaling and one sum each.
 pub const BLOCK: usize = 64;
+/// A part of a row is up to so many blocks.
+pub const PART: usize = 4 * BLOCK;
 /// Chains of a block's sum.
 pub const CHAINS: usize = 4;
 /// The maximum of no scores. It is finite, so that `s - m` is never `inf - inf`; no finite score is
@@ -60,60 +62,109 @@ pub unsafe fn columns<S: Simd>(s: S, scores: *mut f32, stride: usize, keys: usiz
     join(s, sums)
 }
 
-/// The largest of `n` floats and `m`; NaNs are passed over.
+/// The largest of `n` floats and of the lanes of `top`, lane by lane; NaNs are passed over.
 ///
 /// # Safety
 /// - `scores` is valid for reading `n` floats.
 #[inline(always)]
-pub unsafe fn row_max<S: Simd>(s: S, scores: *const f32, n: usize, m: f32) -> f32 {
-    let mut top = s.splat(m);
+pub unsafe fn row_max<S: Simd>(s: S, scores: *const f32, n: usize, mut top: S::V) -> S::V {
+    let mut tops = [top; CHAINS];
     let mut t = 0;
-    while t + S::LANES <= n {
-        // SAFETY: inside the `n` floats.
-        top = s.max(unsafe { s.load(scores.add(t)) }, top);
-        t += S::LANES;
+    while t + CHAINS * S::LANES <= n {
+        unrolled!(C < CHAINS => {
+            // SAFETY: inside the `n` floats.
+            tops[C] = s.max(unsafe { s.load(scores.add(t + C * S::LANES)) }, tops[C]);
+        });
+        t += CHAINS * S::LANES;
     }
-    let mut lanes = [m; crate::simd::MAX_LANES];
-    // SAFETY: the array holds a whole vector.
-    unsafe { s.store(lanes.as_mut_ptr(), top) };
-    let mut top = m;
-    for &x in &lanes {
-        top = if x > top { x } else { top };
-    }
+    top = s.max(s.max(tops[0], tops[1]), s.max(tops[2], tops[3]));
     while t < n {
-        // SAFETY: inside the `n` floats.
-        let x = unsafe { *scores.add(t) };
-        top = if x > top { x } else { top };
-        t += 1;
+        // SAFETY: at most `n - t` floats from `t` on; lanes behind them hold zeros, which do not count.
+        unsafe {
+            let (score, left) = (load_up_to(s, scores.add(t), n - t), s.splat((n - t) as f32));
+            top = s.max(s.select_gt(left, s.load(INDICES.as_ptr()), score, top), top);
+        }
+        t += S::LANES;
     }
     top
 }
 
-/// One row: writes the weights of `n <= BLOCK` scores against the maximum `m` to `weights`, which may
-/// be the scores themselves, and returns their sum, with the bits of [`columns`].
+/// The largest lane.
+#[inline(always)]
+pub fn highest<S: Simd>(s: S, top: S::V) -> f32 {
+    let mut lanes = [NO_MAX; MAX_LANES];
+    // SAFETY: the array holds a whole vector.
+    unsafe { s.store(lanes.as_mut_ptr(), top) };
+    let mut half = S::LANES / 2;
+    while half > 0 {
+        let (low, high) = lanes.split_at_mut_checked(half).unwrap_or_default();
+        for (x, &y) in low.iter_mut().zip(&*high) {
+            *x = if y > *x { y } else { *x };
+        }
+        half /= 2;
+    }
+    lanes[0]
+}
+
+/// A part of a row, which begins with a block: writes the weights of `n <= PART` scores against the maximum `m` to
+/// `weights`, which may be the scores themselves, and adds the sum of each block, with the bits of [`columns`], to `sum`.
 ///
 /// # Safety
 /// - `scores` is valid for reading `n` floats and `weights` for writing them.
 #[inline(always)]
-pub unsafe fn row<S: Simd>(s: S, scores: *const f32, weights: *mut f32, n: usize, m: f32) -> f32 {
-    debug_assert!(n <= BLOCK);
-    let m = s.splat(m);
+pub unsafe fn row<S: Simd>(s: S, scores: *const f32, weights: *mut f32, n: usize, m: S::V, sum: &mut f32) {
+    debug_assert!(n <= PART);
     let mut t = 0;
-    while t < n {
-        // SAFETY: at most `n - t` floats from `t` on.
-        unsafe {
+    // SAFETY: at most `n - t` floats from `t` on.
+    unsafe {
+        while t + CHAINS * S::LANES <= n {
+            let mut x = [m; CHAINS];
+            unrolled!(C < CHAINS => {
+                x[C] = s.sub(s.load(scores.add(t + C * S::LANES)), m);
+            });
+            let x = exp_weights(s, x);
+            unrolled!(C < CHAINS => {
+                s.store(weights.add(t + C * S::LANES), x[C]);
+            });
+            t += CHAINS * S::LANES;
+        }
+        while t < n {
             let score = load_up_to(s, scores.add(t), n - t);
             store_up_to(s, weights.add(t), n - t, exp_weight(s, s.sub(score, m)));
+            t += S::LANES;
         }
-        t += S::LANES;
     }
     // SAFETY: `n` floats that were just written.
-    row_sum(unsafe { core::slice::from_raw_parts(weights, n) })
+    unsafe {
+        if n == PART {
+            return add_blocks(weights.cast_const(), sum);
+        }
+        for j in (0..n).step_by(BLOCK) {
+            *sum += block_sum(core::slice::from_raw_parts(weights.add(j), (n - j).min(BLOCK)));
+        }
+    }
+}
+
+/// Adds the sums of the blocks of a whole part. The chains of one wait for themselves, but not for those of others.
+#[inline(always)]
+unsafe fn add_blocks(part: *const f32, sum: &mut f32) {
+    let mut sums = [[0.0_f32; CHAINS]; PART / BLOCK];
+    for i in (0..BLOCK).step_by(CHAINS) {
+        for (b, sums) in sums.iter_mut().enumerate() {
+            for (c, sum) in sums.iter_mut().enumerate() {
+                // SAFETY: inside the part.
+                *sum += unsafe { *part.wrapping_add(b * BLOCK + i + c) };
+            }
+        }
+    }
+    for block in sums {
+        *sum += join_row(block);
+    }
 }
 
 /// The sum of a block's weights in the fixed order.
 #[inline(always)]
-fn row_sum(weights: &[f32]) -> f32 {
+fn block_sum(weights: &[f32]) -> f32 {
     let mut sums = [0.0_f32; CHAINS];
     let (whole, rest) = weights.as_chunks::<CHAINS>();
     for chunk in whole {
@@ -124,5 +175,11 @@ fn row_sum(weights: &[f32]) -> f32 {
     for (sum, &weight) in sums.iter_mut().zip(rest) {
         *sum += weight;
     }
+    join_row(sums)
+}
+
+/// As [`join`].
+#[inline(always)]
+fn join_row(sums: [f32; CHAINS]) -> f32 {
     (sums[0] + sums[2]) + (sums[1] + sums[3])
 }

@@ -1,13 +1,20 @@
 //! Weights packed once into the layout that the tile reads, and used many times.
 
 use core::marker::PhantomData;
+use core::mem::MaybeUninit;
 
-use crate::elem::Elem;
+use crate::elem::{Elem, Kind, by_kind};
 #[cfg(feature = "half")]
 use crate::elem::{f32_to_bf16, f32_to_f16};
 use crate::error::{Error, expect_dim};
+use crate::kernel::pack::{Grid, pack, unpack_row};
 use crate::kernel::tile::PANEL_COLS;
-use crate::view::MatRef;
+use crate::simd::Simd;
+use crate::tier::{Tier, dispatch};
+use crate::view::{MatRef, RawMat};
+
+/// Rows that are widened before they are rounded.
+const ROWS: usize = 16;
 
 /// A `k` x `n` matrix in panels of 16 columns: `[ceil(n / 16)][k][16]`, padded with zeros.
 ///
@@ -73,15 +80,10 @@ impl<'a, T: Elem> PackedMat<'a, T> {
         let Some(storage) = storage.get_mut(..needed) else {
             return Err(Error::SliceTooShort { needed, got });
         };
-        for (j, panel) in storage.chunks_exact_mut(k.saturating_mul(PANEL_COLS).max(1)).enumerate() {
-            for (t, row) in panel.chunks_exact_mut(PANEL_COLS).enumerate() {
-                for (x, out) in row.iter_mut().enumerate() {
-                    let column = j * PANEL_COLS + x;
-                    // SAFETY: `t < k`, and the column exists where it is read.
-                    let value = if column < n { unsafe { *b.raw.at::<B>(t, column) }.widen() } else { 0.0 };
-                    *out = T::narrow(value);
-                }
-            }
+        if needed > 0 {
+            let to = storage.as_mut_ptr();
+            // SAFETY: the view is valid by construction; the storage has room for all panels.
+            dispatch!(Tier::detect(), s => unsafe { panels(s, b.raw, to.cast(), T::KIND) });
         }
         Self::from_packed(storage, k, n)
     }
@@ -144,6 +146,47 @@ impl<'a, T: Elem> PackedMat<'a, T> {
     pub fn cols(&self) -> usize {
         self.n
     }
+}
+
+/// Writes `b` in panels, a few rows at a time: of four panels together if rows lie together, since memory answers faster
+/// in order.
+///
+/// # Safety
+/// - `b` is valid for reading; `to` for writing all of its panels, of elements of `kind`.
+#[inline(never)]
+unsafe fn panels<S: Simd>(s: S, b: RawMat, to: *mut u8, kind: Kind) {
+    let mut wide = MaybeUninit::<[[f32; PANEL_COLS]; ROWS]>::uninit();
+    let wide = wide.as_mut_ptr().cast::<f32>();
+    let together = if b.col_stride == 1 { 4 * PANEL_COLS } else { PANEL_COLS };
+    for jc in (0..b.cols).step_by(together) {
+        for i in (0..b.rows).step_by(ROWS) {
+            for j in (jc..b.cols.min(jc + together)).step_by(PANEL_COLS) {
+                let (rows, cols) = (ROWS.min(b.rows - i), PANEL_COLS.min(b.cols - j));
+                // SAFETY: a part of `b`, which the buffer has room for, and its place in a panel.
+                unsafe {
+                    pack(
+                        s,
+                        b.block(i, j, rows, cols),
+                        Grid { dst: wide, stride: PANEL_COLS, width: PANEL_COLS },
+                    );
+                    let to = to.wrapping_add((j * b.rows + i * PANEL_COLS) * kind.size());
+                    rounded(s, wide, (to, kind), rows * PANEL_COLS);
+                }
+            }
+        }
+    }
+}
+
+/// Writes `n` floats as elements of another kind.
+#[inline(never)]
+unsafe fn rounded<S: Simd>(s: S, from: *const f32, (to, kind): (*mut u8, Kind), n: usize) {
+    s.vectorize(
+        #[inline(always)]
+        || {
+            // SAFETY: as the caller promises.
+            by_kind!(kind, T => unsafe { unpack_row(s, from, RawMat::row(to.cast::<T>(), n), 0) });
+        },
+    );
 }
 
 /// From `f32`, as weights are written in source code.

@@ -297,7 +297,8 @@ pub const fn f32_to_f16(x: f32) -> u16 {
     let sign = ((bits >> 16) & 0x8000) as u16;
     let magnitude = bits & 0x7fff_ffff;
     let half = if magnitude > 0x7f80_0000 {
-        0x7e00
+        // Quiet, with the payload that fits, as CPUs have it.
+        0x7e00 | (magnitude >> 13 & 0x1ff) as u16
     } else if magnitude >= 0x4780_0000 {
         // 65,536 and above, infinity too.
         0x7c00

@@ -122,7 +122,8 @@ pub unsafe fn run<S: Simd>(s: S, p: &Product, scratch: *mut f32) {
             && let Rhs::Strided(b) = p.b
         {
             let by_columns = p.c.col_stride != 1 && p.c.row_stride == 1;
-            let few = const { S::LANES > 1 } && few::columns(p) && (len == 0 || few::fit(len, [n, k, m]));
+            let few =
+                const { S::LANES > 1 } && few::columns(p) && (len == 0 || few::fit::<S>(len, n, &p.a.t()));
             if few || by_columns && scratch_len(n, k, m) <= len {
                 return turned(s, p, b, (scratch, len));
             }
@@ -165,7 +166,7 @@ unsafe fn blocked<S: Simd>(s: S, p: &Product, (scratch, len): (*mut f32, usize))
     let partial = scratch.wrapping_add(plan.partial_at);
     if let Rhs::Strided(b) = p.b
         && const { S::LANES > 1 }
-        && few::fit(len, [m, k, n])
+        && few::fit::<S>(len, m, &b)
     {
         // SAFETY: as the caller promises.
         return unsafe { few::run(s, p, b, (scratch, len)) };

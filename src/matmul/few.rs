@@ -7,8 +7,8 @@
 //!     for kk in 0..KC step STEPS a few rows of B, in the order of memory
 //!       for jr, for i            load the chains, STEPS steps of the tile, keep or store them
 //! ```
-//! What is not row-major is packed, a strip of columns at a time, and then takes one such step. Tiles that ask memory
-//! for what they read next also take packed weights, for any number of rows.
+//! Last columns that fill no vector are packed, and then take one such step. Tiles that ask memory for what they read
+//! next also take packed weights, for any number of rows.
 
 use super::Product;
 use super::blocked::{ALIGN, KC, SKEW, lies_well, rows_of};
@@ -36,8 +36,8 @@ const CHAINS: usize = 8192;
 const FAR: usize = 512 << 10;
 /// Vectors of a packed B that are asked for ahead.
 const PACKED_AHEAD: usize = 384;
-/// Columns of a packed strip.
-const STRIP: usize = 4 * PANEL_COLS;
+/// Columns at a time are a multiple of these, unless there are fewer.
+const LEAST: usize = 4 * PANEL_COLS;
 
 /// Of all elements of B.
 pub fn bytes(b: &RawMat) -> usize {
@@ -46,7 +46,7 @@ pub fn bytes(b: &RawMat) -> usize {
 
 /// Where the parts of the scratch are: they are those of the blocked product, and no larger.
 pub struct Room {
-    /// Chains, or a strip of B: `FEW <= k`, and `kc` floats for each column in whole panels.
+    /// Chains, or last columns of B: `FEW <= k`, and `kc` floats for each column in whole panels.
     pub b: *mut f32,
     /// Rows of A.
     pub a: *mut f32,
@@ -65,10 +65,13 @@ fn room_for(len: usize, [m, k, n]: [usize; 3]) -> usize {
     (cols - cols % PANEL_COLS).min(n.next_multiple_of(PANEL_COLS))
 }
 
-/// Whether a product of `[m, k, n]` is one of few rows, and a scratch of `len` floats suffices for it.
-pub fn fit(len: usize, sizes: [usize; 3]) -> bool {
-    let [m, k, n] = sizes;
-    m <= FEW && k >= FEW && room_for(len, sizes) >= n.min(STRIP)
+/// Whether `m` rows are few, for a B that can be read where it lies, and a scratch of `len` floats suffices.
+pub fn fit<S: Simd>(len: usize, m: usize, b: &RawMat) -> bool {
+    let (k, n) = (b.rows, b.cols);
+    m <= FEW
+        && k >= FEW
+        && (b.col_stride == 1 || turned::takes::<S>(m, b))
+        && room_for(len, [m, k, n]) >= n.min(LEAST)
 }
 
 /// Whether a product has so few columns that they are better taken as rows: a single one, or where columns of A lie
@@ -82,23 +85,24 @@ pub fn columns(p: &Product) -> bool {
 /// Computes the product with the strided B.
 ///
 /// # Safety
-/// - As `blocked::run`; the sizes [`fit`] the scratch of `len` floats.
+/// - As `blocked::run`; the sizes [`fit`] a scratch of `len` floats.
 pub unsafe fn run<S: Simd>(s: S, p: &Product, b: RawMat, (scratch, len): (*mut f32, usize)) {
     let (m, k, n) = (p.c.rows, p.a.cols, p.c.cols);
     let (a_stride, cols) = (k.min(KC) + SKEW, room_for(len, [m, k, n]));
     let a = scratch.wrapping_add(ALIGN + cols * k.min(KC));
     let b_at = scratch.wrapping_add(scratch.align_offset(64).min(ALIGN));
     let room = &Room { b: b_at, a, a_stride, partial: a.wrapping_add(m * a_stride), cols };
-    let in_place = if b.col_stride == 1 { n - n % S::LANES } else { 0 };
+    // Columns that fill vectors are read where they lie.
+    let lie = b.col_stride == 1;
     // SAFETY: as the caller promises.
-    let turned = if turned::takes::<S>(m, &b) { unsafe { turned::run(s, p, b, room) } } else { 0 };
-    let cols = (CHAINS / m.max(1)).next_multiple_of(STRIP).min(room.cols);
-    let places = (0..in_place).step_by(cols.max(1)).map(|j| (j, cols.min(in_place - j), true));
-    let strips = (in_place.max(turned)..n).step_by(STRIP).map(|j| (j, STRIP.min(n - j), false));
+    let whole = if lie { n - n % S::LANES } else { unsafe { turned::run(s, p, b, room) } };
+    let cols = (CHAINS / m.max(1)).next_multiple_of(LEAST).min(room.cols);
+    let places = (0..if lie { whole } else { 0 }).step_by(cols.max(1)).map(|j| (j, cols.min(whole - j)));
+    let rest = (whole < n).then_some((whole, n - whole));
     let is_far = bytes(&b) >= FAR;
     // What the L2 holds need not be read in order, so that chains stay in registers.
     let steps = if lies_well::<S>(&b) { KC } else { STEPS };
-    for (jc, nc, in_place) in places.chain(strips) {
+    for (jc, nc) in places.chain(rest) {
         for pc in (0..p.a.cols).step_by(KC) {
             let kc = (p.a.cols - pc).min(KC);
             let store = Store::block(p, (0, jc), pc..pc + kc, (room.partial, room.cols));
@@ -106,7 +110,7 @@ pub unsafe fn run<S: Simd>(s: S, p: &Product, b: RawMat, (scratch, len): (*mut f
             unsafe {
                 let a = rows_of(s, p.a.block(0, pc, m, kc), true, room.a, room.a_stride);
                 let b = b.block(pc, jc, kc, nc);
-                if in_place {
+                if jc < whole {
                     by_kind!(b.kind, E => {
                         let ptr = b.at::<E>(0, 0).cast_const();
                         let b = Panels { ptr, row_stride: b.row_stride, panel_stride: PANEL_COLS, col_stride: 1 };

@@ -209,14 +209,14 @@ fn few_rows_have_the_bits_they_have_among_many() {
     let mut rng = Rng::new(17);
     for k in [15, 16, 64, 512, 513, 1029] {
         for n in [1, 31, 65, 2049] {
-            let any = Shape::random((19, k, n), rng.word());
+            let any = Shape::random((27, k, n), rng.word());
             // Columns that lie together are turned in registers.
             let layouts = [any.layouts[0], Layout::COLUMNS, any.layouts[2]];
             for many in [Shape { layouts, ..any.clone() }, any] {
                 let product = many.product();
                 for tier in tiers() {
                     let whole = product.run(tier).bits();
-                    for m in [1, 2, 3, 4, 5, 6, 7, 8, 15, 16] {
+                    for m in [1, 2, 3, 4, 5, 6, 7, 8, 15, 16, 24] {
                         let few = alone(&product, 0..m);
                         let c = few.run(tier);
                         expect(c.check_guards(&few.c), (tier, m, &many));
@@ -236,12 +236,12 @@ fn few_rows_against_a_large_b_have_the_bits_they_have_among_more() {
     for (layout, kind) in layouts.into_iter().flat_map(|layout| Kind::ALL.map(|kind| (layout, kind))) {
         let layouts = [Layout::ROWS, layout, Layout::ROWS];
         let kinds = [Kind::F32, kind, kind];
-        let more = Shape { layouts, kinds, beta: 1.0, ..Shape::plain(17, 2051, 2053, 23) };
+        let more = Shape { layouts, kinds, beta: 1.0, ..Shape::plain(25, 2051, 2053, 23) };
         let product = more.product();
         for one in [Tier::detect(), Tier::portable()] {
             let whole = product.run(one).bits();
             for tier in tiers().into_iter().filter(|tier| tier.is_fused() == one.is_fused()) {
-                for m in [1, 2, 3, 4, 9] {
+                for m in [1, 2, 3, 4, 9, 20] {
                     let few = alone(&product, 0..m);
                     let c = few.run(tier);
                     expect(c.check_guards(&few.c), (tier, m, &more));

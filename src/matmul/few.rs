@@ -15,7 +15,7 @@ use super::blocked::{ALIGN, KC, SKEW, lies_well, rows_of};
 use super::store::Store;
 use super::tiles::fused;
 use super::turned;
-use crate::elem::{Elem, by_kind};
+use crate::elem::{Elem, Kind, by_kind};
 use crate::kernel::pack::{Grid, pack};
 use crate::kernel::tile::{
     Acc, PANEL_COLS, Panels, Rows, share, side_by_side, tile, tile_while, with_rows, with_vectors, zero,
@@ -24,8 +24,13 @@ use crate::kernel::unrolled::unrolled;
 use crate::simd::{LINE, Simd};
 use crate::view::RawMat;
 
-/// Up to this many rows.
-pub const FEW: usize = 16;
+/// Up to this many rows are few.
+const FEW: usize = 16;
+/// Or up to so many of floats that caches hold, or that memory has: there packing costs more.
+const MORE: usize = 24;
+const LARGE: usize = 2 << 20;
+/// Steps, and columns instead of rows, that a product of few rows has.
+const SOME: usize = 16;
 /// Up to this many columns of a product whose A lies by columns.
 const MOST_COLUMNS: usize = 12;
 /// Rows of B at a time: eight rows that lie a power of two apart fill a set of the L1.
@@ -46,7 +51,7 @@ pub fn bytes(b: &RawMat) -> usize {
 
 /// Where the parts of the scratch are: they are those of the blocked product, and no larger.
 pub struct Room {
-    /// Chains, or last columns of B: `FEW <= k`, and `kc` floats for each column in whole panels.
+    /// Chains, or last columns of B: at least as many steps as rows, and `kc` floats for each column in whole panels.
     pub b: *mut f32,
     /// Rows of A.
     pub a: *mut f32,
@@ -68,8 +73,9 @@ fn room_for(len: usize, [m, k, n]: [usize; 3]) -> usize {
 /// Whether `m` rows are few, for a B that can be read where it lies, and a scratch of `len` floats suffices.
 pub fn fit<S: Simd>(len: usize, m: usize, b: &RawMat) -> bool {
     let (k, n) = (b.rows, b.cols);
-    m <= FEW
-        && k >= FEW
+    let more = (b.kind == Kind::F32 || const { !fused::<S>() }) && (lies_well::<S>(b) || bytes(b) >= LARGE);
+    m <= if more { MORE } else { FEW }
+        && k >= m.max(SOME)
         && (b.col_stride == 1 || turned::takes::<S>(m, b))
         && room_for(len, [m, k, n]) >= n.min(LEAST)
 }
@@ -79,7 +85,7 @@ pub fn fit<S: Simd>(len: usize, m: usize, b: &RawMat) -> bool {
 pub fn columns(p: &Product) -> bool {
     let Product { a, c, .. } = p;
     let most = if a.row_stride == 1 { MOST_COLUMNS.min(a.cols / STEPS) } else { 0 };
-    c.cols <= most.max(1) && c.rows >= FEW
+    c.cols <= most.max(1) && c.rows >= SOME
 }
 
 /// Computes the product with the strided B.

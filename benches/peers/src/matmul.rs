@@ -43,9 +43,9 @@ impl Shape {
         if self.transposed { self.k } else { self.n }
     }
 
-    /// The weights are read once for few rows: then memory may be what limits.
+    /// The weights are read once for few rows, or for a column: then memory may be what limits.
     fn reads(&self) -> bool {
-        self.m <= 16 && self.n > self.m && self.k > self.m
+        self.n == 1 || self.m <= 16 && self.n > self.m && self.k > self.m
     }
 }
 
@@ -72,6 +72,9 @@ pub fn shapes(quick: bool) -> Vec<Shape> {
     add("layers", [512, 512, 64], &turned);
     add("tall", [4096, 8, 256], &plain);
     add("tall", [4096, 16, 256], &plain);
+    for n in [256, 768, 4096] {
+        add("column", [n, 1, n], &plain);
+    }
     for kind in [plain, turned] {
         for m in [1, 2, 4, 8, 16] {
             add("few-rows", [m, 4096, 4096], &kind);
@@ -152,11 +155,13 @@ pub fn measure(
     }
     contenders.push(Contender::chains()?);
     if shape.reads() {
-        let read = |product: &mut Product| _ = black_box(sum_bits(&product.b));
+        let read = |product: &mut Product| {
+            black_box(sum_bits(if product.shape.n == 1 { &product.a } else { &product.b }));
+        };
         contenders.push(Contender::on("read", &product, read));
     }
     in_turn(&mut contenders, plan, |round| product.borrow_mut().place(round), progress)?;
-    let bytes = (size_of::<f32>() * k * n) as f64;
+    let bytes = (size_of::<f32>() * k * if n == 1 { m } else { n }) as f64;
     let row = Row::new(shape.group, shape.name(), shape.flops(), bytes, &contenders);
     Ok(Row { wrong, ..row })
 }

@@ -203,12 +203,13 @@ unsafe fn parts<S: Simd>(s: S, x: RawMat, i: usize, mut take: impl FnMut(usize, 
     let buffer = buffer.as_mut_ptr().cast::<f32>();
     for j in (0..x.cols).step_by(PART) {
         let n = (x.cols - j).min(PART);
-        let mut scores = x.at::<f32>(i, j).cast_const();
-        if !is_plain(x) {
+        let scores = if is_plain(x) {
+            x.at::<f32>(i, j).cast_const()
+        } else {
             // SAFETY: `n <= PART` columns from `j` on are inside the row and fit the buffer.
             unsafe { pack(s, x.block(i, j, 1, n), Grid { dst: buffer, stride: PART, width: n }) };
-            scores = buffer;
-        }
+            buffer
+        };
         take(j, scores, n);
     }
 }

@@ -153,51 +153,33 @@ fn exp_slice<S: Simd>(s: S, x: &mut [f32]) {
     );
 }
 
-unsafe fn all_rows<S: Simd>(s: S, x: RawMat, out: RawMat) {
-    // SAFETY: as the caller promises.
-    unsafe { if const { S::LANES == 1 } { rows::<S, BLOCK>(s, x, out) } else { rows::<S, PART>(s, x, out) } }
-}
-
-/// All rows, in parts of `N` columns.
 #[inline(never)]
-unsafe fn rows<S: Simd, const N: usize>(s: S, x: RawMat, out: RawMat) {
+unsafe fn all_rows<S: Simd>(s: S, x: RawMat, out: RawMat) {
     s.vectorize(
         #[inline(always)]
         || {
             for i in 0..x.rows {
                 // SAFETY: row `i` of both.
                 unsafe {
-                    let m = max::<S, N>(s, x, i);
-                    let sum = weights::<S, N>(s, x, i, m, Some(out));
-                    normalise::<S, N>(s, x, i, m, if sum == 0.0 { 0.0 } else { 1.0 / sum }, out);
+                    let m = max(s, x, i);
+                    let sum = weights(s, x, i, m, Some(out));
+                    normalise(s, x, i, m, if sum == 0.0 { 0.0 } else { 1.0 / sum }, out);
                 }
             }
         },
     );
 }
 
-unsafe fn all_log_sum_exps<S: Simd>(s: S, x: RawMat, out: &mut [f32]) {
-    // SAFETY: as the caller promises.
-    unsafe {
-        if const { S::LANES == 1 } {
-            log_sum_exps::<S, BLOCK>(s, x, out)
-        } else {
-            log_sum_exps::<S, PART>(s, x, out)
-        }
-    }
-}
-
-/// As [`rows`].
 #[inline(never)]
-unsafe fn log_sum_exps<S: Simd, const N: usize>(s: S, x: RawMat, out: &mut [f32]) {
+unsafe fn all_log_sum_exps<S: Simd>(s: S, x: RawMat, out: &mut [f32]) {
     s.vectorize(
         #[inline(always)]
         || {
             for (i, lse) in out.iter_mut().enumerate() {
                 // SAFETY: there is a row for each output.
                 unsafe {
-                    let m = max::<S, N>(s, x, i);
-                    let sum = weights::<S, N>(s, x, i, m, None);
+                    let m = max(s, x, i);
+                    let sum = weights(s, x, i, m, None);
                     *lse = if sum == 0.0 { f32::NEG_INFINITY } else { m + libm::logf(sum) };
                 }
             }
@@ -210,48 +192,52 @@ fn is_plain(x: RawMat) -> bool {
     x.kind == Kind::F32 && x.col_stride == 1
 }
 
-/// Room for a part of a row: on small processors a block, since stack counts.
-type Part<const N: usize> = MaybeUninit<[f32; N]>;
+/// Columns of a part of a row. On small processors a block, since stack counts.
+const fn part<S: Simd>() -> usize {
+    if S::LANES == 1 { BLOCK } else { PART }
+}
 
-/// Calls `take` with the parts of row `i` as floats, in their order: the first column of each, where it lies, which may
-/// be a buffer, and how many columns it has.
+/// Calls `take` with the parts of row `i` as floats, in their order: the first column of each, where it lies, room for as
+/// many floats, which may be where it lies, and how many columns it has.
 #[inline(always)]
-unsafe fn parts<S: Simd, const N: usize>(
+unsafe fn parts<S: Simd>(
     s: S,
     x: RawMat,
     i: usize,
-    mut take: impl FnMut(usize, *const f32, usize),
+    mut take: impl FnMut(usize, *const f32, *mut f32, usize),
 ) {
-    let mut buffer = Part::<N>::uninit();
-    let buffer = buffer.as_mut_ptr().cast::<f32>();
-    for j in (0..x.cols).step_by(N) {
-        let n = (x.cols - j).min(N);
+    // Large enough for a part with one lane and with more.
+    let mut room = MaybeUninit::<[S::V; BLOCK]>::uninit();
+    let room = room.as_mut_ptr().cast::<f32>();
+    const { assert!(part::<S>() <= BLOCK * S::LANES) };
+    for j in (0..x.cols).step_by(const { part::<S>() }) {
+        let n = (x.cols - j).min(part::<S>());
         let scores = if is_plain(x) {
-            x.at::<f32>(i, j).cast_const()
+            x.at::<f32>(i, j)
         } else {
-            // SAFETY: `n <= N` columns from `j` on are inside the row and fit the buffer.
-            unsafe { pack(s, x.block(i, j, 1, n), Grid { dst: buffer, stride: N, width: n }) };
-            buffer
+            // SAFETY: columns from `j` on are inside the row and fit the room.
+            unsafe { pack(s, x.block(i, j, 1, n), Grid { dst: room, stride: n, width: n }) };
+            room
         };
-        take(j, scores, n);
+        take(j, scores.cast_const(), room, n);
     }
 }
 
 /// The largest element of row `i`, NaNs apart.
 #[inline(always)]
-unsafe fn max<S: Simd, const N: usize>(s: S, x: RawMat, i: usize) -> f32 {
+unsafe fn max<S: Simd>(s: S, x: RawMat, i: usize) -> f32 {
     let mut top = s.splat(NO_MAX);
     // SAFETY: row `i`, as a whole or in parts.
     unsafe {
         if is_plain(x) {
             top = row_max(s, x.at::<f32>(i, 0), x.cols, top);
         } else {
-            parts::<S, N>(
+            parts(
                 s,
                 x,
                 i,
                 #[inline(always)]
-                |_, scores, n| top = row_max(s, scores, n, top),
+                |_, scores, _, n| top = row_max(s, scores, n, top),
             );
         }
     }
@@ -260,21 +246,19 @@ unsafe fn max<S: Simd, const N: usize>(s: S, x: RawMat, i: usize) -> f32 {
 
 /// The sum of row `i`'s weights, block by block, which also go to `out` if it takes floats as they are.
 #[inline(always)]
-unsafe fn weights<S: Simd, const N: usize>(s: S, x: RawMat, i: usize, m: f32, out: Option<RawMat>) -> f32 {
+unsafe fn weights<S: Simd>(s: S, x: RawMat, i: usize, m: f32, out: Option<RawMat>) -> f32 {
     let (m, mut sum) = (s.splat(m), 0.0);
-    let mut buffer = Part::<N>::uninit();
-    let buffer = buffer.as_mut_ptr().cast::<f32>();
-    // SAFETY: parts of row `i`, for which the buffer has room.
+    // SAFETY: parts of row `i`.
     unsafe {
-        parts::<S, N>(
+        parts(
             s,
             x,
             i,
             #[inline(always)]
-            |j, scores, n| {
+            |j, scores, room, n| {
                 let to = match out {
                     Some(out) if is_plain(out) => out.at::<f32>(i, j),
-                    _ => buffer,
+                    _ => room,
                 };
                 row(s, scores, to, n, m, &mut sum);
             },
@@ -285,25 +269,23 @@ unsafe fn weights<S: Simd, const N: usize>(s: S, x: RawMat, i: usize, m: f32, ou
 
 /// Row `i` of the output: its weights times `factor`, found again if `out` could not keep them.
 #[inline(always)]
-unsafe fn normalise<S: Simd, const N: usize>(s: S, x: RawMat, i: usize, m: f32, factor: f32, out: RawMat) {
+unsafe fn normalise<S: Simd>(s: S, x: RawMat, i: usize, m: f32, factor: f32, out: RawMat) {
     let m = s.splat(m);
     if is_plain(out) {
         // SAFETY: row `i`.
         return unsafe { scale(s, out.at(i, 0), out.cols, factor) };
     }
-    let mut buffer = Part::<N>::uninit();
-    let buffer = buffer.as_mut_ptr().cast::<f32>();
-    // SAFETY: parts of row `i`, for which the buffer has room.
+    // SAFETY: parts of row `i`.
     unsafe {
-        parts::<S, N>(
+        parts(
             s,
             x,
             i,
             #[inline(always)]
-            |j, scores, n| {
-                row(s, scores, buffer, n, m, &mut 0.0);
-                scale(s, buffer, n, factor);
-                unpack_row(s, buffer, out.block(i, j, 1, n), 0);
+            |j, scores, room, n| {
+                row(s, scores, room, n, m, &mut 0.0);
+                scale(s, room, n, factor);
+                unpack_row(s, room, out.block(i, j, 1, n), 0);
             },
         );
     }

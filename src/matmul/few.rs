@@ -24,13 +24,11 @@ use crate::kernel::unrolled::unrolled;
 use crate::simd::{LINE, Simd};
 use crate::view::RawMat;
 
-/// Up to this many rows are few.
+/// Up to this many rows are few; fewer steps, or columns instead of rows, are too few.
 const FEW: usize = 16;
 /// Or up to so many of floats that caches hold, or that memory has: there packing costs more.
 const MORE: usize = 24;
 const LARGE: usize = 2 << 20;
-/// Steps, and columns instead of rows, that a product of few rows has.
-const SOME: usize = 16;
 /// Up to this many columns of a product whose A lies by columns.
 const MOST_COLUMNS: usize = 12;
 /// Rows of B at a time: eight rows that lie a power of two apart fill a set of the L1.
@@ -75,7 +73,7 @@ pub fn fit<S: Simd>(len: usize, m: usize, b: &RawMat) -> bool {
     let (k, n) = (b.rows, b.cols);
     let more = (b.kind == Kind::F32 || const { !fused::<S>() }) && (lies_well::<S>(b) || bytes(b) >= LARGE);
     m <= if more { MORE } else { FEW }
-        && k >= m.max(SOME)
+        && k >= m.max(FEW)
         && (b.col_stride == 1 || turned::takes::<S>(m, b))
         && room_for(len, [m, k, n]) >= n.min(LEAST)
 }
@@ -85,7 +83,7 @@ pub fn fit<S: Simd>(len: usize, m: usize, b: &RawMat) -> bool {
 pub fn columns(p: &Product) -> bool {
     let Product { a, c, .. } = p;
     let most = if a.row_stride == 1 { MOST_COLUMNS.min(a.cols / STEPS) } else { 0 };
-    c.cols <= most.max(1) && c.rows >= SOME
+    c.cols <= most.max(1) && c.rows >= FEW
 }
 
 /// Computes the product with the strided B.

@@ -274,18 +274,3 @@ fn calls_without_elements_return_at_once_whatever_their_length() {
         assert_eq!(Attention::new().causal().run(heads(len), heads(len), heads(len), out, scratch), expected);
     }
 }
-
-#[test]
-fn numbers_of_heads_must_be_as_many_as_the_heads() {
-    let (x, mut out) = ([1.0_f32; 6], [9.0_f32; 6]);
-    let heads = |x| HeadsRef::token_major(x, 1, 3, 2).expect("six numbers");
-    for (options, dim) in [
-        (Attention::new().alibi(&[1.0; 2]), "n_heads (length of the slopes)"),
-        (Attention::new().sinks(&[1.0; 2]), "n_heads (length of the sinks)"),
-    ] {
-        let to = HeadsMut::token_major(&mut out, 1, 3, 2).expect("six numbers");
-        let result = options.run(heads(&x), heads(&x), heads(&x), to, &mut [0.0; 32_768]);
-        assert_eq!(result, Err(Error::DimMismatch { dim, expected: 3, got: 2 }));
-    }
-    assert_eq!(out, [9.0; 6]);
-}

@@ -10,7 +10,7 @@ use super::tiles::{self, Next, fused, tiles};
 use super::{Product, Rhs};
 use crate::elem::{Elem, Kind, by_kind};
 use crate::kernel::pack::{Grid, pack};
-use crate::kernel::tile::{PANEL_COLS, Panels, Rows, packed, side_by_side};
+use crate::kernel::tile::{PANEL_COLS, Panels, Rows, packed, share, side_by_side};
 use crate::simd::Simd;
 use crate::view::RawMat;
 
@@ -25,12 +25,14 @@ pub unsafe fn whole<S: Simd>(s: S, p: &Product) -> bool {
     if !short && !p.c.cols.is_multiple_of(S::LANES) {
         return false;
     }
-    let Rhs::Strided(b) = &p.b else { return false };
+    let (Rhs::Strided(b), n) = (&p.b, p.c.cols) else { return false };
     let whole =
         b.col_stride == 1 && p.a.kind == Kind::F32 && b.kind == Kind::F32 && Store::whole(p).is_as_it_is();
     if whole {
         // SAFETY: as the caller promises; all of it is as the tiles ask.
-        unsafe { if short { tiles::whole(s.few(), p, None) } else { tiles::whole(s, p, None) } }
+        unsafe {
+            if short { tiles::whole(s.few(), p, (0, n), None) } else { tiles::whole(s, p, (0, n), None) }
+        }
     }
     whole
 }
@@ -67,22 +69,38 @@ pub unsafe fn run<S: Simd>(s: S, p: &Product) {
             unsafe { strips::<S, E>(s, &p.a, panels, 0, direct, &store) };
         });
     }
-    if !one_lane && direct < n {
-        let run = if n - direct > PANEL_COLS { through::<S, SMALL> } else { through::<S, PANEL_COLS> };
-        // SAFETY: `k <= SMALL` rows, and as many columns as are said.
-        unsafe { run(s, p, direct, &store) };
+    if one_lane || direct == n {
+        return;
+    }
+    // SAFETY: `k <= SMALL` rows, and as many columns as are said.
+    unsafe {
+        if n - direct <= PANEL_COLS {
+            return through::<S, 1>(s, p, (direct, n - direct), &store);
+        }
+        // With a buffer for A there is room for less of B.
+        let (run, most): (Through<S>, usize) =
+            if p.a.kind == Kind::F32 { (through::<S, 3>, 3) } else { (through::<S, 2>, 2) };
+        let mut j = direct;
+        while j < n {
+            let left = n - j;
+            let panels = if left <= most * PANEL_COLS { most } else { share(left / PANEL_COLS, most) };
+            let cols = left.min(panels * PANEL_COLS);
+            run(s, p, (j, cols), &store);
+            j += cols;
+        }
     }
 }
 
-/// All rows of a small A against up to `COLS` columns of B, those from `j` on, through a buffer. Not inlined, so that
-/// it is on the stack only then.
+type Through<S> = unsafe fn(S, &Product, (usize, usize), &Store);
+
+/// All rows of a small A against `n` columns of B, up to `PANELS` panels, from column `j` on, through a buffer. Not
+/// inlined, so that it is on the stack only then.
 #[inline(never)]
-unsafe fn through<S: Simd, const COLS: usize>(s: S, p: &Product, j: usize, store: &Store) {
-    let mut rows = MaybeUninit::<[[f32; COLS]; SMALL]>::uninit();
+unsafe fn through<S: Simd, const PANELS: usize>(s: S, p: &Product, (j, n): (usize, usize), store: &Store) {
+    let mut rows = MaybeUninit::<[[[f32; PANEL_COLS]; PANELS]; SMALL]>::uninit();
     let rows = rows.as_mut_ptr().cast::<f32>();
-    let (k, n) = (p.a.cols, p.c.cols - j);
-    let width = n.next_multiple_of(PANEL_COLS);
-    // SAFETY: `k <= SMALL` rows of `n <= COLS` columns fit the buffer.
+    let (k, width) = (p.a.cols, n.next_multiple_of(PANEL_COLS));
+    // SAFETY: `k <= SMALL` rows of `n` columns fit the buffer.
     unsafe {
         match p.b {
             Rhs::Strided(b) => pack(s, b.block(0, j, k, n), Grid { dst: rows, stride: width, width }),
@@ -94,8 +112,8 @@ unsafe fn through<S: Simd, const COLS: usize>(s: S, p: &Product, j: usize, store
                 }
             }),
         }
-        if j == 0 && n.is_multiple_of(S::LANES) && p.a.kind == Kind::F32 && store.is_as_it_is() {
-            return tiles::whole(s, p, NonNull::new(rows));
+        if n.is_multiple_of(S::LANES) && p.a.kind == Kind::F32 && store.is_as_it_is() {
+            return tiles::whole(s, p, (j, n), NonNull::new(rows));
         }
         strips::<S, f32>(s, &p.a, side_by_side(rows, width), j, n, store);
     }
@@ -110,7 +128,7 @@ unsafe fn strips<S: Simd, E: Elem>(s: S, a: &RawMat, b: Panels<E>, j: usize, col
             tiles::<S, E, false>(s, (a.rows, a.cols, cols), rows, b, (0, j), store, Next::NOTHING)
         };
     }
-    let run = if const { S::LANES == 1 } { widened::<S, E, 8> } else { widened::<S, E, 48> };
+    let run = if const { S::LANES == 1 } { widened::<S, E, 8> } else { widened::<S, E, 24> };
     // SAFETY: as above.
     unsafe { run(s, a, b, j, cols, store) }
 }

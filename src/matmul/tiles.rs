@@ -111,27 +111,27 @@ pub unsafe fn tiles<S: Simd, E: Elem, const FAR: bool>(
     );
 }
 
-/// All tiles of a product of floats whose sums are what C gets, in whole vectors, straight from the operands: nothing is
-/// left to decide for each tile.
+/// All tiles of `n` columns, from column `j` on, of a product of floats whose sums are what C gets, in whole vectors,
+/// straight from the operands: nothing is left to decide for each tile.
 ///
 /// # Safety
-/// - As [`tiles`], of the whole product. B is read from a copy in rows that fill panels, or as it lies: then it has strides,
-///   and columns that lie together.
+/// - As [`tiles`]. These columns of B are read from a copy in rows that fill panels, or as they lie: then B has strides,
+///   columns that lie together, and `j` is 0.
 #[inline(never)]
-pub unsafe fn whole<S: Simd>(s: S, p: &Product, copy: Option<NonNull<f32>>) {
+pub unsafe fn whole<S: Simd>(s: S, p: &Product, (j, n): (usize, usize), copy: Option<NonNull<f32>>) {
     s.vectorize(
         #[inline(always)]
         move || {
             let b = match (copy, &p.b) {
-                (Some(rows), _) => kernel::side_by_side(rows.as_ptr(), p.c.cols.next_multiple_of(PANEL_COLS)),
+                (Some(rows), _) => kernel::side_by_side(rows.as_ptr(), n.next_multiple_of(PANEL_COLS)),
                 (None, Rhs::Strided(b)) => kernel::side_by_side(b.at::<f32>(0, 0), b.row_stride),
                 _ => return,
             };
             let rows =
                 Rows { ptr: p.a.at::<f32>(0, 0), row_stride: p.a.row_stride, col_stride: p.a.col_stride };
-            let (sizes, store) = ((p.c.rows, p.a.cols, p.c.cols), Store::whole(p));
+            let (sizes, store) = ((p.c.rows, p.a.cols, n), Store::whole(p));
             // SAFETY: as the caller promises.
-            unsafe { columns::<S, f32, false, true>(s, sizes, (&rows, &b), (0, 0), &store, Next::NOTHING) };
+            unsafe { columns::<S, f32, false, true>(s, sizes, (&rows, &b), (0, j), &store, Next::NOTHING) };
         },
     );
 }

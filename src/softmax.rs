@@ -6,8 +6,8 @@ use crate::elem::{Elem, Kind, load_up_to, store_up_to};
 use crate::error::{Error, expect_dim};
 use crate::kernel::exp;
 use crate::kernel::pack::{Grid, pack, unpack_row};
-use crate::kernel::softmax::{BLOCK, NO_MAX, PART, highest, row, row_max};
-use crate::simd::Simd;
+use crate::kernel::softmax::{BLOCK, CHAINS, NO_MAX, PART, columns, highest, row, row_max};
+use crate::simd::{MAX_LANES, Simd};
 use crate::tier::{Tier, dispatch};
 use crate::view::{MatMut, MatRef, RawMat};
 
@@ -158,12 +158,16 @@ unsafe fn all_rows<S: Simd>(s: S, x: RawMat, out: RawMat) {
     s.vectorize(
         #[inline(always)]
         || {
+            if lie_together::<S>(x) {
+                // SAFETY: the rows of both.
+                return unsafe { down(s, x, Some(out), |_, _, _| ()) };
+            }
             for i in 0..x.rows {
                 // SAFETY: row `i` of both.
                 unsafe {
                     let m = max(s, x, i);
                     let sum = weights(s, x, i, m, Some(out));
-                    normalise(s, x, i, m, if sum == 0.0 { 0.0 } else { 1.0 / sum }, out);
+                    normalise(s, x, i, m, inverse(sum), out);
                 }
             }
         },
@@ -175,16 +179,140 @@ unsafe fn all_log_sum_exps<S: Simd>(s: S, x: RawMat, out: &mut [f32]) {
     s.vectorize(
         #[inline(always)]
         || {
-            for (i, lse) in out.iter_mut().enumerate() {
+            let lse = |m: f32, sum: f32| if sum == 0.0 { f32::NEG_INFINITY } else { m + libm::logf(sum) };
+            if lie_together::<S>(x) {
+                let put = |i: usize, m, sum| {
+                    if let Some(to) = out.get_mut(i) {
+                        *to = lse(m, sum);
+                    }
+                };
+                // SAFETY: the rows of `x`.
+                return unsafe { down(s, x, None, put) };
+            }
+            for (i, to) in out.iter_mut().enumerate() {
                 // SAFETY: there is a row for each output.
                 unsafe {
                     let m = max(s, x, i);
-                    let sum = weights(s, x, i, m, None);
-                    *lse = if sum == 0.0 { f32::NEG_INFINITY } else { m + libm::logf(sum) };
+                    *to = lse(m, weights(s, x, i, m, None));
                 }
             }
         },
     );
+}
+
+/// What weights of this sum are multiplied by: those of a row that has only minus infinities are zeros.
+fn inverse(sum: f32) -> f32 {
+    if sum == 0.0 { 0.0 } else { 1.0 / sum }
+}
+
+/// Whether columns lie apart, but rows together, enough of them for a vector that holds an element of each. Parts of
+/// portable vectors are slow.
+#[inline(always)]
+fn lie_together<S: Simd>(x: RawMat) -> bool {
+    let enough = const { if S::FUSED { 3 } else { S::LANES } };
+    S::LANES > 1 && x.rows >= enough && x.row_stride == 1 && x.col_stride != 1
+}
+
+/// Softmax of rows that [`lie_together`], in the lanes: the same steps for each as row by row. Calls `each` with every
+/// row, its maximum and its sum.
+///
+/// # Safety
+/// - The views are valid, and of one shape.
+#[inline(always)]
+unsafe fn down<S: Simd>(s: S, x: RawMat, out: Option<RawMat>, mut each: impl FnMut(usize, f32, f32)) {
+    let mut room = MaybeUninit::<[S::V; BLOCK]>::uninit();
+    let room = room.as_mut_ptr().cast();
+    // Weights are kept where they are no less exact there.
+    let kept = out.filter(|out| out.kind == Kind::F32);
+    for i in (0..x.rows).step_by(S::LANES) {
+        let rows = Lanes { s, room, first: i, n: (x.rows - i).min(S::LANES) };
+        let (mut top, mut sum) = (s.splat(NO_MAX), s.splat(0.0));
+        // SAFETY: blocks of these rows.
+        unsafe {
+            for j in (0..x.cols).step_by(BLOCK) {
+                let cols = rows.bring(x, j);
+                for t in 0..cols {
+                    top = s.max(s.load(rows.at(t)), top);
+                }
+            }
+            for j in (0..x.cols).step_by(BLOCK) {
+                let cols = rows.bring(x, j);
+                sum = s.add(sum, rows.weigh(cols, top));
+                if let Some(out) = kept {
+                    rows.put(out, (j, cols), None);
+                }
+            }
+            let [mut tops, mut sums] = [[0.0; MAX_LANES]; 2];
+            s.store(tops.as_mut_ptr(), top);
+            s.store(sums.as_mut_ptr(), sum);
+            for (r, (&m, sum)) in tops.iter().zip(&mut sums).enumerate().take(rows.n) {
+                each(i + r, m, *sum);
+                *sum = inverse(*sum);
+            }
+            let Some(out) = out else { continue };
+            for j in (0..x.cols).step_by(BLOCK) {
+                let cols = rows.bring(kept.unwrap_or(x), j);
+                if kept.is_none() {
+                    rows.weigh(cols, top);
+                }
+                rows.put(out, (j, cols), Some(s.load(sums.as_ptr())));
+            }
+        }
+    }
+}
+
+/// `n` rows from the first one on, one in each lane, and room for a block of their columns.
+struct Lanes<S> {
+    s: S,
+    room: *mut f32,
+    first: usize,
+    n: usize,
+}
+
+impl<S: Simd> Lanes<S> {
+    /// Column `t` of the block.
+    #[inline(always)]
+    fn at(&self, t: usize) -> *mut f32 {
+        self.room.wrapping_add(t * S::LANES)
+    }
+
+    /// Reads the block of the columns from `j` on, and returns how many it has.
+    #[inline(always)]
+    unsafe fn bring(&self, x: RawMat, j: usize) -> usize {
+        let cols = (x.cols - j).min(BLOCK);
+        let to = Grid { dst: self.room, stride: S::LANES, width: S::LANES };
+        // SAFETY: rows and columns of `x`, which there is room for.
+        unsafe { pack(self.s, x.block(self.first, j, self.n, cols).t(), to) };
+        cols
+    }
+
+    /// Scores become weights; returns the sums.
+    #[inline(always)]
+    unsafe fn weigh(&self, cols: usize, m: S::V) -> S::V {
+        // The sum's chains take whole groups.
+        let whole = cols.next_multiple_of(CHAINS);
+        // SAFETY: a block has whole groups.
+        unsafe {
+            for t in cols..whole {
+                self.s.store(self.at(t), self.s.splat(f32::NEG_INFINITY));
+            }
+            columns(self.s, self.room, S::LANES, whole, m)
+        }
+    }
+
+    /// Writes the block to the columns from `j` on, times `factor`.
+    #[inline(always)]
+    unsafe fn put(&self, out: RawMat, (j, cols): (usize, usize), factor: Option<S::V>) {
+        for t in 0..cols {
+            // SAFETY: rows and columns of `out`.
+            unsafe {
+                if let Some(factor) = factor {
+                    self.s.store(self.at(t), self.s.mul(self.s.load(self.at(t)), factor));
+                }
+                unpack_row(self.s, self.at(t), out.block(self.first, j + t, self.n, 1).t(), 0);
+            }
+        }
+    }
 }
 
 /// Whether rows are contiguous floats, which need no buffer.

@@ -65,6 +65,21 @@ fn every_kv_len_agrees_with_the_reference_and_the_bit_model() {
 }
 
 #[test]
+fn an_infinite_scale_meets_only_features_that_there_are() {
+    for head_dim in 1..10 {
+        for (q_len, scale) in
+            [1, 2, 4, 11].into_iter().flat_map(|n| [(n, f32::INFINITY), (n, -f32::INFINITY)])
+        {
+            for kind in Kind::ALL {
+                let (causal, scale) = (Causal::BottomRight, Some(scale));
+                let shape = Shape { causal, scale, kinds: [kind; 4], ..Shape::plain(q_len, 5, head_dim, 7) };
+                expect(shape.lookup().check(), &shape);
+            }
+        }
+    }
+}
+
+#[test]
 fn every_head_dim_agrees_with_the_reference_and_the_bit_model() {
     for dim in (0..40).chain([63, 64, 65, 72, 80, 96, 127, 128, 129, 256]) {
         for q_len in [1, 2, 10] {

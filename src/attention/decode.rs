@@ -85,6 +85,10 @@ pub unsafe fn load_q<S: Simd>(s: S, panel: &Panel, x: &Scratch) {
                     2 => spread::<2>(row, width, scale, to, step),
                     _ => spread::<4>(row, width, scale, to, step),
                 }
+                // A scale may be infinite, and zeros times it are none.
+                for i in d..width {
+                    *to.add(i / chains * step + i % chains) = 0.0;
+                }
             }
         }
     }

@@ -56,8 +56,9 @@ impl Expected {
         } else if self.value.is_infinite() {
             f64::from(got) == self.value
         } else {
-            self.peak >= PEAK
-                || (!got.is_nan() && most >= kind.overflow() && (got > 0.0) == (self.value > 0.0))
+            // Of a sign that it may have.
+            let most = f64::from(got.signum()) * self.value + self.error;
+            self.peak >= PEAK || (!got.is_nan() && most >= kind.overflow())
         };
         if right { Ok(()) } else { Err(format!("got {got:e}, bound {bound:e}, {self:?}")) }
     }

@@ -200,6 +200,7 @@ pub fn attention_row(
         let (ruled, rounded) = extra.options.ruled_exactly(scores[t], h, i, key);
         if extra.options.rule.is_some() {
             // A rule at most doubles a score.
+            wild |= 2.0 * scores[t].abs() >= PEAK;
             errors[t] = 2.0 * errors[t] + 3.0 * U * (rounded + errors[t]);
         }
         scores[t] = ruled;

@@ -1,10 +1,11 @@
 //! Any attention call: within the `f64` bound, with the model's bits, guards intact; or an error and the
 //! output as it was.
-#![no_main]
+#![cfg_attr(fuzzing, no_main)]
 
 #[path = "../../tests/common/mod.rs"]
 mod common;
 mod input;
+mod target;
 
 use arbitrary::{Arbitrary, Unstructured};
 use common::attend::{Causal, Lookup, Shape};
@@ -13,7 +14,6 @@ use common::heads::{Heads, Order};
 use common::options::{Layout, Options};
 use common::{nan_scratch, tiers};
 use input::{Factor, Numbers, Type};
-use libfuzzer_sys::fuzz_target;
 
 #[derive(Arbitrary, Debug)]
 struct Input {
@@ -137,7 +137,7 @@ fn side(keys: Option<u8>) -> usize {
     keys.map_or(usize::MAX, usize::from)
 }
 
-fuzz_target!(|data: &[u8]| {
+fn one(data: &[u8]) {
     let mut u = Unstructured::new(data);
     let Ok(input) = Input::arbitrary(&mut u) else { return };
     let chunks = match input.long % 32 {
@@ -186,7 +186,8 @@ fuzz_target!(|data: &[u8]| {
     if let Err(message) = result {
         panic!("{message}\n  in {shape:?}, {:?}", input.options);
     }
-});
+}
+target::target!(one);
 
 /// The call with something wrong: an error, and the output as it was.
 fn refuse(lookup: &Lookup, wrong: &Wrong) -> Result<(), String> {

@@ -1,16 +1,16 @@
 //! Any product: within the `f64` bound, with the model's bits, guards intact; or an error and C as it was.
-#![no_main]
+#![cfg_attr(fuzzing, no_main)]
 
 #[path = "../../tests/common/mod.rs"]
 mod common;
 mod input;
+mod target;
 
 use arbitrary::{Arbitrary, Unstructured};
 use common::mat::{Layout, Mat};
 use common::product::{Product, Shape};
 use common::{nan_scratch, tiers};
 use input::{Factor, Numbers, Strides, Type};
-use libfuzzer_sys::fuzz_target;
 
 #[derive(Arbitrary, Debug)]
 struct Input {
@@ -38,7 +38,7 @@ enum Wrong {
 /// Multiplications of a product, so that there are more than 1,000 runs a second.
 const MOST: usize = 1000;
 
-fuzz_target!(|data: &[u8]| {
+fn one(data: &[u8]) {
     let mut u = Unstructured::new(data);
     let Ok(input) = Input::arbitrary(&mut u) else { return };
     let [m, k, n] = input.sizes.map(|size| usize::from(size % 72));
@@ -72,7 +72,8 @@ fuzz_target!(|data: &[u8]| {
     if let Err(message) = result {
         panic!("{message}\n  in {shape:?}");
     }
-});
+}
+target::target!(one);
 
 /// The product with something wrong: an error, and C as it was.
 fn refuse(product: &Product, wrong: &Wrong) -> Result<(), String> {

@@ -1,13 +1,13 @@
 //! Any sizes and strides: a view exactly if its elements lie inside the slice and, to write, apart;
 //! writing through it changes those elements and no others.
-#![no_main]
+#![cfg_attr(fuzzing, no_main)]
 
 #[path = "../../tests/common/mod.rs"]
 mod common;
+mod target;
 
 use arbitrary::{Arbitrary, Unstructured};
 use common::views::{fits, is_disjoint, mark, mark_heads};
-use libfuzzer_sys::fuzz_target;
 use qkv::{
     HeadsMut, HeadsRef, MatMut, MatRef, PackedMat, attention_scratch_len, matmul_scratch_len, softmax,
 };
@@ -42,13 +42,14 @@ struct Input {
 /// No view of fewer elements takes long.
 const MOST: usize = 4096;
 
-fuzz_target!(|data: &[u8]| {
+fn one(data: &[u8]) {
     let mut u = Unstructured::new(data);
     let Ok(input) = Input::arbitrary(&mut u) else { return };
     matrices(&input);
     heads(&input);
     lengths(&input);
-});
+}
+target::target!(one);
 
 fn matrices(input: &Input) {
     let (len, [rows, cols, _]) = (usize::from(input.len), input.sizes.map(Size::value));

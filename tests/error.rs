@@ -270,7 +270,11 @@ fn calls_without_elements_return_at_once_whatever_their_length() {
     let heads = |len| HeadsRef::token_major(&none, len, 1, 0).expect("no elements");
     let scratch = &mut nan_scratch(attention_scratch_len(LONG, LONG, 0, 0));
     for (len, expected) in [(LONG, Ok(())), (usize::MAX, Err(Error::ShapeOverflow))] {
-        let out = HeadsMut::token_major(&mut out, len, 1, 0).expect("no elements");
-        assert_eq!(Attention::new().causal().run(heads(len), heads(len), heads(len), out, scratch), expected);
+        for (q_len, kv_len) in [(len, len), (len, 1), (1, len)] {
+            let out = HeadsMut::token_major(&mut out, q_len, 1, 0).expect("no elements");
+            let (q, keys) = (heads(q_len), heads(kv_len));
+            let result = Attention::new().causal().run(q, keys, keys, out, scratch);
+            assert_eq!(result, expected, "{q_len} queries, {kv_len} keys");
+        }
     }
 }

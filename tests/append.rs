@@ -5,7 +5,7 @@ mod common;
 
 use common::batch::Batch;
 use common::buffer::Kind;
-use common::{Rng, bits, expect, nan_scratch, tiers};
+use common::{Rng, bits, expect, mismatch, nan_scratch, tiers};
 use qkv::{
     Append, Attention, Error, HeadsMut, HeadsRef, Keys, Paged, Ring, Rotary, Tier, attention_scratch_len,
 };
@@ -235,9 +235,6 @@ impl Sizes {
 
 #[test]
 fn append_refuses_each_size_that_disagrees_by_name() {
-    fn mismatch(dim: &'static str, expected: usize, got: usize) -> Result<(), Error> {
-        Err(Error::DimMismatch { dim, expected, got })
-    }
     // In pages: two sequences with three pages each, of a pool of eight.
     let good = |form: usize| Sizes {
         tokens: [2, 3, 2, 5],

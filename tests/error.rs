@@ -7,14 +7,10 @@ use common::attend;
 use common::buffer::Kind;
 use common::mat::{Layout, Mat};
 use common::product;
-use common::{Rng, nan_scratch, tiers};
+use common::{Rng, mismatch, nan_scratch, tiers};
 use qkv::{Attention, Error, HeadsMut, HeadsRef, MatMut, MatRef, Matmul, PackedMat, Tier};
 use qkv::{attention_scratch_len, matmul_scratch_len};
 use quickcheck::{Arbitrary, Gen, QuickCheck};
-
-fn mismatch(dim: &'static str, expected: usize, got: usize) -> Result<(), Error> {
-    Err(Error::DimMismatch { dim, expected, got })
-}
 
 /// A product of these shapes; the second result is whether C is as it was.
 fn multiply(
@@ -61,7 +57,7 @@ fn packing_refuses_storage_that_is_too_short_or_of_another_length() {
     let packed = PackedMat::pack(view, &mut storage).expect("long enough");
     assert_eq!((packed.rows(), packed.cols()), (2, 3));
     let refused = PackedMat::from_packed(&storage, 2, 3).err();
-    assert_eq!(refused, mismatch("packed length", 32, 40).err());
+    assert_eq!(refused, mismatch::<()>("packed length", 32, 40).err());
     let packed = PackedMat::from_packed(&storage[..32], 2, 3).expect("exactly as long");
     let (a, mut c) = ([1.0_f32; 3], [7.0_f32; 3]);
     let a = MatRef::new(&a, 1, 3).expect("three numbers");

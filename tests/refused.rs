@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::nan_scratch;
+use common::{mismatch, nan_scratch};
 use core::ops::Range;
 use qkv::{Attention, Error, HeadsMut, HeadsRef, Keys, Paged, Ring, Scores, TensorMut, TensorRef};
 use qkv::{attention_scratch_len, states_len};
@@ -15,10 +15,6 @@ const QUERIES: usize = 3;
 const KEYS: usize = 5;
 const ROWS: usize = BATCH * HEADS * QUERIES;
 const DATA: [f32; 200] = [0.5; 200];
-
-fn mismatch<T>(dim: &'static str, expected: usize, got: usize) -> Result<T, Error> {
-    Err(Error::DimMismatch { dim, expected, got })
-}
 
 /// A batch of `len` tokens of `heads` heads of 3 features.
 fn view(batch: usize, len: usize, heads: usize) -> HeadsRef<'static, f32> {

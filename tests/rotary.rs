@@ -6,12 +6,8 @@ mod common;
 
 use common::batch::Batch;
 use common::buffer::Kind;
-use common::{Rng, bits, expect, tiers};
+use common::{Rng, bits, expect, mismatch, tiers};
 use qkv::{Error, HeadsMut, HeadsRef, Rotary};
-
-fn mismatch<T>(dim: &'static str, expected: usize, got: usize) -> Result<T, Error> {
-    Err(Error::DimMismatch { dim, expected, got })
-}
 
 /// Half the distance to the next larger number.
 fn half_ulp(x: f32) -> f64 {

@@ -1,5 +1,5 @@
-//! What runs a target: libFuzzer, or, without its instruments and on a stable compiler, inputs changed at random: forty
-//! times as many a second.
+//! What runs a target: libFuzzer, or, without its instruments and on a stable compiler, inputs changed at random: more
+//! than twenty times as many a second.
 
 use super::common::Rng;
 use std::path::Path;

@@ -13,7 +13,7 @@ pub mod product;
 pub mod reference;
 pub mod views;
 
-use qkv::Tier;
+use qkv::{Error, Tier};
 
 /// Elements of sentinel before and after every operand: an odd number, so that nothing is aligned.
 pub const GUARD: usize = 19;
@@ -76,6 +76,11 @@ pub fn same_bits(kind: buffer::Kind, left: &[u32], right: &[u32]) -> Result<(), 
         }
     }
     Ok(())
+}
+
+/// The refusal of a size that disagrees.
+pub fn mismatch<T>(dim: &'static str, expected: usize, got: usize) -> Result<T, Error> {
+    Err(Error::DimMismatch { dim, expected, got })
 }
 
 /// Fails the test with where it happened.

@@ -7,6 +7,12 @@ pub const INDICES: [f32; MAX_LANES] =
     [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0, 13.0, 14.0, 15.0];
 /// Bytes of a cache line.
 pub const LINE: usize = 64;
+/// Whether any tier of this target has vectors.
+pub const VECTORS: bool = cfg!(any(
+    target_feature = "sse2",
+    all(target_arch = "aarch64", target_feature = "neon"),
+    target_feature = "simd128"
+));
 
 /// The vector operations of one tier.
 ///

@@ -2,17 +2,11 @@
 
 use crate::kernel::score::chains;
 use crate::kernel::softmax::BLOCK;
-use crate::simd::{MAX_LANES, Simd};
+use crate::simd::{MAX_LANES, Simd, VECTORS};
 
 use super::call::Problem;
 use super::partial::{CHUNK, STATE};
 
-/// Whether any tier of this target has vectors.
-const VECTORS: bool = cfg!(any(
-    target_feature = "sse2",
-    all(target_arch = "aarch64", target_feature = "neon"),
-    target_feature = "simd128"
-));
 /// Rows of the largest panel of any tier of this target.
 pub const MAX_PANEL: usize = if VECTORS { 48 } else { 4 };
 /// Panels that the scratch has room for, if queries are few and if they are many. As many take a block of keys together.
@@ -51,7 +45,7 @@ pub struct Scratch {
     pub biases: *mut f32,
     /// A block's keys where they are not read in place: `[BLOCK][head_dim]`. Scalar lanes: a tile's.
     pub keys: *mut f32,
-    /// A block's values where they are not read in place: `[BLOCK][width]`. Scalar lanes always do. With
+    /// A block's values where they are not read in place: `[BLOCK][width]`. Scalar lanes always read them in place. With
     /// several heads, the chains of values that are not complete: `[rows][width]`.
     pub values: *mut f32,
     /// Weighted values of the chunk and of the chunks before: `[rows][width]`.

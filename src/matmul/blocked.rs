@@ -8,7 +8,7 @@
 //!         for jr in 0..nc step NR               a group of columns of B, copied by its first tile
 //!           for ir in 0..mc step MR             the tile
 //! ```
-//! If all rows go at a time, each group of B is copied to the same place, and used up there.
+//! If all rows go at a time, each group of B is copied to the same place, and used up there: few rows want little scratch.
 //!
 //! The loops and their names are those of Goto and van de Geijn (2008) and Van Zee and van de Geijn
 //! (2015). The departure is that A keeps its rows: they are read where they lie, or copied side by side, instead of
@@ -21,7 +21,7 @@ use super::{Product, Rhs, few, lone, small};
 use crate::elem::Kind;
 use crate::kernel::pack::{Grid, pack};
 use crate::kernel::tile::{PANEL_COLS, Rows};
-use crate::simd::Simd;
+use crate::simd::{Simd, VECTORS};
 use crate::view::RawMat;
 
 /// The logical block of `k`, part of the contract: an element is one chain over a block, and the
@@ -37,6 +37,14 @@ const NC: usize = 2048;
 const NC_PARTIAL: usize = 512;
 /// Rows of partial sums.
 const MS_PARTIAL: usize = 288;
+/// Up to this many rows always go at a time: what the narrowest vectors take.
+const AT_ONCE: usize = TALL * 4;
+/// Columns that then are copied together, the most of any tier.
+const GROUP: usize = 4 * PANEL_COLS;
+/// Partial sums of the fewest rows.
+const PARTIAL: usize = 8192;
+/// Rows at a time where there is but one lane, which reads B where it lies.
+const LONE: usize = 8;
 /// Up to this in every dimension a product runs straight from the operands.
 pub const SMALL: usize = 64;
 /// Floats between the rows of packed A beyond their length: no power of two, which would put the rows
@@ -67,6 +75,10 @@ const fn min(a: usize, b: usize) -> usize {
     if a < b { a } else { b }
 }
 
+const fn max(a: usize, b: usize) -> usize {
+    if a > b { a } else { b }
+}
+
 const fn is_small(m: usize, k: usize, n: usize) -> bool {
     k == 0 || (m <= SMALL && k <= SMALL && n <= SMALL)
 }
@@ -74,12 +86,23 @@ const fn is_small(m: usize, k: usize, n: usize) -> bool {
 impl Plan {
     /// All sizes are bounded by the constants, so nothing overflows.
     const fn new(m: usize, k: usize, n: usize, partial: bool) -> Plan {
-        let (kc, mc) = (min(k, KC), min(m, MC));
-        let (nc, ms) = if partial { (min(n, NC_PARTIAL), min(m, MS_PARTIAL)) } else { (min(n, NC), m) };
-        let panels = nc.div_ceil(PANEL_COLS);
-        let a_at = ALIGN + panels * PANEL_COLS * kc;
+        let (kc, few) = (min(k, KC), m <= AT_ONCE);
+        let (nc, ms) = match partial {
+            true if few => (min(n, max(NC_PARTIAL, PARTIAL / max(m, 1))), m),
+            true => (min(n, NC_PARTIAL), min(m, MS_PARTIAL)),
+            false => (min(n, NC), m),
+        };
+        let (mc, ms) =
+            if VECTORS { (min(m, if few { m } else { MC }), ms) } else { (min(m, LONE), min(ms, LONE)) };
+        let width = nc.next_multiple_of(PANEL_COLS);
+        let copied = match VECTORS {
+            true if few => min(width, GROUP),
+            true => width,
+            false => 0,
+        };
+        let a_at = ALIGN + copied * kc;
         let partial_at = a_at + mc * (kc + SKEW);
-        let len = if partial { partial_at + ms * panels * PANEL_COLS } else { partial_at };
+        let len = if partial { partial_at + ms * width } else { partial_at };
         Plan { kc, mc, nc, ms, a_at, partial_at, len }
     }
 }
@@ -94,7 +117,7 @@ pub const fn scratch_len(m: usize, k: usize, n: usize) -> usize {
 const fn blocked_len(m: usize, k: usize, n: usize) -> usize {
     let direct = Plan::new(m, k, n, false).len;
     let partial = if k > KC { Plan::new(m, k, n, true).len } else { 0 };
-    if direct > partial { direct } else { partial }
+    max(direct, partial)
 }
 
 /// Computes the product.
@@ -175,7 +198,7 @@ unsafe fn blocked<S: Simd>(s: S, p: &Product, (scratch, len): (*mut f32, usize))
     let once = n <= S::NV * S::LANES;
     let crowded = p.a.row_stride.saturating_mul(size_of::<f32>()).is_multiple_of(CROWDED);
     let in_place =
-        p.a.kind == Kind::F32 && p.a.col_stride == 1 && (once || const { S::LANES > 1 } && !crowded);
+        p.a.kind == Kind::F32 && (const { S::LANES == 1 } || p.a.col_stride == 1 && (once || !crowded));
     let group = min(widest::<S>() * plan.kc, plan.a_at - ALIGN);
     let far = m.saturating_mul(n).max(k.saturating_mul(n)).saturating_mul(size_of::<f32>()) > CACHED;
     // No size is 0 here, which `max` tells the compiler: a step of 0 would panic.
@@ -190,7 +213,7 @@ unsafe fn blocked<S: Simd>(s: S, p: &Product, (scratch, len): (*mut f32, usize))
                 // If all rows go at a time, there is one group of B at a time, and room for A behind it.
                 let stride = kc + SKEW;
                 let fit = (plan.partial_at - ALIGN - group).checked_div(stride).unwrap_or(0);
-                let at_once = const { S::LANES > 1 } && ms <= TALL * S::LANES && (in_place || ms <= fit);
+                let at_once = m <= AT_ONCE || ms <= TALL * S::LANES && (in_place || ms <= fit);
                 let (mc, a_packed) = match in_place {
                     _ if at_once => (ms, b_packed.wrapping_add(group)),
                     true if const { S::LANES > 1 } => (TALL * S::LANES, a_packed),

@@ -2,13 +2,13 @@
 //! the product. B is read where it lies, a few rows at a time.
 //!
 //! ```text
-//! for jc in 0..n step cols       columns whose chains fit the L1
+//! for jc in 0..n step cols       columns whose chains fit the L2
 //!   for pc in 0..k step KC
 //!     for kk in 0..KC step STEPS a few rows of B, in the order of memory
 //!       for jr, for i            load the chains, STEPS steps of the tile, keep or store them
 //! ```
 //! Last columns that fill no vector are packed, and then take one such step. Tiles that ask memory for what they read
-//! next also take packed weights, for any number of rows.
+//! next also take packed weights: few rows where vectors fill panels, else any number.
 
 use super::Product;
 use super::blocked::{ALIGN, KC, SKEW, lies_well, rows_of};
@@ -24,7 +24,8 @@ use crate::kernel::unrolled::unrolled;
 use crate::simd::{LINE, Simd};
 use crate::view::RawMat;
 
-/// Up to this many rows are few; fewer steps, or columns instead of rows, are too few.
+/// Up to this many rows are few, if there are as many steps; a single column, or few, are taken as rows if there are as
+/// many rows.
 const FEW: usize = 16;
 /// Or up to so many of floats that caches hold, or that memory has: there packing costs more.
 const MORE: usize = 24;
@@ -39,7 +40,7 @@ const CHAINS: usize = 8192;
 const FAR: usize = 512 << 10;
 /// Vectors of a packed B that are asked for ahead.
 const PACKED_AHEAD: usize = 384;
-/// Columns at a time are a multiple of these, unless there are fewer.
+/// Columns at a time, unless there are fewer.
 const LEAST: usize = 4 * PANEL_COLS;
 
 /// Of all elements of B.
@@ -49,7 +50,7 @@ pub fn bytes(b: &RawMat) -> usize {
 
 /// Where the parts of the scratch are: they are those of the blocked product, and no larger.
 pub struct Room {
-    /// Chains, or last columns of B: at least as many steps as rows, and `kc` floats for each column in whole panels.
+    /// Chains of `cols` columns, or a panel of last columns of B.
     pub b: *mut f32,
     /// Rows of A.
     pub a: *mut f32,
@@ -59,13 +60,13 @@ pub struct Room {
     pub cols: usize,
 }
 
-/// Columns at a time for which a scratch of `len` floats has room.
-fn room_for(len: usize, [m, k, n]: [usize; 3]) -> usize {
-    let kc = k.min(KC);
-    // Sums between blocks of `k` may lie apart.
-    let each = kc + if k > KC { m } else { 0 };
-    let cols = len.saturating_sub(ALIGN + m * (kc + SKEW)).checked_div(each).unwrap_or(0);
-    (cols - cols % PANEL_COLS).min(n.next_multiple_of(PANEL_COLS))
+/// Of a scratch of `len` floats, those for chains or a panel, and columns at a time; none if there is too little.
+fn room_for(len: usize, [m, k, n]: [usize; 3]) -> (usize, usize) {
+    let (kc, a) = (k.min(KC), ALIGN + m * (k.min(KC) + SKEW));
+    // Sums between blocks of `k` may lie apart: half for them.
+    let b = len.saturating_sub(a) / if k > KC { 2 } else { 1 };
+    let cols = if b < kc * PANEL_COLS { 0 } else { b.checked_div(m).unwrap_or(0) };
+    (b, (cols - cols % PANEL_COLS).min(n.next_multiple_of(PANEL_COLS)))
 }
 
 /// Whether `m` rows are few, for a B that can be read where it lies, and a scratch of `len` floats suffices.
@@ -75,7 +76,7 @@ pub fn fit<S: Simd>(len: usize, m: usize, b: &RawMat) -> bool {
     m <= if more { MORE } else { FEW }
         && k >= m.max(FEW)
         && (b.col_stride == 1 || turned::takes::<S>(m, b))
-        && room_for(len, [m, k, n]) >= n.min(LEAST)
+        && room_for(len, [m, k, n]).1 >= n.min(LEAST)
 }
 
 /// Whether a product has so few columns that they are better taken as rows: a single one, or where columns of A lie
@@ -92,8 +93,8 @@ pub fn columns(p: &Product) -> bool {
 /// - As `blocked::run`; the sizes [`fit`] a scratch of `len` floats.
 pub unsafe fn run<S: Simd>(s: S, p: &Product, b: RawMat, (scratch, len): (*mut f32, usize)) {
     let (m, k, n) = (p.c.rows, p.a.cols, p.c.cols);
-    let (a_stride, cols) = (k.min(KC) + SKEW, room_for(len, [m, k, n]));
-    let a = scratch.wrapping_add(ALIGN + cols * k.min(KC));
+    let (a_stride, (b_len, cols)) = (k.min(KC) + SKEW, room_for(len, [m, k, n]));
+    let a = scratch.wrapping_add(ALIGN + b_len);
     let b_at = scratch.wrapping_add(scratch.align_offset(64).min(ALIGN));
     let room = &Room { b: b_at, a, a_stride, partial: a.wrapping_add(m * a_stride), cols };
     // Columns that fill vectors are read where they lie.

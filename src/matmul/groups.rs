@@ -9,6 +9,7 @@ use super::store::Store;
 use super::tiles::{Next, fused, tiles};
 use super::{Product, Rhs, few};
 use crate::apart::apart;
+use crate::elem::sealed::Lanes;
 use crate::elem::{Elem, Kind, by_kind};
 use crate::kernel::pack::{Grid, pack};
 use crate::kernel::tile::{
@@ -36,12 +37,14 @@ pub struct InRows {
     kind: Kind,
     row_stride: usize,
     panel_stride: usize,
+    /// As `Panels` have it.
+    col_stride: usize,
 }
 
 impl InRows {
     fn panels<E: Elem>(&self) -> Panels<E> {
-        let &InRows { row_stride, panel_stride, .. } = self;
-        Panels { ptr: self.ptr.cast(), row_stride, panel_stride, col_stride: 1 }
+        let &InRows { ptr, row_stride, panel_stride, col_stride, .. } = self;
+        Panels { ptr: ptr.cast(), row_stride, panel_stride, col_stride }
     }
 }
 
@@ -65,7 +68,7 @@ impl Source {
             Rhs::Packed { ptr, kind, k, .. } => {
                 let (row_stride, panel_stride) = (PANEL_COLS, k * PANEL_COLS);
                 let ptr = ptr.wrapping_add((i * row_stride + j / PANEL_COLS * panel_stride) * kind.size());
-                let rows = InRows { ptr, kind, row_stride, panel_stride };
+                let rows = InRows { ptr, kind, row_stride, panel_stride, col_stride: 1 };
                 // Floats are as well read where they lie, if lines do not matter to the tile, or begin with the rows.
                 let aligned = const { !fused::<S>() } || (ptr as usize).is_multiple_of(LINE);
                 let lying = m < many::<S>() || kind == Kind::F32 && aligned;
@@ -73,11 +76,15 @@ impl Source {
             }
             Rhs::Strided(b) => {
                 let block = b.block(i, j, rows, cols);
-                if const { S::LANES == 1 } || b.col_stride != 1 || m < FIRST {
+                if const { S::LANES > 1 } && (b.col_stride != 1 || m < FIRST) {
                     return Source::Strided(block);
                 }
-                let (ptr, kind, row_stride) = (block.bytes(), b.kind, b.row_stride);
-                let rows = InRows { ptr, kind, row_stride, panel_stride: PANEL_COLS };
+                let RawMat { kind, row_stride, col_stride, .. } = b;
+                let panel_stride = PANEL_COLS.wrapping_mul(col_stride);
+                let rows = InRows { ptr: block.bytes(), kind, row_stride, panel_stride, col_stride };
+                if const { S::LANES == 1 } {
+                    return Source::Lying(rows);
+                }
                 let lying = kind == Kind::F32 && lies_well::<S>(&b);
                 let lying = lying && (const { !fused::<S>() } || few::bytes(&b) <= SMALL);
                 if lying { Source::Lying(rows) } else { Source::Rows(rows) }
@@ -179,7 +186,7 @@ unsafe fn lying<S: Simd>(
     far: bool,
 ) -> usize {
     let panels = b.panel_stride != PANEL_COLS;
-    let cols = if panels { n } else { n - n % PANEL_COLS };
+    let cols = if panels || const { S::LANES == 1 } { n } else { n - n % PANEL_COLS };
     let sizes = (m, k, cols);
     by_kind!(b.kind, E => {
         let b = b.panels::<E>();
@@ -187,7 +194,7 @@ unsafe fn lying<S: Simd>(
         unsafe {
             if const { S::PREFETCHES } && far && panels && (const { !fused::<S>() } || m < many::<S>()) {
                 few::lying(s, sizes, a, b, at.0, store, far);
-            } else if const { S::PREFETCHES } && far {
+            } else if const { S::PREFETCHES && matches!(E::KIND, Kind::F32) } && far {
                 // The first columns again, for the rows below.
                 tiles::<S, E, true>(s, sizes, a, b, at, store, Next::of(b, n.min(widest::<S>())));
             } else {

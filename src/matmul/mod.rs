@@ -55,7 +55,9 @@ pub fn matmul_add<A: Elem, B: Elem, C: Elem>(
     Matmul::new().beta(1.0).run(a, b, c, scratch)
 }
 
-/// `f32`s of scratch for an m x k by k x n product of any types and strides: 0 up to 64 in each.
+/// `f32`s of scratch for an m x k by k x n product of any types and strides, packed or not: 0 up to 64 in each, and for
+/// few rows no more than some rows of A and columns of B. The number is that of this target: targets without vectors
+/// need less.
 #[inline]
 pub const fn matmul_scratch_len(m: usize, k: usize, n: usize) -> usize {
     blocked::scratch_len(m, k, n)

@@ -102,7 +102,7 @@ pub unsafe fn tiles<S: Simd, E: Elem, const FAR: bool>(
     if const { !matches!(E::KIND, Kind::F32) } {
         debug_assert!(sizes.1 > 0 && at.1 == 0);
         // SAFETY: as the caller promises.
-        return unsafe { few::lying(s, sizes, a, b, at.0, store, FAR) };
+        return unsafe { few::lying(s, sizes, a, b, at.0, store, false) };
     }
     s.vectorize(
         #[inline(always)]

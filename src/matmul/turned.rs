@@ -87,8 +87,9 @@ pub unsafe fn run<S: Simd>(s: S, p: &Product, b: RawMat, room: &Room) -> usize {
                     4 => near::<S, E, 4, 1>(s, p, b, room),
                     5 => near::<S, E, 5, 1>(s, p, b, room),
                     6 => near::<S, E, 6, 1>(s, p, b, room),
-                    7 => near::<S, E, 7, 1>(s, p, b, room),
-                    _ => near::<S, E, 8, 1>(s, p, b, room),
+                    7 if const { S::MR > 6 } => near::<S, E, 7, 1>(s, p, b, room),
+                    _ if const { S::MR > 6 } => near::<S, E, 8, 1>(s, p, b, room),
+                    _ => 0,
                 }
             }
         })

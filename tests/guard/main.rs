@@ -105,6 +105,14 @@ fn products_past_the_cache_blocks_stay_inside_their_operands() {
         (70, 1, 97),
         (90, 600, 12),
         (1000, 17, 1),
+        // Few rows want less scratch: chains, last columns, and sums between blocks, also of a C that is transposed.
+        (16, 16, 81),
+        (24, 24, 600),
+        (72, 66, 100),
+        (72, 513, 70),
+        (8, 513, 1100),
+        (17, 514, 12),
+        (13, 520, 900),
     ] {
         for _ in 0..4 {
             let shape = product::Shape::random((m, k, n), rng.word());

@@ -4,7 +4,7 @@ use core::fmt;
 
 /// Why a call was refused. Nothing was written to any output when one of these comes back.
 ///
-/// Every variant carries what was needed and what was given, in elements.
+/// Variants carry what was needed and what was given, in elements.
 ///
 /// ```
 /// use qkv::{Error, MatRef};
@@ -39,6 +39,27 @@ pub enum Error {
         /// What this argument has.
         got: usize,
     },
+    /// An argument is larger than another one allows.
+    TooLarge {
+        /// Which argument, or which of its numbers.
+        what: &'static str,
+        /// The largest that is allowed.
+        most: usize,
+        /// What it is.
+        got: usize,
+    },
+    /// The key heads do not divide the query heads.
+    HeadsDoNotDivide {
+        /// Query heads.
+        n_heads: usize,
+        /// Key heads.
+        n_kv_heads: usize,
+    },
+    /// What was asked for is not there for packed sequences.
+    NotForPacked {
+        /// What was asked for.
+        what: &'static str,
+    },
     /// The scratch slice is shorter than the `*_scratch_len` function says.
     ScratchTooShort {
         /// `f32`s needed.
@@ -62,6 +83,18 @@ impl fmt::Display for Error {
             Error::DimMismatch { dim, expected, got } => {
                 write!(f, "dimension mismatch: {dim} should be {expected}, got {got}")
             }
+            Error::TooLarge { what, most, got } => {
+                write!(f, "{what} too large: at most {most} here, got {got}")
+            }
+            Error::HeadsDoNotDivide { n_heads, n_kv_heads } => {
+                write!(
+                    f,
+                    "{n_heads} query heads cannot share {n_kv_heads} key heads: they must be a multiple"
+                )
+            }
+            Error::NotForPacked { what } => {
+                write!(f, "no {what} of packed sequences: take each sequence in a call of its own")
+            }
             Error::ScratchTooShort { needed, got } => write!(
                 f,
                 "scratch too short: {needed} f32s needed, got {got}; size it with the matching `*_scratch_len`"
@@ -78,7 +111,19 @@ pub(crate) fn expect_dim(dim: &'static str, expected: usize, got: usize) -> Resu
     if got == expected { Ok(()) } else { Err(Error::DimMismatch { dim, expected, got }) }
 }
 
-/// The same of several dimensions: `Ok` if both numbers of each pair are the same.
+/// `Ok` if `got <= most`.
+#[inline]
+pub(crate) fn expect_most(what: &'static str, most: usize, got: usize) -> Result<(), Error> {
+    if got <= most { Ok(()) } else { Err(Error::TooLarge { what, most, got }) }
+}
+
+/// `Ok` if `got` is the number of one of `n`.
+#[inline]
+pub(crate) fn expect_one_of(what: &'static str, n: usize, got: usize) -> Result<(), Error> {
+    if got < n { Ok(()) } else { Err(Error::TooLarge { what, most: n.saturating_sub(1), got }) }
+}
+
+/// The same as [`expect_dim`] of several dimensions: `Ok` if both numbers of each pair are the same.
 #[cfg_attr(not(target_os = "none"), inline)]
 #[cfg_attr(target_os = "none", inline(never))]
 pub(crate) fn expect_dims(names: &[&'static str], sizes: &[(usize, usize)]) -> Result<(), Error> {

@@ -5,7 +5,7 @@ mod common;
 
 use common::batch::Batch;
 use common::buffer::Kind;
-use common::{Rng, bits, expect, mismatch, nan_scratch, tiers};
+use common::{Rng, bits, expect, mismatch, nan_scratch, tiers, too_large};
 use qkv::{
     Append, Attention, Error, HeadsMut, HeadsRef, Keys, Paged, Ring, Rotary, Tier, attention_scratch_len,
 };
@@ -249,8 +249,8 @@ fn append_refuses_each_size_that_disagrees_by_name() {
         (|sizes| sizes.cache[2] = 3, mismatch("n_heads of the cache", 2, 3)),
         (|sizes| sizes.cache[3] = 4, mismatch("head_dim of the cache", 5, 4)),
         (|sizes| sizes.appended[1] = usize::MAX, Err(Error::ShapeOverflow)),
-        (|sizes| sizes.appended[0] = 8, mismatch("positions of the rotary table (at most)", 10, 11)),
-        (|sizes| (sizes.tokens[3], sizes.cache[3]) = (3, 3), mismatch("rotary dim (at most head_dim)", 3, 4)),
+        (|sizes| sizes.appended[0] = 8, too_large("positions, for the rotary table,", 10, 11)),
+        (|sizes| (sizes.tokens[3], sizes.cache[3]) = (3, 3), too_large("rotary dim", 3, 4)),
     ];
     for form in 0..3 {
         assert_eq!(good(form).run(form), Ok(()), "form {form}");
@@ -275,16 +275,19 @@ fn append_refuses_each_size_that_disagrees_by_name() {
             "form {form}"
         );
     }
-    let room = "tokens in the cache (at most)";
-    assert_eq!(run(0, |sizes| sizes.appended[1] = 7), mismatch(room, 9, 10));
-    assert_eq!(run(2, |sizes| (sizes.appended[1], sizes.rotary) = (10, None)), mismatch(room, 12, 13));
-    assert_eq!(run(2, |sizes| sizes.cache[1] = 0), mismatch(room, 0, 4));
+    let room = "tokens in the cache";
+    assert_eq!(run(0, |sizes| sizes.appended[1] = 7), too_large(room, 9, 10));
+    assert_eq!(run(2, |sizes| (sizes.appended[1], sizes.rotary) = (10, None)), too_large(room, 12, 13));
+    assert_eq!(run(2, |sizes| sizes.cache[1] = 0), too_large(room, 0, 4));
     assert_eq!(run(2, |sizes| sizes.table.truncate(5)), mismatch("page table (whole rows)", 4, 5));
     // The first sequence's page for its token number 0, the last sequence's for its last.
-    assert_eq!(run(2, |sizes| sizes.table[0] = 8), mismatch("page (less than)", 8, 8));
-    assert_eq!(run(2, |sizes| sizes.table[5] = 80), mismatch("page (less than)", 8, 80));
-    assert_eq!(run(2, |sizes| sizes.table[4] = u32::MAX), mismatch("page (less than)", 8, u32::MAX as usize));
-    assert_eq!(run(2, |sizes| sizes.cache[0] = 0), mismatch("page (less than)", 0, 7));
+    assert_eq!(run(2, |sizes| sizes.table[0] = 8), too_large("page number in the table", 7, 8));
+    assert_eq!(run(2, |sizes| sizes.table[5] = 80), too_large("page number in the table", 7, 80));
+    assert_eq!(
+        run(2, |sizes| sizes.table[4] = u32::MAX),
+        too_large("page number in the table", 7, u32::MAX as usize)
+    );
+    assert_eq!(run(2, |sizes| sizes.cache[0] = 0), too_large("page number in the table", 0, 7));
 }
 
 #[test]

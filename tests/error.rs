@@ -36,7 +36,7 @@ fn multiply(
 #[test]
 fn matmul_refuses_each_size_that_disagrees_by_name() {
     assert_eq!(multiply((2, 3), (4, 5), (2, 5), 5, 0), (mismatch("k (rows of B)", 3, 4), true));
-    assert_eq!(multiply((2, 3), (3, 6), (2, 5), 5, 0), (mismatch("n (columns of B)", 5, 6), true));
+    assert_eq!(multiply((2, 3), (3, 6), (2, 5), 5, 0), (mismatch("n (columns of C)", 6, 5), true));
     assert_eq!(multiply((2, 3), (3, 5), (7, 5), 5, 0), (mismatch("m (rows of C)", 2, 7), true));
     assert_eq!(multiply((2, 3), (3, 5), (2, 5), 4, 0), (mismatch("n (length of the bias)", 5, 4), true));
     let needed = matmul_scratch_len(2, 3, 70);
@@ -108,9 +108,9 @@ fn attention_refuses_each_size_that_disagrees_by_name() {
     let (needed, got) = (good.2, good.2 - 1);
     assert_eq!(attend((good.0, 20, got)), (Err(Error::ScratchTooShort { needed, got }), true));
     let odd = ([(5, 4, 3), (6, 3, 3), (6, 3, 8), (5, 4, 8)], 20, good.2);
-    assert_eq!(attend(odd), (mismatch("n_heads (a multiple of n_kv_heads)", 3, 4), true));
+    assert_eq!(attend(odd), (Err(Error::HeadsDoNotDivide { n_heads: 4, n_kv_heads: 3 }), true));
     let none = ([(5, 4, 3), (6, 0, 3), (6, 0, 8), (5, 4, 8)], 20, good.2);
-    assert_eq!(attend(none), (mismatch("n_heads (a multiple of n_kv_heads)", 0, 4), true));
+    assert_eq!(attend(none), (Err(Error::HeadsDoNotDivide { n_heads: 4, n_kv_heads: 0 }), true));
 }
 
 #[test]
@@ -124,6 +124,9 @@ fn messages_name_the_numbers() {
             "dimension mismatch",
             vec!["k ", "61", "59"],
         ),
+        (Error::TooLarge { what: "rows", most: 61, got: 67 }, "rows too large", vec!["61", "67"]),
+        (Error::HeadsDoNotDivide { n_heads: 61, n_kv_heads: 59 }, "61 query heads", vec!["59", "multiple"]),
+        (Error::NotForPacked { what: "weights" }, "no weights of packed sequences", vec!["its own"]),
         (
             Error::ScratchTooShort { needed: 61, got: 59 },
             "scratch too short",

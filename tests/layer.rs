@@ -344,8 +344,7 @@ fn layer_refuses_heads_that_do_not_divide() {
     let mut scratch = nan_scratch(layer.scratch_len(3));
     let view = MatMut::new(&mut out, 3, 6).expect("18 numbers");
     let result = layer.run(MatRef::new(&data, 3, 4).expect("60 are enough"), view, &mut scratch);
-    let dim = "n_heads (a multiple of n_kv_heads)";
-    assert_eq!(result, Err(Error::DimMismatch { dim, expected: 2, got: 3 }));
+    assert_eq!(result, Err(Error::HeadsDoNotDivide { n_heads: 3, n_kv_heads: 2 }));
     assert_eq!(out, [7.0; 18]);
 }
 

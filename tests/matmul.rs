@@ -138,6 +138,7 @@ fn sizes_past_the_cache_blocks_agree_with_the_bit_model() {
         (20, 515, 520, half),
         (3, 30, 2065, [Kind::F32; 3]),
         (3, 513, 2065, half),
+        (15, 513, 560, half),
     ] {
         for layout in [Layout::ROWS, Layout::COLUMNS] {
             let plain = Shape::plain(m, k, n, 6);

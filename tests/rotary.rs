@@ -6,7 +6,7 @@ mod common;
 
 use common::batch::Batch;
 use common::buffer::Kind;
-use common::{Rng, bits, expect, mismatch, tiers};
+use common::{Rng, bits, expect, mismatch, tiers, too_large};
 use qkv::{Error, HeadsMut, HeadsRef, Rotary};
 
 /// Half the distance to the next larger number.
@@ -181,10 +181,10 @@ fn rotation_refuses_each_size_that_disagrees_by_name() {
     };
     let good = [2, 3, 4, 5];
     assert_eq!(run(good, &[0, 2], good), Ok(()));
-    assert_eq!(run(good, &[0, 3], good), mismatch("positions of the rotary table (at most)", 5, 6));
+    assert_eq!(run(good, &[0, 3], good), too_large("positions, for the rotary table,", 5, 6));
     assert_eq!(run(good, &[usize::MAX, 0], good), Err(Error::ShapeOverflow));
     assert_eq!(run(good, &[0], good), mismatch("batch (length of first)", 2, 1));
-    assert_eq!(run([2, 3, 4, 3], &[0, 0], [2, 3, 4, 3]), mismatch("rotary dim (at most head_dim)", 3, 4));
+    assert_eq!(run([2, 3, 4, 3], &[0, 0], [2, 3, 4, 3]), too_large("rotary dim", 3, 4));
     assert_eq!(run(good, &[0, 0], [1, 3, 4, 5]), mismatch("batch of the output", 2, 1));
     assert_eq!(run(good, &[0, 0], [2, 2, 4, 5]), mismatch("tokens of the output", 3, 2));
     assert_eq!(run(good, &[0, 0], [2, 3, 2, 5]), mismatch("n_heads of the output", 4, 2));

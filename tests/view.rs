@@ -222,7 +222,7 @@ fn rows_of_a_matrix_split_into_two_that_cover_it_once() {
     }
     let mut data = [0.0_f32; 15];
     let refused = MatMut::new(&mut data, 3, 5).expect("15 elements").split_at_row(4).err();
-    assert_eq!(refused, Some(Error::DimMismatch { dim: "part", expected: 3, got: 4 }));
+    assert_eq!(refused, Some(Error::TooLarge { what: "rows of a part", most: 3, got: 4 }));
 }
 
 fn sixty(
@@ -274,10 +274,11 @@ fn heads_split_into_parts_that_cover_them_once() {
             check(&data, &|_, h| h / size.max(1));
         }
         let mut data = [-1.0_f32; 60];
-        let refused = |got, expected| Some(Error::DimMismatch { dim: "part", expected, got });
-        assert_eq!(sixty(&mut data, SIZES, head_major).split_at_row(5).err(), refused(5, 4));
-        assert_eq!(sixty(&mut data, SIZES, head_major).split_at_head(6).err(), refused(6, 5));
-        assert_eq!(sixty(&mut data, SIZES, head_major).first_rows(5).err(), refused(5, 4));
+        let refused = |what, most, got| Some(Error::TooLarge { what, most, got });
+        let (rows, heads_of_it) = (refused("rows of a part", 4, 5), refused("heads of a part", 5, 6));
+        assert_eq!(sixty(&mut data, SIZES, head_major).split_at_row(5).err(), rows);
+        assert_eq!(sixty(&mut data, SIZES, head_major).split_at_head(6).err(), heads_of_it);
+        assert_eq!(sixty(&mut data, SIZES, head_major).first_rows(5).err(), rows);
         mark_heads(sixty(&mut data, SIZES, head_major).first_rows(2).expect("two tokens"), 3.0);
         assert_eq!(data.iter().filter(|&&x| x == 3.0).count(), 2 * heads * dim);
     }

@@ -62,6 +62,10 @@ impl Refusal {
                 Refusal::new(ERROR_STRIDES, what, needed, stride)
             }
             qkv::Error::DimMismatch { dim, expected, got } => Refusal::new(ERROR_DIM, dim, expected, got),
+            qkv::Error::TooLarge { what, most, got } => Refusal::new(ERROR_DIM, what, most, got),
+            qkv::Error::HeadsDoNotDivide { n_heads, n_kv_heads } => {
+                Refusal::new(ERROR_DIM, "n_heads (a multiple of n_kv_heads)", n_kv_heads, n_heads)
+            }
             qkv::Error::ScratchTooShort { needed, got } => {
                 Refusal::new(ERROR_SCRATCH, "scratch", needed, got)
             }

@@ -176,13 +176,13 @@ impl Trace {
 fn embed(words: &[usize]) -> Result<[f32; MAX_LEN * D_MODEL], Error> {
     let (embedding, rest) = PARAMS.split_at(EMBEDDING_LEN);
     if words.len() > MAX_LEN {
-        return Err(Error::DimMismatch { dim: "len", expected: MAX_LEN, got: words.len() });
+        return Err(Error::TooLarge { what: "sentence", most: MAX_LEN, got: words.len() });
     }
     let mut x = [0.0; MAX_LEN * D_MODEL];
     let rows = x.chunks_exact_mut(D_MODEL).zip(rest.chunks_exact(D_MODEL));
     for ((x, position), &word) in rows.zip(words) {
         let Some(embedding) = embedding.chunks_exact(D_MODEL).nth(word) else {
-            return Err(Error::DimMismatch { dim: "word", expected: VOCAB, got: word });
+            return Err(Error::TooLarge { what: "number of a word", most: VOCAB - 1, got: word });
         };
         for (x, (e, p)) in x.iter_mut().zip(embedding.iter().zip(position)) {
             *x = widen(*e) + widen(*p);

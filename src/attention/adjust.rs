@@ -204,7 +204,7 @@ fn ruled<S: Simd>(_: S, panel: &Panel, x: &Scratch, block: Block) {
         tier: panel.p.tier,
         scores: x.scores.wrapping_add(block.from * S::PANEL),
         stride: S::PANEL,
-        keys: (block.start + block.from) as i32..(block.start + block.to) as i32,
+        keys: ((block.start + block.from) as i32, block.to - block.from),
         batch: panel.p.b as i32,
         rows: panel.all_lanes::<S>(),
         heads: [0; MAX_PANEL],

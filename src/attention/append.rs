@@ -2,7 +2,7 @@
 
 use super::rotary::{Rotary, Tokens};
 use crate::elem::Elem;
-use crate::error::{Error, expect_dim};
+use crate::error::{Error, expect_dim, expect_most, expect_one_of};
 use crate::tier::Tier;
 use crate::view::{HeadsMut, HeadsRef, RawHeads};
 
@@ -68,9 +68,9 @@ impl<'a> Append<'a> {
     /// Token number `n` of a sequence goes to token `n` of the cache.
     ///
     /// # Errors
-    /// [`Error::DimMismatch`] if batches, heads or features disagree, the cache has too few tokens, the
-    /// rotary table too few positions, or heads fewer features than are rotated; [`Error::ShapeOverflow`] if
-    /// a number is too large. The cache is untouched then.
+    /// [`Error::DimMismatch`] if batches, heads or features disagree; [`Error::TooLarge`] if the cache has too few
+    /// tokens, the rotary table too few positions, or heads fewer features than are rotated;
+    /// [`Error::ShapeOverflow`] if a number is beyond `usize`. The cache is untouched then.
     pub fn to<T: Elem, C: Elem>(self, tokens: HeadsRef<'_, T>, cache: HeadsMut<'_, C>) -> Result<(), Error> {
         let (tokens, cache) = (tokens.raw, cache.raw);
         expect_dim("batch of the cache", tokens.batch, cache.batch)?;
@@ -148,8 +148,8 @@ impl<'a> Append<'a> {
     /// ```
     ///
     /// # Errors
-    /// As [`to`](Self::to), and [`Error::DimMismatch`] if the table is not as many whole rows as there are
-    /// sequences, or names a page that the pool does not have.
+    /// As [`to`](Self::to), [`Error::DimMismatch`] if the table is not as many whole rows as there are
+    /// sequences, and [`Error::TooLarge`] if it names a page that the pool does not have.
     pub fn to_pages<T: Elem, C: Elem>(
         self,
         tokens: HeadsRef<'_, T>,
@@ -171,9 +171,7 @@ impl<'a> Append<'a> {
             let mut number = appended;
             while number < end {
                 let got = page(b, number);
-                if got >= pool.batch {
-                    return Err(Error::DimMismatch { dim: "page (less than)", expected: pool.batch, got });
-                }
+                expect_one_of("page number in the table", pool.batch, got)?;
                 let slot = number.checked_rem(pool.len).unwrap_or(0);
                 number = number.saturating_add(pool.len - slot);
             }
@@ -221,8 +219,5 @@ fn end(appended: usize, new: usize) -> Result<usize, Error> {
 
 /// That a cache for `most` tokens holds so many.
 fn room(most: usize, tokens: usize) -> Result<(), Error> {
-    if tokens <= most {
-        return Ok(());
-    }
-    Err(Error::DimMismatch { dim: "tokens in the cache (at most)", expected: most, got: tokens })
+    expect_most("tokens in the cache", most, tokens)
 }

@@ -9,7 +9,7 @@ use super::merge::states_len;
 use super::partial::{CHUNK, Keep, LogSum, STATE, keep_state};
 use super::scratch::width;
 use super::{Attention, attention_scratch_len, group, together};
-use crate::error::{Error, expect_dim, expect_dims, expect_scratch};
+use crate::error::{Error, expect_dim, expect_dims, expect_most, expect_scratch};
 use crate::kernel::lone::sqrt;
 use crate::tier::{Tier, dispatch};
 use crate::view::{RawHeads, RawTensor, Sequence};
@@ -127,8 +127,8 @@ impl Call {
                 Some((lse.as_mut_ptr(), log_sum))
             }
         };
-        // Longer ones exist only without elements.
-        if q.len.max(k.len) > isize::MAX as usize {
+        // Longer ones exist only without elements, or as one that is repeated.
+        if q.len.max(k.len).max(k.slots.len).max(v.slots.len) > isize::MAX as usize {
             return Err(Error::ShapeOverflow);
         }
         // A batch of nothing may be of any size.
@@ -166,7 +166,8 @@ impl Call {
 
     /// Rows of all sequences and heads.
     fn rows(&self) -> usize {
-        self.q.batch * self.q.n_heads * self.q.len
+        // In the order that is known not to overflow.
+        self.q.batch * self.q.len * self.q.n_heads
     }
 
     /// # Errors
@@ -237,7 +238,7 @@ pub type Lengths = fn(&Attention, [&RawKeys; 2], [usize; 4], bool) -> Result<(),
 /// that all keys exist, if there is `something` to compute.
 ///
 /// # Errors
-/// [`Error::DimMismatch`].
+/// [`Error::DimMismatch`] and [`Error::TooLarge`].
 pub fn check_lengths(
     options: &Attention,
     [k, v]: [&RawKeys; 2],
@@ -252,11 +253,11 @@ pub fn check_lengths(
     for b in 0..if something { sequences } else { 0 } {
         let there = offsets_of(options.kv_offsets, b).map_or(k.len, |(_, len)| len);
         let got = at(kv_lens, b).unwrap_or(there);
-        if got > there {
-            return Err(Error::DimMismatch { dim: "kv_lens (at most)", expected: there, got });
-        }
-        k.check_pages(b, got)?;
-        v.check_pages(b, got)?;
+        expect_most("a number of kv_lens", there, got)?;
+        // Packed sequences have their keys in the pages of one.
+        let (row, from) = offsets_of(options.kv_offsets, b).map_or((b, 0), |(from, _)| (0, from));
+        k.check_pages(row, from + got)?;
+        v.check_pages(row, from + got)?;
     }
     Ok(())
 }

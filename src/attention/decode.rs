@@ -85,9 +85,9 @@ pub unsafe fn load_q<S: Simd>(s: S, panel: &Panel, x: &Scratch) {
                     2 => spread::<2>(row, width, scale, to, step),
                     _ => spread::<4>(row, width, scale, to, step),
                 }
-                // A scale may be infinite, and zeros times it are none.
+                // A scale may be infinite, and zeros times it are none. -0 times the 0 of a key leaves each chain as it is.
                 for i in d..width {
-                    *to.add(i / chains * step + i % chains) = 0.0;
+                    *to.add(i / chains * step + i % chains) = -0.0;
                 }
             }
         }

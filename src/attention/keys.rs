@@ -6,7 +6,7 @@ use super::call::{Lengths, check_lengths};
 use super::lone::{self, InRuns};
 use super::mask::{bits, first_ones, hull};
 use crate::elem::{Elem, Kind};
-use crate::error::{Error, expect_dim};
+use crate::error::{Error, expect_dim, expect_most, expect_one_of};
 use crate::view::{HeadsRef, RawHeads, RawMat, Sequence};
 
 /// What [`Attention::run`](super::Attention::run) takes keys and values from: [`HeadsRef`], [`Ring`],
@@ -42,14 +42,12 @@ impl<'a, T: Elem> Ring<'a, T> {
     /// Key `t` is in slot `(first + t) % slots.len()`, for `len` keys.
     ///
     /// # Errors
-    /// [`Error::DimMismatch`] if there are fewer slots than `len`, or no slot `first`.
+    /// [`Error::TooLarge`] if there are fewer slots than `len`, or no slot `first`.
     pub fn new(slots: HeadsRef<'a, T>, first: usize, len: usize) -> Result<Self, Error> {
         let there = slots.len();
-        if len > there {
-            return Err(Error::DimMismatch { dim: "keys in the ring (at most)", expected: there, got: len });
-        }
-        if first >= there && first > 0 {
-            return Err(Error::DimMismatch { dim: "first slot (less than)", expected: there, got: first });
+        expect_most("keys in the ring", there, len)?;
+        if first > 0 {
+            expect_one_of("first slot", there, first)?;
         }
         Ok(Ring { slots, first, len })
     }
@@ -85,19 +83,19 @@ pub struct Paged<'a, T: Elem> {
 }
 
 impl<'a, T: Elem> Paged<'a, T> {
-    /// The keys of `sequences` sequences, up to `len` each; how many each has is said by
-    /// [`kv_lens`](super::Attention::kv_lens). `table` is `[sequences][pages]`; entries for keys beyond a
+    /// The keys of `sequences` sequences, `len` each, or fewer where [`kv_lens`](super::Attention::kv_lens) says so. `table` is `[sequences][pages]`; entries for keys beyond a
     /// sequence's length are not used.
     ///
     /// # Errors
-    /// [`Error::DimMismatch`] if the table is not `sequences` whole rows of enough pages for `len` keys.
+    /// [`Error::DimMismatch`] if the table is not `sequences` whole rows, [`Error::TooLarge`] if these have too few pages for
+    /// `len` keys.
     pub fn new(pool: HeadsRef<'a, T>, table: &'a [u32], sequences: usize, len: usize) -> Result<Self, Error> {
         let pages = table.len().checked_div(sequences).unwrap_or(0);
         let whole = pages.checked_mul(sequences).ok_or(Error::ShapeOverflow)?;
         expect_dim("page table (whole rows)", whole, table.len())?;
         let most = pages.saturating_mul(pool.len());
-        if len > most && sequences > 0 {
-            return Err(Error::DimMismatch { dim: "keys in the pages (at most)", expected: most, got: len });
+        if sequences > 0 {
+            expect_most("keys in the pages", most, len)?;
         }
         Ok(Paged { pool, table, sequences, len })
     }
@@ -173,13 +171,7 @@ impl RawKeys {
         for i in 0..used {
             // SAFETY: the table has `pages` entries for each sequence; it is null only if `pages` is 0.
             let page = unsafe { *self.table.add(b * self.pages + i) } as usize;
-            if page >= self.slots.batch {
-                return Err(Error::DimMismatch {
-                    dim: "page (less than)",
-                    expected: self.slots.batch,
-                    got: page,
-                });
-            }
+            expect_one_of("page number in the table", self.slots.batch, page)?;
         }
         Ok(())
     }
@@ -216,7 +208,7 @@ const CACHED: usize = 128 << 10;
 pub(crate) struct SequenceKeys<'a> {
     slots: Sequence<'a>,
     pub len: usize,
-    /// The slot of key 0.
+    /// The slot of key 0, or with pages its place among those of the table.
     first: usize,
     /// The pages, or null.
     table: *const u32,
@@ -253,10 +245,9 @@ impl<'a> SequenceKeys<'a> {
     /// Key `t` of head `h` and up to `most` keys in all that follow it at one stride.
     #[inline(always)]
     pub fn run(&self, h: usize, t: usize, most: usize) -> RawMat {
-        let size = self.slots.len;
+        let (size, t) = (self.slots.len, self.first + t);
         let (page, slot) = if self.table.is_null() {
-            let slot = self.first + t;
-            (0, if slot >= size { slot - size } else { slot })
+            (0, if t >= size { t - size } else { t })
         } else {
             let (page, slot) = (t.checked_div(size).unwrap_or(0), t.checked_rem(size).unwrap_or(0));
             // SAFETY: `check_pages` has seen the entries of all keys that there are.

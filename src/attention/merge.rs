@@ -74,7 +74,7 @@ impl Attention<'_> {
         lse: Option<&mut [f32]>,
     ) -> Result<(), Error> {
         let out = out.raw;
-        let rows = out.batch.checked_mul(out.n_heads).and_then(|rows| rows.checked_mul(out.len));
+        let rows = out.batch.checked_mul(out.len).and_then(|rows| rows.checked_mul(out.n_heads));
         let rows = rows.ok_or(Error::ShapeOverflow)?;
         if let Some(sinks) = self.sinks {
             expect_dim("n_heads (length of the sinks)", out.n_heads, sinks.len())?;

@@ -124,8 +124,8 @@ impl Attention<'_> {
     /// Computes the attention.
     ///
     /// # Errors
-    /// [`Error::DimMismatch`], or [`Error::ScratchTooShort`] with less than [`attention_scratch_len`]
-    /// `f32`s. The output is untouched then.
+    /// [`Error::DimMismatch`], [`Error::HeadsDoNotDivide`], [`Error::TooLarge`] for lengths and pages that are not there, or
+    /// [`Error::ScratchTooShort`] with less than [`attention_scratch_len`] `f32`s. The output is untouched then.
     pub fn run<Q: Elem, O: Elem>(
         self,
         q: HeadsRef<'_, Q>,
@@ -163,11 +163,10 @@ impl Attention<'_> {
 /// Query heads that share a key head; `None` where there are no heads.
 ///
 /// # Errors
-/// [`Error::DimMismatch`] if the key heads do not divide the query heads.
+/// [`Error::HeadsDoNotDivide`].
 pub(crate) fn group(n_heads: usize, n_kv_heads: usize) -> Result<Option<NonZeroUsize>, Error> {
     if n_heads.checked_rem(n_kv_heads).unwrap_or(n_heads) != 0 {
-        let dim = "n_heads (a multiple of n_kv_heads)";
-        return Err(Error::DimMismatch { dim, expected: n_kv_heads, got: n_heads });
+        return Err(Error::HeadsDoNotDivide { n_heads, n_kv_heads });
     }
     Ok(n_heads.checked_div(n_kv_heads).and_then(NonZeroUsize::new))
 }

@@ -181,10 +181,11 @@ impl<'a> Attention<'a> {
         Attention { mask_rule: Some(rule), ..self }.with_masks()
     }
 
-    /// A score `s` becomes `cap tanh(s / cap)`, after the scale and before everything else. `cap` is more
-    /// than 0.
+    /// A score `s` becomes `cap tanh(s / cap)`, after the scale and before everything else. The sign of `cap` does not
+    /// matter; 0, infinity and whatever else is no normal number is no cap.
     pub const fn softcap(self, cap: f32) -> Self {
-        Attention { softcap: Some(cap), ..self }.with_step(adjust::SOFTCAP, adjust::softcap)
+        let softcap = if cap.is_normal() { Some(cap) } else { None };
+        Attention { softcap, ..self }.with_step(adjust::SOFTCAP, adjust::softcap)
     }
 
     /// Added to the scores, after softcap and linear biases: `[batch, n_heads, q_len, kv_len]`, of which all

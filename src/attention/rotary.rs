@@ -1,7 +1,7 @@
 //! Rotary position embedding: pairs of features turn by an angle that grows with the position.
 
 use crate::elem::Elem;
-use crate::error::{Error, expect_dim};
+use crate::error::{Error, expect_dim, expect_most};
 use crate::kernel::rotate::{Angles, rotate};
 use crate::simd::Simd;
 use crate::tier::{Tier, dispatch};
@@ -117,8 +117,8 @@ impl<'a> Rotary<'a> {
     /// Rotates heads where they are: token `i` of sequence `b` is at position `first[b] + i`.
     ///
     /// # Errors
-    /// [`Error::DimMismatch`] if `first` is not one position for each sequence, the table has too few
-    /// positions, or heads have fewer features than are rotated; [`Error::ShapeOverflow`] if a position is.
+    /// [`Error::DimMismatch`] if `first` is not one position for each sequence; [`Error::TooLarge`] if the table has too
+    /// few positions, or heads have fewer features than are rotated; [`Error::ShapeOverflow`] if a position is.
     /// The heads are untouched then.
     pub fn rotate<T: Elem>(&self, heads: HeadsMut<'_, T>, first: &[usize]) -> Result<(), Error> {
         self.check_call(heads.raw, first)?;
@@ -171,20 +171,14 @@ impl<'a> Rotary<'a> {
 
     /// That a head has as many features as are rotated.
     pub(super) fn check(&self, head_dim: usize) -> Result<(), Error> {
-        if self.dim > head_dim {
-            let dim = "rotary dim (at most head_dim)";
-            return Err(Error::DimMismatch { dim, expected: head_dim, got: self.dim });
-        }
-        Ok(())
+        expect_most("rotary dim", head_dim, self.dim)
     }
 
     /// That the table has positions `first..first + len`.
     pub(super) fn check_positions(&self, first: usize, len: usize) -> Result<(), Error> {
         let got = first.checked_add(len).ok_or(Error::ShapeOverflow)?;
         match self.table.len().checked_div(self.dim) {
-            Some(expected) if len > 0 && got > expected => {
-                Err(Error::DimMismatch { dim: "positions of the rotary table (at most)", expected, got })
-            }
+            Some(there) if len > 0 => expect_most("positions, for the rotary table,", there, got),
             _ => Ok(()),
         }
     }

@@ -105,7 +105,7 @@ impl fmt::Debug for dyn MaskRule + '_ {
     }
 }
 
-/// Where a score stands: all counted from 0, as in [`MaskRule`].
+/// Where a score stands: all counted from 0, as in [`MaskRule`]; numbers from 2^31 on wrap round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ScoreAt {
     /// The sequence.
@@ -162,7 +162,8 @@ pub struct ScoreBlock {
     /// `[keys][stride]`, rows in the lanes.
     pub(super) scores: *mut f32,
     pub(super) stride: usize,
-    pub(super) keys: Range<i32>,
+    /// The first key, and how many.
+    pub(super) keys: (i32, usize),
     pub(super) batch: i32,
     /// Rows, and head and query of each.
     pub(super) rows: usize,
@@ -175,18 +176,26 @@ impl ScoreBlock {
     fn each<S: Simd>(&mut self, s: S, rule: impl Fn(f32, ScoreAt) -> f32) {
         // Moved into the loop: what is behind a reference to them a store to a score might change, and then
         // nothing is done for several scores at a time.
-        let ScoreBlock { scores: mut row, stride, ref keys, batch, rows, ref heads, ref queries, .. } = *self;
-        let keys = keys.clone();
+        let ScoreBlock {
+            scores: mut row,
+            stride,
+            keys: (mut key, keys),
+            batch,
+            rows,
+            ref heads,
+            ref queries,
+            ..
+        } = *self;
         s.vectorize(
             #[inline(always)]
             move || {
-                for key in keys {
+                for _ in 0..keys {
                     // SAFETY: whoever makes a block promises `rows` scores at each of its keys.
                     let scores = unsafe { core::slice::from_raw_parts_mut(row, rows) };
                     for (score, (&head, &query)) in scores.iter_mut().zip(heads.iter().zip(queries)) {
                         *score = rule(*score, ScoreAt { batch, head, query, key });
                     }
-                    row = row.wrapping_add(stride);
+                    (row, key) = (row.wrapping_add(stride), key.wrapping_add(1));
                 }
             },
         );

@@ -12,7 +12,7 @@ use super::scratch::{MAX_PANEL, Scratch};
 use super::together::{self, Runs};
 use super::{Attention, Keys, lone, seen};
 use crate::elem::{Elem, Kind, by_kind, load_up_to, store_up_to};
-use crate::error::{Error, expect_scratch};
+use crate::error::{Error, expect_most, expect_scratch};
 use crate::kernel::exp::{exp_weight, exp_weights};
 use crate::kernel::softmax::BLOCK;
 use crate::simd::{INDICES, Simd};
@@ -76,8 +76,8 @@ impl Attention<'_> {
     /// [`Raw`](Scores::Raw) and [`Capped`](Scores::Capped). Sequences may not be packed.
     ///
     /// # Errors
-    /// As [`weights`](Self::weights); [`Error::DimMismatch`] also for heads or queries that do not exist and
-    /// for packed sequences.
+    /// As [`weights`](Self::weights); [`Error::TooLarge`] for heads or queries that do not exist,
+    /// [`Error::NotForPacked`] for packed sequences.
     pub fn scores<Q: Elem, O: Elem>(
         self,
         q: HeadsRef<'_, Q>,
@@ -96,16 +96,11 @@ impl Attention<'_> {
         };
         let k = k.raw();
         let call = Call::new(&options, q.raw, k, k.without_features(), None, None)?;
-        let packed = self.q_offsets.or(self.kv_offsets).map_or(0, <[usize]>::len);
-        for (dim, most, got) in [
-            ("packed sequences", 0, packed),
-            ("heads (at most)", q.n_heads(), heads.end),
-            ("queries (at most)", q.len(), queries.end),
-        ] {
-            if got > most {
-                return Err(Error::DimMismatch { dim, expected: most, got });
-            }
+        if self.q_offsets.or(self.kv_offsets).is_some() {
+            return Err(Error::NotForPacked { what: "scores or weights" });
         }
+        expect_most("end of the heads", q.n_heads(), heads.end)?;
+        expect_most("end of the queries", q.len(), queries.end)?;
         out.raw.check_sizes(NAMES, [q.batch(), heads.len(), queries.len(), k.len])?;
         expect_scratch(call.scratch_len(), scratch.len())?;
         if heads.is_empty() || queries.is_empty() || k.len == 0 {
@@ -268,7 +263,8 @@ impl Wanted {
                                     number = self.seen(s, run, block, (lane, t), number);
                                 }
                                 if weights {
-                                    let [m, inverse] = [x.total_m, x.factor].map(|of| s.splat(*of.add(lane)));
+                                    let (m, inverse) =
+                                        (s.splat(*x.total_m.add(lane)), s.splat(inverse(x, lane)));
                                     number = s.mul(exp_weight(s, s.sub(number, m)), inverse);
                                 }
                                 let at = row.cast::<E>().wrapping_add(block.start + t);
@@ -327,7 +323,7 @@ impl Wanted {
                         let unseen = unseen_weight(x, lane);
                         core::slice::from_raw_parts_mut(row, start).fill(unseen);
                         core::slice::from_raw_parts_mut(row.add(end), self.keys - end).fill(unseen);
-                        let [m, inverse] = [x.total_m, x.factor].map(|of| s.splat(*of.add(lane)));
+                        let (m, inverse) = (s.splat(*x.total_m.add(lane)), s.splat(inverse(x, lane)));
                         let scores = core::slice::from_raw_parts_mut(row.add(start), end - start);
                         weights_of(s, scores, m, inverse);
                     }
@@ -340,7 +336,16 @@ impl Wanted {
 /// What a key weighs that its row does not see: 0, or NaN as all of the row if it sees one.
 unsafe fn unseen_weight(x: &Scratch, lane: usize) -> f32 {
     // SAFETY: as the caller promises.
-    0.0 * unsafe { *x.factor.add(lane) }
+    0.0 * unsafe { inverse(x, lane) }
+}
+
+/// What exponentials over the total's maximum are multiplied by. The row's factor is for its values, which a sink above
+/// all scores shrinks.
+#[inline(always)]
+unsafe fn inverse(x: &Scratch, lane: usize) -> f32 {
+    // SAFETY: as the caller promises.
+    let l = unsafe { *x.total_l.add(lane) };
+    if l == 0.0 { 0.0 } else { 1.0 / l }
 }
 
 /// Replaces a row's scores with their weights.

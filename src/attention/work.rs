@@ -111,7 +111,8 @@ impl<'a> Attention<'a> {
 impl<'a> Work<'a> {
     /// How many items there are.
     pub fn len(&self) -> usize {
-        self.call.sequences * self.per_sequence()
+        // Sizes of nothing may be any.
+        if self.call.sequences == 0 { 0 } else { self.call.sequences * self.per_sequence() }
     }
 
     /// Whether there are no items.

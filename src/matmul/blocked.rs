@@ -88,7 +88,8 @@ impl Plan {
     const fn new(m: usize, k: usize, n: usize, partial: bool) -> Plan {
         let (kc, few) = (min(k, KC), m <= AT_ONCE);
         let (nc, ms) = match partial {
-            true if few => (min(n, max(NC_PARTIAL, PARTIAL / max(m, 1))), m),
+            // Whole panels.
+            true if few => (min(n, max(NC_PARTIAL, PARTIAL / max(m, 1) / PANEL_COLS * PANEL_COLS)), m),
             true => (min(n, NC_PARTIAL), min(m, MS_PARTIAL)),
             false => (min(n, NC), m),
         };

@@ -66,6 +66,7 @@ impl Source {
     pub fn of<S: Simd>(p: &Product, (i, j): (usize, usize), [rows, cols]: [usize; 2], m: usize) -> Source {
         match p.b {
             Rhs::Packed { ptr, kind, k, .. } => {
+                debug_assert!(j.is_multiple_of(PANEL_COLS));
                 let (row_stride, panel_stride) = (PANEL_COLS, k * PANEL_COLS);
                 let ptr = ptr.wrapping_add((i * row_stride + j / PANEL_COLS * panel_stride) * kind.size());
                 let rows = InRows { ptr, kind, row_stride, panel_stride, col_stride: 1 };
@@ -227,7 +228,8 @@ unsafe fn copy_panels<S: Simd, E: Elem>(s: S, (k, cols): (usize, usize), b: Pane
         #[inline(always)]
         || {
             for i in 0..k {
-                s.prefetch_all(b.at(i + AHEAD, 0).ptr, cols);
+                // That row may not be there.
+                s.prefetch_all(b.ptr.wrapping_add((i + AHEAD).wrapping_mul(b.row_stride)), cols);
                 for j in (0..cols).step_by(S::LANES) {
                     // SAFETY: vectors inside the rows.
                     unsafe { s.store(to.at(i, j).ptr.cast_mut(), E::load(s, b.at(i, j).ptr)) };

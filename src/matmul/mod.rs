@@ -210,10 +210,10 @@ impl<'a> Matmul<'a> {
     #[cfg_attr(not(target_os = "none"), inline)]
     #[cfg_attr(target_os = "none", inline(never))]
     fn check(&self, product: &mut Product, scratch: usize) -> Result<(), Error> {
-        static SIZES: [&str; 3] = ["k (rows of B)", "n (columns of B)", "m (rows of C)"];
+        static SIZES: [&str; 3] = ["k (rows of B)", "n (columns of C)", "m (rows of C)"];
         let Product { a, b, c, .. } = product;
         let (m, k, n) = (a.rows, a.cols, c.cols);
-        expect_dims(&SIZES, &[(k, b.k()), (n, b.n()), (m, c.rows)])?;
+        expect_dims(&SIZES, &[(k, b.k()), (b.n(), n), (m, c.rows)])?;
         if let Some(bias) = self.bias {
             expect_dim("n (length of the bias)", n, bias.len())?;
         }

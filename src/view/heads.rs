@@ -2,9 +2,9 @@
 
 use core::marker::PhantomData;
 
-use super::{RawHeads, check_part, threads};
+use super::{RawHeads, threads};
 use crate::elem::Elem;
-use crate::error::Error;
+use crate::error::{Error, expect_most};
 
 /// The heads of Q, K or V to read: `len` tokens, `n_heads` heads, `head_dim` contiguous elements each.
 ///
@@ -131,19 +131,19 @@ macro_rules! heads {
             /// The first `len` tokens: the filled part of a cache.
             ///
             /// # Errors
-            /// [`Error::DimMismatch`] if there are fewer.
+            /// [`Error::TooLarge`] if there are fewer.
             pub fn first_rows(self, len: usize) -> Result<Self, Error> {
-                check_part(len, self.raw.len)?;
+                expect_most("rows of a part", self.raw.len, len)?;
                 Ok($view { raw: self.raw.part(0, 0, len, self.raw.n_heads), slice: PhantomData })
             }
 
             /// Tokens `0..row` and `row..len`.
             ///
             /// # Errors
-            /// [`Error::DimMismatch`] if there are fewer than `row` tokens.
+            /// [`Error::TooLarge`] if there are fewer than `row` tokens.
             pub fn split_at_row(self, row: usize) -> Result<(Self, Self), Error> {
                 let RawHeads { len, n_heads, .. } = self.raw;
-                check_part(row, len)?;
+                expect_most("rows of a part", len, row)?;
                 let part = |t, n| $view { raw: self.raw.part(t, 0, n, n_heads), slice: PhantomData };
                 Ok((part(0, row), part(row, len - row)))
             }
@@ -151,10 +151,10 @@ macro_rules! heads {
             /// Heads `0..head` and `head..n_heads`.
             ///
             /// # Errors
-            /// [`Error::DimMismatch`] if there are fewer than `head` heads.
+            /// [`Error::TooLarge`] if there are fewer than `head` heads.
             pub fn split_at_head(self, head: usize) -> Result<(Self, Self), Error> {
                 let RawHeads { len, n_heads, .. } = self.raw;
-                check_part(head, n_heads)?;
+                expect_most("heads of a part", n_heads, head)?;
                 let part = |h, n| $view { raw: self.raw.part(0, h, len, n), slice: PhantomData };
                 Ok((part(0, head), part(head, n_heads - head)))
             }

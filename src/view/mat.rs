@@ -2,9 +2,9 @@
 
 use core::marker::PhantomData;
 
-use super::{RawMat, check_part, threads};
+use super::{RawMat, threads};
 use crate::elem::Elem;
-use crate::error::Error;
+use crate::error::{Error, expect_most};
 
 /// A matrix to read: `rows` x `cols` over a slice, with any strides (in elements).
 ///
@@ -106,10 +106,10 @@ impl<'a, T: Elem> MatMut<'a, T> {
     /// Rows `0..row` and `row..rows`, which may go to two threads.
     ///
     /// # Errors
-    /// [`Error::DimMismatch`] if there are fewer than `row` rows.
+    /// [`Error::TooLarge`] if there are fewer than `row` rows.
     pub fn split_at_row(self, row: usize) -> Result<(Self, Self), Error> {
         let RawMat { rows, cols, .. } = self.raw;
-        check_part(row, rows)?;
+        expect_most("rows of a part", rows, row)?;
         let part = |i, n| MatMut { raw: self.raw.block(i, 0, n, cols), slice: PhantomData };
         Ok((part(0, row), part(row, rows - row)))
     }

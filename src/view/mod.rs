@@ -333,10 +333,6 @@ fn check_disjoint(mut dims: [(usize, usize); 3], width: usize) -> Result<(), Err
     Ok(())
 }
 
-fn check_part(asked: usize, there: usize) -> Result<(), Error> {
-    if asked <= there { Ok(()) } else { Err(Error::DimMismatch { dim: "part", expected: there, got: asked }) }
-}
-
 /// Views may go to other threads.
 macro_rules! threads {
     ($($view:ident: $bound:ident),*) => { $(

@@ -125,7 +125,8 @@ pub fn scores_row(
     scale: f32,
     extra: &Extra,
 ) -> (Vec<(f32, f32)>, f32) {
-    let (State { m, .. }, inverse) = total(fused, (q, k, k), (i, h), kv_head, seen, scale, extra);
+    let (State { m, l, .. }, _) = total(fused, (q, k, k), (i, h), kv_head, seen, scale, extra);
+    let inverse = if l == 0.0 { 0.0 } else { 1.0 / l };
     let query = scaled(q, (i, h), scale);
     let weight = |score: f32| exp_weight(fused, score - m) * inverse;
     let both = seen.iter().map(|&t| {

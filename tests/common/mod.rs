@@ -64,6 +64,34 @@ pub fn nan_scratch(len: usize) -> Vec<f32> {
     vec![f32::NAN; len]
 }
 
+/// A scratch that begins a float behind a cache line, where aligning it takes the most, and must end where it ends.
+pub struct Crooked {
+    memory: Vec<f32>,
+    at: usize,
+    len: usize,
+}
+
+impl Crooked {
+    pub fn new(len: usize) -> Crooked {
+        let memory = nan_scratch(len + 32);
+        let at = (memory.as_ptr().align_offset(64) + 1) % 16;
+        Crooked { memory, at, len }
+    }
+
+    pub fn floats(&mut self) -> &mut [f32] {
+        &mut self.memory[self.at..][..self.len]
+    }
+
+    /// That nothing round it was written.
+    pub fn check(&self) -> Result<(), String> {
+        let (before, rest) = self.memory.split_at(self.at);
+        match before.iter().chain(&rest[self.len..]).all(|x| x.is_nan()) {
+            true => Ok(()),
+            false => Err("memory beside the scratch was written".into()),
+        }
+    }
+}
+
 /// Whether two lists of bits agree; a NaN equals every NaN, as payloads are not part of the contract.
 pub fn same_bits(kind: buffer::Kind, left: &[u32], right: &[u32]) -> Result<(), String> {
     if left.len() != right.len() {
@@ -81,6 +109,11 @@ pub fn same_bits(kind: buffer::Kind, left: &[u32], right: &[u32]) -> Result<(), 
 /// The refusal of a size that disagrees.
 pub fn mismatch<T>(dim: &'static str, expected: usize, got: usize) -> Result<T, Error> {
     Err(Error::DimMismatch { dim, expected, got })
+}
+
+/// The refusal of what is larger than another argument allows.
+pub fn too_large<T>(what: &'static str, most: usize, got: usize) -> Result<T, Error> {
+    Err(Error::TooLarge { what, most, got })
 }
 
 /// Fails the test with where it happened.

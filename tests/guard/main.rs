@@ -14,7 +14,7 @@ use common::buffer::{Buffer, Kind, Typed};
 use common::heads::Order;
 use common::mat::{Layout, Mat};
 use common::product::{self, Product};
-use common::{Rng, expect, nan_scratch, same_bits, tiers};
+use common::{Crooked, Rng, expect, nan_scratch, same_bits, tiers};
 use fence::{Doing, Fence, Side};
 use qkv::{Attention, KEYS_PER_STATE, Scores, SelfAttention, Softmax, Tier, states_len};
 
@@ -68,6 +68,10 @@ fn check_product(product: &Product, shape: &product::Shape) -> Result<(), String
             let c = fence::at(side, || fenced.run(tier));
             let place = |m: String| format!("{tier}, {side:?}: {m}");
             c.check_guards(&bare.c).map_err(place)?;
+            same_bits(c.kind(), &c.bits(), &expected).map_err(place)?;
+            let (mut c, mut scratch) = (bare.c.clone(), Crooked::new(bare.scratch_len()));
+            bare.run_into(tier, &mut c, scratch.floats()).map_err(|error| error.to_string())?;
+            scratch.check().map_err(place)?;
             same_bits(c.kind(), &c.bits(), &expected).map_err(place)?;
             for (storage, expected) in &storages {
                 let c = fence::at(side, || fenced.run_packed(*storage, tier));
@@ -162,6 +166,10 @@ fn check_lookup(lookup: &Lookup, shape: &attend::Shape) -> Result<(), String> {
                 fence::read_only(&mask.bools.values);
             }
             let place = |m: String| format!("{tier}, {side:?}: {m}");
+            let (mut out, mut scratch) = (bare.out.clone(), Crooked::new(bare.scratch_len()));
+            bare.run_into(tier, &mut out, None, scratch.floats()).map_err(|error| error.to_string())?;
+            scratch.check().map_err(place)?;
+            same_bits(kind, &out.bits(), &expected.bits()).map_err(place)?;
             let (out, lse) = fence::at(side, || fenced.run_with_lse(tier));
             out.check_guards(&bare.out).map_err(place)?;
             same_bits(kind, &out.bits(), &expected.bits()).map_err(place)?;

@@ -141,7 +141,7 @@ fn refused() -> Check {
         Attention::new().run(q, k, k, HeadsMut::token_major(out, 4, 4, unknown(4))?, scratch)
     };
     let error = run(&mut out, k, &mut []);
-    ensure(matches!(error, Err(Error::DimMismatch { .. })), "heads that do not divide are an error")?;
+    ensure(matches!(error, Err(Error::HeadsDoNotDivide { .. })), "heads that do not divide are an error")?;
     let needed = attention_scratch_len(unknown(4), unknown(5), unknown(4), unknown(4));
     let error = run(&mut out, k.split_at_head(unknown(2))?.0, &mut []);
     ensure(error == Err(Error::ScratchTooShort { needed, got: 0 }), "too little scratch is an error")

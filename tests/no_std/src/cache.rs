@@ -93,11 +93,11 @@ fn refused() -> Check {
     let there = unknown([0]);
     let append = Append::new(&there);
     let short = append.rotary(rotary).to(tokens, HeadsMut::token_major(&mut out, 8, 2, 4)?);
-    ensure(matches!(short, Err(Error::DimMismatch { got: 3, .. })), "a position too far is an error")?;
+    ensure(matches!(short, Err(Error::TooLarge { got: 3, .. })), "a position too far is an error")?;
     let full = append.to(tokens, HeadsMut::token_major(&mut out, unknown(2), 2, 4)?);
-    ensure(matches!(full, Err(Error::DimMismatch { got: 3, .. })), "a full cache is an error")?;
+    ensure(matches!(full, Err(Error::TooLarge { got: 3, .. })), "a full cache is an error")?;
     let pool = HeadsMut::batch_token_major(&mut out, 4, 2, 2, 4)?;
     let lost = append.to_pages(tokens, pool, unknown([0, 4].as_slice()));
-    ensure(matches!(lost, Err(Error::DimMismatch { got: 4, .. })), "a page that is not there is an error")?;
+    ensure(matches!(lost, Err(Error::TooLarge { got: 4, .. })), "a page that is not there is an error")?;
     ensure(out == [7.0; 64], "what was refused is untouched")
 }

@@ -343,6 +343,14 @@ static void wrong_calls_are_refused(void)
     refused(qkv_softmax_rows(&a, &c, &e), QKV_ERROR_DIM, &e, "columns of the output");
     refused(qkv_log_sum_exp_rows(&a, out, 1, &e), QKV_ERROR_DIM, &e, "length of the output (rows)");
     refused(qkv_softmax_rows_in_place(NULL, &e), QKV_ERROR_NULL, &e, "x");
+    /* Details that lie in an output: the code alone. */
+    union { qkv_error e; float f[64]; unsigned char bytes[256]; } both;
+    memset(&both, 7, sizeof both);
+    qkv_mat_out within = { .data = both.f, .len = 6, .rows = 2, .cols = 3 };
+    int code = qkv_softmax_rows(&a, &within, &both.e);
+    for (size_t i = 0; i < sizeof both; i++)
+        code = both.bytes[i] == 7 ? code : -1;
+    expect(code == QKV_ERROR_OVERLAP, "an error in an output is refused, and nothing written");
     expect(qkv_attention(NULL, NULL, NULL, NULL, NULL, NULL, 0, NULL) == QKV_ERROR_NULL, "all NULL");
 }
 

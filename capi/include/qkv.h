@@ -36,7 +36,7 @@
 // The fastest of this processor.
 #define QKV_TIER_BEST 0
 
-// One number at a time, as a microcontroller does it: the same bits as there, anywhere.
+// One number at a time, as a microcontroller does it: the same bits as there, unless that was built with `qkv_fma`.
 #define QKV_TIER_SCALAR 1
 
 // What every processor of the build's target has: the same bits again, in vectors.
@@ -128,7 +128,8 @@ typedef struct qkv_matmul_options {
   uint32_t tier;
 } qkv_matmul_options;
 
-// The details of a refusal. Every call that is given one writes it: code 0 where it succeeds.
+// The details of a refusal. Every call that is given one writes it, code 0 where it succeeds, unless it overlaps
+// other memory of the call.
 typedef struct qkv_error {
   // What the call returned.
   int code;

@@ -38,7 +38,7 @@ pub unsafe extern "C" fn qkv_attention(
     error: *mut ErrorDetail,
 ) -> c_int {
     let run = || {
-        let mut memory = Memory::new();
+        let mut memory = Memory::new(error);
         // SAFETY: as the caller promises.
         let (q, k, v, out, options, scratch) = unsafe {
             (

@@ -27,7 +27,8 @@ pub const ERROR_SCRATCH: c_int = 10;
 /// Refused for a reason that this version has no code for.
 pub const ERROR_OTHER: c_int = 11;
 
-/// The details of a refusal. Every call that is given one writes it: code 0 where it succeeds.
+/// The details of a refusal. Every call that is given one writes it, code 0 where it succeeds, unless it overlaps
+/// other memory of the call.
 #[repr(C)]
 pub struct ErrorDetail {
     /// What the call returned.
@@ -46,11 +47,13 @@ pub struct Refusal {
     pub what: &'static str,
     pub expected: usize,
     pub got: usize,
+    /// The details are not to be written.
+    pub silent: bool,
 }
 
 impl Refusal {
     pub fn new(code: c_int, what: &'static str, expected: usize, got: usize) -> Refusal {
-        Refusal { code, what, expected, got }
+        Refusal { code, what, expected, got, silent: false }
     }
 
     /// `error` of the argument `what`.
@@ -69,6 +72,7 @@ impl Refusal {
             qkv::Error::ScratchTooShort { needed, got } => {
                 Refusal::new(ERROR_SCRATCH, "scratch", needed, got)
             }
+            qkv::Error::NotForPacked { what } => Refusal::new(ERROR_OPTION, what, 0, 0),
             _ => Refusal::new(ERROR_OTHER, what, 0, 0),
         }
     }
@@ -79,9 +83,9 @@ impl Refusal {
 /// # Safety
 /// - `detail` is null or may be written.
 pub unsafe fn report(result: Result<(), Refusal>, detail: *mut ErrorDetail) -> c_int {
-    let Refusal { code, what, expected, got } =
-        result.err().unwrap_or(Refusal { code: OK, what: "", expected: 0, got: 0 });
-    if detail.is_null() || !detail.is_aligned() {
+    let Refusal { code, what, expected, got, silent } =
+        result.err().unwrap_or_else(|| Refusal::new(OK, "", 0, 0));
+    if silent || detail.is_null() || !detail.is_aligned() {
         return code;
     }
     let mut text = [0; 64];

@@ -69,7 +69,7 @@ pub unsafe extern "C" fn qkv_matmul(
     error: *mut ErrorDetail,
 ) -> c_int {
     let run = || {
-        let mut memory = Memory::new();
+        let mut memory = Memory::new(error);
         // SAFETY: as the caller promises.
         let (a, b, c, options, scratch) = unsafe {
             (
@@ -109,7 +109,7 @@ pub unsafe extern "C" fn qkv_pack(
     error: *mut ErrorDetail,
 ) -> c_int {
     let run = || {
-        let mut memory = Memory::new();
+        let mut memory = Memory::new(error);
         // SAFETY: as the caller promises.
         let b = unsafe { argument("b", b)?.view("b", &mut memory)? };
         let packed: Result<AnyPacked<'_>, Refusal> = of_dtype!(AnyPacked, "dtype", dtype, T => {
@@ -139,7 +139,7 @@ pub unsafe extern "C" fn qkv_matmul_packed(
     error: *mut ErrorDetail,
 ) -> c_int {
     let run = || {
-        let mut memory = Memory::new();
+        let mut memory = Memory::new(error);
         // SAFETY: as the caller promises.
         let (a, b, c, options, scratch) = unsafe {
             (

@@ -1,21 +1,28 @@
 //! From C's pointers to slices: the only place where that is done. What cannot be a slice is refused, and so
 //! is memory that is written and overlaps other memory of the call.
 
-use crate::error::{ERROR_MISALIGNED, ERROR_NULL, ERROR_OVERFLOW, ERROR_OVERLAP, Refusal};
+use crate::error::{ERROR_MISALIGNED, ERROR_NULL, ERROR_OVERFLOW, ERROR_OVERLAP, ErrorDetail, Refusal};
 
-/// Most regions of a call: attention with every option.
-const REGIONS: usize = 16;
+/// Most regions of a call: attention with every option, and the details of its refusal.
+const REGIONS: usize = 17;
 
 /// The memory of one call.
 pub struct Memory {
     /// First address, end, and whether it is written.
     regions: [(usize, usize, bool); REGIONS],
     used: usize,
+    /// Where the region of the details begins, or 0.
+    details: usize,
 }
 
 impl Memory {
-    pub fn new() -> Memory {
-        Memory { regions: [(0, 0, false); REGIONS], used: 0 }
+    /// That of a call which writes the details of a refusal to `error`, unless they cannot be written there.
+    pub fn new(error: *const ErrorDetail) -> Memory {
+        let mut memory = Memory { regions: [(0, 0, false); REGIONS], used: 0, details: 0 };
+        if memory.note("error", error, 1, true).is_ok() {
+            memory.details = error.addr();
+        }
+        memory
     }
 
     /// `len` elements to read.
@@ -89,7 +96,9 @@ impl Memory {
         let start = ptr.addr();
         for &(from, to, other) in self.regions.iter().take(self.used) {
             if (written || other) && start < to && from < end {
-                return Err(Refusal::new(ERROR_OVERLAP, what, 0, 0));
+                let refusal = Refusal::new(ERROR_OVERLAP, what, 0, 0);
+                // To write the details would be to write there.
+                return Err(Refusal { silent: from == self.details, ..refusal });
             }
         }
         let Some(place) = self.regions.get_mut(self.used) else { return Err(overflow) };

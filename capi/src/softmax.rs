@@ -19,7 +19,7 @@ pub unsafe extern "C" fn qkv_softmax_rows(
     error: *mut ErrorDetail,
 ) -> c_int {
     let run = || {
-        let mut memory = Memory::new();
+        let mut memory = Memory::new(error);
         // SAFETY: as the caller promises.
         let (x, out) = unsafe {
             (argument("x", x)?.view("x", &mut memory)?, argument("out", out)?.view("out", &mut memory)?)
@@ -39,7 +39,7 @@ pub unsafe extern "C" fn qkv_softmax_rows(
 pub unsafe extern "C" fn qkv_softmax_rows_in_place(x: *const MatOut, error: *mut ErrorDetail) -> c_int {
     let run = || {
         // SAFETY: as the caller promises.
-        let x = unsafe { argument("x", x)?.view("x", &mut Memory::new())? };
+        let x = unsafe { argument("x", x)?.view("x", &mut Memory::new(error))? };
         let done = typed!(AnyMatOut, x, x => Softmax::new().run_in_place(x));
         done.map_err(|error| Refusal::of("x", error))
     };
@@ -59,7 +59,7 @@ pub unsafe extern "C" fn qkv_log_sum_exp_rows(
     error: *mut ErrorDetail,
 ) -> c_int {
     let run = || {
-        let mut memory = Memory::new();
+        let mut memory = Memory::new(error);
         // SAFETY: as the caller promises.
         let (x, out) =
             unsafe { (argument("x", x)?.view("x", &mut memory)?, memory.write("out", out, out_len)?) };

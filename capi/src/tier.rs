@@ -6,7 +6,7 @@ use crate::error::{ERROR_OPTION, Refusal};
 
 /// The fastest of this processor.
 pub const TIER_BEST: u32 = 0;
-/// One number at a time, as a microcontroller does it: the same bits as there, anywhere.
+/// One number at a time, as a microcontroller does it: the same bits as there, unless that was built with `qkv_fma`.
 pub const TIER_SCALAR: u32 = 1;
 /// What every processor of the build's target has: the same bits again, in vectors.
 pub const TIER_PORTABLE: u32 = 2;

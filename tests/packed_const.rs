@@ -110,6 +110,36 @@ fn a_static_is_a_matrix_of_products() {
 }
 
 #[test]
+fn columns_of_packed_weights_split_at_panels() {
+    let packed: [f32; LEN] = PackedMat::pack_const(&any());
+    let whole = PackedMat::from_array::<K, N, LEN>(&packed);
+    let a = [0.5_f32; 2 * K];
+    let product = |weights: PackedMat<f32>| {
+        let mut c = vec![7.0_f32; 2 * weights.cols()];
+        let (a, view) =
+            (MatRef::new(&a, 2, K).expect("sizes"), MatMut::new(&mut c, 2, weights.cols()).expect("sizes"));
+        Matmul::new().run_packed(a, weights, view, &mut []).expect("sizes");
+        c
+    };
+    let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+    for col in [0, 16, 32, N] {
+        let (left, right) = whole.split_at_col(col).expect("panels");
+        let (left, right, all) = (product(left), product(right), product(whole));
+        for row in 0..2 {
+            let of = |part: &[f32], n: usize| bits(&part[row * n..][..n]);
+            let parts = [of(&left, col), of(&right, N - col)].concat();
+            assert_eq!(parts, of(&all, N), "column {col}, row {row}");
+        }
+    }
+    let within = whole.split_at_col(17).expect_err("within a panel");
+    assert_eq!(common::mismatch::<()>("columns of a part (a multiple of 16)", 16, 17), Err(within));
+    assert_eq!(
+        common::too_large::<()>("columns of a part", N, 36),
+        Err(whole.split_at_col(36).expect_err("35"))
+    );
+}
+
+#[test]
 fn nothing_is_packed_to_nothing() {
     const NO_ROWS: [f32; 0] = PackedMat::pack_const::<0, 20, 0>(&[]);
     const NO_COLUMNS: [f32; 0] = PackedMat::pack_const(&[[]; 3]);

@@ -185,6 +185,23 @@ fn prop_head_views_are_sound_for_any_arguments() {
     });
 }
 
+/// So that the scratch of the largest call is enough for all of them.
+#[test]
+fn scratch_of_a_product_never_falls_when_a_size_grows() {
+    let sizes = [0, 1, 2, 3, 7, 16, 63, 64, 65, 71, 72, 73, 200, 288, 289, 512, 513, 1100, 2048, 8192, 9000];
+    let next = |i: usize| sizes.get(i + 1).copied().unwrap_or(20_000);
+    for (i, &m) in sizes.iter().enumerate() {
+        for (j, &k) in sizes.iter().enumerate() {
+            for (l, &n) in sizes.iter().enumerate() {
+                let len = matmul_scratch_len(m, k, n);
+                for (m, k, n) in [(next(i), k, n), (m, next(j), n), (m, k, next(l)), (m + 1, k, n)] {
+                    assert!(matmul_scratch_len(m, k, n) >= len, "{m} x {k} x {n}: less than {len}");
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn prop_lengths_never_panic_and_grow_with_the_sizes() {
     check(3, |[Size(m), Size(k), Size(n)], [Size(d), _]| {
@@ -223,6 +240,27 @@ fn rows_of_a_matrix_split_into_two_that_cover_it_once() {
     let mut data = [0.0_f32; 15];
     let refused = MatMut::new(&mut data, 3, 5).expect("15 elements").split_at_row(4).err();
     assert_eq!(refused, Some(Error::TooLarge { what: "rows of a part", most: 3, got: 4 }));
+}
+
+#[test]
+fn columns_of_a_matrix_split_into_two_that_cover_it_once() {
+    for col in 0..=5 {
+        let mut data = [0.0_f32; 3 * 5];
+        let view = MatMut::new(&mut data, 3, 5).expect("15 elements");
+        let (left, right) = view.as_ref().split_at_col(col).expect("a column");
+        assert_eq!((left.cols(), right.cols(), left.rows(), right.rows()), (col, 5 - col, 3, 3));
+        let (left, right) = view.split_at_col(col).expect("a column");
+        mark(left, 1.0);
+        mark(right, 2.0);
+        for (at, x) in data.iter().enumerate() {
+            assert_eq!(*x, if at % 5 < col { 1.0 } else { 2.0 }, "column {col}, element {at}");
+        }
+    }
+    let data = [0.0_f32; 15];
+    let view = MatRef::new(&data, 3, 5).expect("15 elements");
+    let refused = view.split_at_col(6).expect_err("there are five");
+    assert_eq!(refused, Error::TooLarge { what: "columns of a part", most: 5, got: 6 });
+    assert_eq!(format!("{:?}", view.t()), "MatRef { sizes: [5, 3], strides: [1, 5] }");
 }
 
 fn sixty(

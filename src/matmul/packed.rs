@@ -1,12 +1,13 @@
 //! Weights packed once into the layout that the tile reads, and used many times.
 
+use core::fmt;
 use core::marker::PhantomData;
 use core::mem::MaybeUninit;
 
 use crate::elem::{Elem, Kind, by_kind};
 #[cfg(feature = "half")]
 use crate::elem::{f32_to_bf16, f32_to_f16};
-use crate::error::{Error, expect_dim};
+use crate::error::{Error, expect_dim, expect_most};
 use crate::kernel::pack::{Grid, pack, unpack_row};
 use crate::kernel::tile::PANEL_COLS;
 use crate::simd::Simd;
@@ -137,6 +138,41 @@ impl<'a, T: Elem> PackedMat<'a, T> {
         PackedMat { ptr: packed.as_ptr(), k: K, n: N, slice: PhantomData }
     }
 
+    /// Columns `0..col` and `col..cols`, for two threads: of a product of few rows each thread takes some columns of C.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] if there are fewer than `col` columns, [`Error::DimMismatch`] if `col` is within a panel: no
+    /// multiple of 16.
+    ///
+    /// ```
+    /// use qkv::{MatMut, MatRef, Matmul, PackedMat};
+    /// let weights = [0.5_f32; 3 * 40];
+    /// let mut storage = [0.0_f32; PackedMat::<f32>::len(3, 40)];
+    /// let packed = PackedMat::pack(MatRef::new(&weights, 3, 40)?, &mut storage)?;
+    /// let (x, mut y) = ([1.0_f32, 2.0, 3.0], [0.0_f32; 40]);
+    /// let x = MatRef::new(&x, 1, 3)?;
+    /// let ((left, right), y_parts) = (packed.split_at_col(32)?, MatMut::new(&mut y, 1, 40)?.split_at_col(32)?);
+    /// std::thread::scope(|threads| {
+    ///     for (weights, y) in [(left, y_parts.0), (right, y_parts.1)] {
+    ///         threads.spawn(move || Matmul::new().run_packed(x, weights, y, &mut []));
+    ///     }
+    /// });
+    /// assert_eq!(y, [3.0; 40]);
+    /// # Ok::<(), qkv::Error>(())
+    /// ```
+    pub fn split_at_col(self, col: usize) -> Result<(Self, Self), Error> {
+        expect_most("columns of a part", self.n, col)?;
+        if col < self.n {
+            expect_dim("columns of a part (a multiple of 16)", col - col % PANEL_COLS, col)?;
+        }
+        let part = |from: usize, n| {
+            // Behind the last column nothing may be.
+            let ptr = if n == 0 { self.ptr } else { self.ptr.wrapping_add(from * self.k) };
+            PackedMat { ptr, n, ..self }
+        };
+        Ok((part(0, col), part(col, self.n - col)))
+    }
+
     /// Rows of the matrix.
     pub fn rows(&self) -> usize {
         self.k
@@ -145,6 +181,12 @@ impl<'a, T: Elem> PackedMat<'a, T> {
     /// Columns of the matrix.
     pub fn cols(&self) -> usize {
         self.n
+    }
+}
+
+impl<T: Elem> fmt::Debug for PackedMat<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PackedMat").field("sizes", &[self.k, self.n]).finish()
     }
 }
 

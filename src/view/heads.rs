@@ -1,5 +1,6 @@
 //! Heads of Q, K, V and the output over slices.
 
+use core::fmt;
 use core::marker::PhantomData;
 
 use super::{RawHeads, threads};
@@ -14,6 +15,12 @@ use crate::error::{Error, expect_most};
 /// let cache = [0.0_f32; 8 * 2 * 4];
 /// let k = HeadsRef::token_major(&cache, 8, 2, 4)?.first_rows(3)?;
 /// assert_eq!((k.len(), k.n_heads(), k.head_dim()), (3, 2, 4));
+///
+/// // Q, K and V of one product, side by side in each token: 4 query heads and 2 of keys and of values.
+/// let projected = [0.0_f32; 3 * 8 * 4];
+/// let (q, rest) = HeadsRef::token_major(&projected, 3, 8, 4)?.split_at_head(4)?;
+/// let (k, v) = rest.split_at_head(2)?;
+/// # assert_eq!((q.n_heads(), k.n_heads(), v.n_heads()), (4, 2, 2));
 /// # Ok::<(), qkv::Error>(())
 /// ```
 #[derive(Clone, Copy)]
@@ -191,6 +198,15 @@ macro_rules! heads {
                 self.raw.head_dim
             }
         }
+
+        impl<T: Elem> fmt::Debug for $view<'_, T> {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                let RawHeads { batch, len, n_heads, head_dim, batch_stride, token_stride, head_stride, .. } = self.raw;
+                let sizes = [batch, len, n_heads, head_dim];
+                let strides = [batch_stride, token_stride, head_stride];
+                f.debug_struct(stringify!($view)).field("sizes", &sizes).field("strides", &strides).finish()
+            }
+        }
     };
 }
 heads!(HeadsRef, [], [as_ptr().cast_mut()], false);
@@ -200,5 +216,10 @@ impl<T: Elem> HeadsMut<'_, T> {
     /// A shorter borrow of the same heads.
     pub fn reborrow(&mut self) -> HeadsMut<'_, T> {
         HeadsMut { raw: self.raw, slice: PhantomData }
+    }
+
+    /// The same heads to read.
+    pub fn as_ref(&self) -> HeadsRef<'_, T> {
+        HeadsRef { raw: self.raw, slice: PhantomData }
     }
 }

@@ -1,5 +1,6 @@
 //! Matrices over slices.
 
+use core::fmt;
 use core::marker::PhantomData;
 
 use super::{RawMat, threads};
@@ -103,21 +104,37 @@ impl<'a, T: Elem> MatMut<'a, T> {
         MatMut { raw: self.raw, slice: PhantomData }
     }
 
-    /// Rows `0..row` and `row..rows`, which may go to two threads.
-    ///
-    /// # Errors
-    /// [`Error::TooLarge`] if there are fewer than `row` rows.
-    pub fn split_at_row(self, row: usize) -> Result<(Self, Self), Error> {
-        let RawMat { rows, cols, .. } = self.raw;
-        expect_most("rows of a part", rows, row)?;
-        let part = |i, n| MatMut { raw: self.raw.block(i, 0, n, cols), slice: PhantomData };
-        Ok((part(0, row), part(row, rows - row)))
+    /// The same matrix to read.
+    pub fn as_ref(&self) -> MatRef<'_, T> {
+        MatRef { raw: self.raw, slice: PhantomData }
     }
 }
 
-macro_rules! mat_sizes {
+macro_rules! both {
     ($view:ident) => {
         impl<T: Elem> $view<'_, T> {
+            /// Rows `0..row` and `row..rows`, which may go to two threads.
+            ///
+            /// # Errors
+            /// [`Error::TooLarge`] if there are fewer than `row` rows.
+            pub fn split_at_row(self, row: usize) -> Result<(Self, Self), Error> {
+                let RawMat { rows, cols, .. } = self.raw;
+                expect_most("rows of a part", rows, row)?;
+                let part = |i, n| $view { raw: self.raw.block(i, 0, n, cols), slice: PhantomData };
+                Ok((part(0, row), part(row, rows - row)))
+            }
+
+            /// Columns `0..col` and `col..cols`, which may go to two threads.
+            ///
+            /// # Errors
+            /// [`Error::TooLarge`] if there are fewer than `col` columns.
+            pub fn split_at_col(self, col: usize) -> Result<(Self, Self), Error> {
+                let RawMat { rows, cols, .. } = self.raw;
+                expect_most("columns of a part", cols, col)?;
+                let part = |j, n| $view { raw: self.raw.block(0, j, rows, n), slice: PhantomData };
+                Ok((part(0, col), part(col, cols - col)))
+            }
+
             /// Rows.
             pub fn rows(&self) -> usize {
                 self.raw.rows
@@ -127,7 +144,15 @@ macro_rules! mat_sizes {
                 self.raw.cols
             }
         }
+
+        impl<T: Elem> fmt::Debug for $view<'_, T> {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                let RawMat { rows, cols, row_stride, col_stride, .. } = self.raw;
+                let (sizes, strides) = ([rows, cols], [row_stride, col_stride]);
+                f.debug_struct(stringify!($view)).field("sizes", &sizes).field("strides", &strides).finish()
+            }
+        }
     };
 }
-mat_sizes!(MatRef);
-mat_sizes!(MatMut);
+both!(MatRef);
+both!(MatMut);

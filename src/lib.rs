@@ -23,6 +23,10 @@
 //! | attention: prefill, decode, causal, grouped heads | [`Attention`] |
 //! | keys and values in a ring or in pages | [`Ring`], [`Paged`] |
 //! | new tokens into a cache, rotary embedding | [`Append`], [`Rotary`] |
+//! | masks and biases as tensors, rules of your own | [`TensorRef`], [`MaskRule`], [`ScoreRule`] |
+//! | scores and weights themselves | [`Attention::scores`], [`Attention::weights`], [`Scores`] |
+//! | attention on your threads | [`Attention::split`], [`Work`], [`Item`] |
+//! | partial states over some keys, and their merge | [`Attention::partial`], [`Attention::merge`], [`states_len`] |
 //! | attention a few tiles at a time | [`Attention::steps`], [`Steps`] |
 //! | attention from X and its weights | [`SelfAttention`] |
 //! | softmax, log-sum-exp, `e^x` | [`softmax()`], [`log_sum_exp`], [`exp_in_place`], [`Softmax`] |
@@ -30,7 +34,7 @@
 //! | which instructions | [`Tier`] |
 //! | `f32`, `f16`, `bf16` | [`Elem`] |
 //!
-//! Arguments come in one order everywhere: inputs, output, scratch. Sizes and strides are in elements.
+//! Arguments come in one order: inputs, output, scratch. Sizes and strides are in elements.
 //!
 //! # A matrix product
 //!

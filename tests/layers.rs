@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// DESIGN's table of layers. A file may use those of a smaller number, and its own folder.
+/// The layers. A file may use those of a smaller number, and its own folder.
 const LAYERS: [(&str, usize); 24] = [
     ("error", 0),
     ("simd", 0),

@@ -1,4 +1,4 @@
-//! Calls of every kind need little stack, whatever their sizes: they run in threads that have little, on whose end
+//! Products and attention need little stack, whatever their sizes: they run in threads that have little, on whose end
 //! they would fail.
 #![cfg(feature = "half")]
 

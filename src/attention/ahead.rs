@@ -1,4 +1,5 @@
-//! What memory is asked for before it is read, so that nothing waits for it.
+//! What memory is asked for before it is read, so that nothing waits for it: by few rows ([`Ahead`], [`Asked`]), and by the
+//! values of many ([`Wanted`]).
 
 use core::ops::Range;
 
@@ -17,7 +18,7 @@ use crate::view::{RawMat, RawTensor, Sequence};
 /// Bytes that are asked for ahead of those that are worked on.
 const AHEAD: usize = 20 << 10;
 
-/// What is asked for while some keys of each of some heads are worked on in turn: those of so many heads further on.
+/// What is asked for while heads take turns, `keys` keys of each: the keys of the turn that is `by` turns later.
 #[derive(Clone, Copy)]
 pub struct Ahead {
     heads: usize,
@@ -86,7 +87,7 @@ impl Later {
         }
     }
 
-    /// Asks for one line: none twice, since that would hold what takes note of lines that memory has to bring.
+    /// Asks for one line: none twice, since that would hold one of the L1's few buffers of lines under way.
     #[inline(always)]
     fn line<S: Simd>(&mut self, s: S) {
         s.prefetch(self.at);
@@ -230,7 +231,7 @@ impl Wanted {
         }
         let p = panel.p;
         let (rows, next) = (p.q.len * p.group.get(), block.start + BLOCK);
-        // It is number `i` of the panels that take each block together, of which the first `done` do not see the next.
+        // The panel is number `i` of those that take each block together, of which the first `done` do not see the next.
         let together = rows_together::<S>(p);
         let (n, i) =
             if panel.alone { (together / S::PANEL, panel.first % together / S::PANEL) } else { (1, 0) };

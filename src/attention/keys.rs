@@ -65,7 +65,8 @@ impl<'a, T: Elem> Ring<'a, T> {
 /// Keys in pages: a pool of pages, and for each sequence a table of the pages that hold its keys.
 ///
 /// The pool is a batch of views: page `p` is its sequence `p`, and holds `pool.len()` keys. Key `t` is in
-/// slot `t % pool.len()` of page `table[t / pool.len()]`. Pages are read in place.
+/// slot `t % pool.len()` of page `table[t / pool.len()]`. Nothing need be gathered. If keys of packed sequences
+/// ([`kv_offsets`](super::Attention::kv_offsets)) lie in pages, the table is that of one sequence with all of them.
 ///
 /// ```
 /// use qkv::{HeadsRef, Paged};

@@ -62,7 +62,7 @@ pub unsafe fn keys_of(panel: &Panel, x: &Scratch, block: &Block, r: usize) -> (u
     }
 }
 
-/// What a mask does to the keys of a block, for [`Masks`].
+/// The first of `from..to` that some row sees, and how many follow it without a gap; `(to, 0)` if none, for [`Masks`].
 pub fn next_seen(keys: u64, (from, to): (usize, usize)) -> (usize, usize) {
     match keys & bits(from, to) {
         0 => (to, 0),

@@ -23,7 +23,11 @@ impl Attention<'_> {
     /// The partial states of the chunks `chunks` of [`KEYS_PER_STATE`] keys, `[chunk][row][..]`: for each row
     /// the maximum of its scores, the sum of its weights and its weighted values. Chunks may be computed
     /// apart, in any order; [`merge`](Self::merge) then gives the bits of [`run`](Self::run). Sinks are left
-    /// to the merge.
+    /// to the merge. Chunks behind the last key are states of nothing. Rows are `batch * n_heads * q_len`, those of packed
+    /// sequences all of their tokens.
+    ///
+    /// If the keys are the part `from..` of a longer cache, the mask must be told:
+    /// `.causal().offset(kv_len - q_len - from)`, with the whole `kv_len`.
     ///
     /// ```
     /// use qkv::{Attention, HeadsMut, HeadsRef, KEYS_PER_STATE, attention_scratch_len, states_len};

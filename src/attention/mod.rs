@@ -43,8 +43,12 @@ pub use steps::Steps;
 pub use weights::Scores;
 pub use work::{Item, Work};
 
-/// `f32`s of scratch for [`Attention::run`] of these sizes, for any number of heads and any types;
+/// `f32`s of scratch for [`Attention::run`] of these sizes, for any number of heads and sequences and any types;
 /// `usize::MAX` if that is more than fits.
+///
+/// For packed sequences the lengths are those of the longest; for a ring or pages `kv_len` is theirs, whatever
+/// [`kv_lens`](Attention::kv_lens) says. It never falls when a size grows, so that the scratch of the largest call is
+/// enough for all. The number is that of this target: one without vectors needs much less.
 pub const fn attention_scratch_len(q_len: usize, kv_len: usize, head_dim: usize, v_head_dim: usize) -> usize {
     if q_len == 0 { 0 } else { scratch::scratch_len(q_len, kv_len, head_dim, v_head_dim) }
 }
@@ -140,7 +144,8 @@ impl Attention<'_> {
     }
 
     /// As [`run`](Self::run), and writes the natural logarithm of the sum of each row's exponentials,
-    /// `lse[(b * n_heads + h) * q_len + i] = ln Σ_t e^score(t)`: what results over other keys are merged by.
+    /// `lse[(b * n_heads + h) * q_len + i] = ln Σ_t e^score(t)`: outputs over other keys are merged with it, weighted by
+    /// `e^(lse - ln Σ e^lse)` each. For a merge with the bits of one call see [`partial`](Self::partial).
     /// A sink counts in the sum. It is minus infinity for a row that sees no key and has no sink.
     ///
     /// # Errors

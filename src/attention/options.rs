@@ -113,7 +113,8 @@ impl<'a> Attention<'a> {
         Attention { kv_lens: Some(lens), ..self }.with_lengths()
     }
 
-    /// The first key of each sequence of the batch (padding on the left): those before it are not read.
+    /// The first key of each sequence of the batch (padding on the left): those before it are not read. From the end of
+    /// the keys on there are none, and the rows are zeros.
     pub const fn kv_starts(self, starts: &'a [usize]) -> Self {
         Attention { kv_starts: Some(starts), ..self }.with_lengths()
     }

@@ -81,7 +81,7 @@ impl Panel<'_> {
 }
 
 /// A panel on its way through the keys.
-pub struct Run<'a> {
+pub struct Walk<'a> {
     pub panel: Panel<'a>,
     pub x: Scratch,
     /// The keys that some row sees for its place, and those that all rows see.
@@ -100,7 +100,7 @@ pub struct SoFar {
     begun: bool,
 }
 
-impl Run<'_> {
+impl Walk<'_> {
     /// Goes on from where an earlier run of the same panel, with the same scratch, was.
     pub fn resume(&mut self, so_far: SoFar) {
         if so_far.merged {
@@ -244,7 +244,7 @@ impl Run<'_> {
             (keys, holes) = seen?;
             (from, to) = hull(keys);
         }
-        // Bits say both.
+        // With holes each row's bits say where its keys begin and end, too.
         let partial = !holes && !inside(from, to);
         if partial && const { S::LANES > 1 } {
             // Lanes without a row follow the head's last one.

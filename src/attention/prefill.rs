@@ -1,9 +1,9 @@
-//! Scores and softmax with rows in the lanes: many queries at a time.
+//! Scores with rows in the lanes: many queries at a time.
 //!
-//! Q is transposed once a panel, scaled, into `[head_dim][lanes]`. The tile then broadcasts elements
-//! of K straight from the caller's rows against vectors of queries, and everything after it is
-//! vertical: no K is packed and nothing is reduced across lanes. Few rows that would fill
-//! a vector badly are left to [`decode`].
+//! Q is transposed once a panel, scaled, into `[head_dim][lanes]`. The tile then broadcasts elements of K against vectors
+//! of queries, and everything after it is vertical: nothing is reduced across lanes. K is read where it lies if a head's
+//! keys are floats side by side, and else a block is copied for all panels that take it. Few rows that would fill a vector
+//! badly are left to [`decode`].
 
 use super::block::Block;
 use super::panel::Panel;

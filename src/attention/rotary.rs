@@ -17,7 +17,8 @@ use crate::view::{HeadsMut, HeadsRef, RawHeads};
 /// The table is `[positions][2][dim / 2]`: for each position the cosines of all pairs, then their sines. It
 /// is filled by [`fill_table`](Self::fill_table), or by you: for other frequencies, or scaled ones.
 /// Feature `i` and feature `i + dim / 2` are a pair, unless [`interleaved`](Self::interleaved) says
-/// otherwise. Of a head only the first `dim` features are rotated.
+/// otherwise: halves are what GPT-NeoX has, and weights of Llama as Hugging Face lays them out; neighbours are what GPT-J and
+/// the original weights of Llama have. Of a head only the first `dim` features are rotated.
 ///
 /// Features are widened to `f32`, each of the six operations is rounded by itself, and the result is rounded
 /// to its type once: all tiers of all targets give the same bits.

@@ -123,28 +123,28 @@ impl Place {
                 // SAFETY: rows of heads that there are; the queries and sums of panels that are under way are
                 // in the scratch, and their blocks come in order.
                 unsafe {
-                    let mut runs = together::Runs::default();
+                    let mut walks = together::Walks::default();
                     let heads = (self.kv_head, heads);
-                    let keys = together::runs(s, p, heads, (&rows, self.first), scratch, &mut runs);
+                    let keys = together::walks(s, p, heads, (&rows, self.first), scratch, &mut walks);
                     let mut from = together::first_block(keys);
                     if let Some((next, so_far)) = self.under_way.take() {
                         from = next;
-                        for (run, so_far) in runs.iter_mut().flatten().zip(so_far) {
-                            run.resume(so_far);
+                        for (walk, so_far) in walks.iter_mut().flatten().zip(so_far) {
+                            walk.resume(so_far);
                         }
                     } else {
-                        together::open(s, &runs);
+                        together::open(s, &walks);
                     }
                     let blocks = keys.1.saturating_sub(from).div_ceil(BLOCK);
                     let to = if blocks > *left { from + *left * BLOCK } else { keys.1 };
-                    together::blocks(s, &mut runs, from..to);
+                    together::blocks(s, &mut walks, from..to);
                     *left -= blocks.clamp(1, *left);
                     if to < keys.1 {
-                        let so_far = runs.map(|run| run.map_or_else(SoFar::default, |run| run.so_far));
+                        let so_far = walks.map(|walk| walk.map_or_else(SoFar::default, |walk| walk.so_far));
                         self.under_way = Some((to, so_far));
                         return false;
                     }
-                    together::close(s, &mut runs);
+                    together::close(s, &mut walks);
                 }
                 self.first += together::rows_together::<S>(p);
             }

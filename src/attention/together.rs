@@ -6,7 +6,7 @@ use core::ops::Range;
 
 use super::block::Block;
 use super::call::Problem;
-use super::panel::{Panel, Run, SoFar};
+use super::panel::{Panel, SoFar, Walk};
 use super::scratch::{MAX_PANEL, MAX_PANELS, Scratch, room};
 use super::{decode, prefill};
 use crate::kernel::softmax::BLOCK;
@@ -87,15 +87,15 @@ pub unsafe fn rows<S: Simd>(s: S, p: &Problem, heads: (usize, usize), rows: Rang
     for first in rows.clone().step_by(rows_together::<S>(p)) {
         // SAFETY: as the caller promises. Not moved to elsewhere: panels are large.
         unsafe {
-            let mut found = Runs::default();
-            let keys = runs(s, p, heads, (&rows, first), scratch, &mut found);
-            run(s, &mut found, keys);
+            let mut found = Walks::default();
+            let keys = walks(s, p, heads, (&rows, first), scratch, &mut found);
+            walk(s, &mut found, keys);
         }
     }
 }
 
 /// Panels that take each block of keys together.
-pub type Runs<'a> = [Option<Run<'a>>; MAX_PANELS];
+pub type Walks<'a> = [Option<Walk<'a>>; MAX_PANELS];
 
 /// Calls `take` with the panels of some rows of key heads, a few at a time, and with the first key that some row of
 /// them sees and the end of them.
@@ -108,12 +108,12 @@ pub unsafe fn each<'a, S: Simd>(
     heads: (usize, usize),
     rows: Range<usize>,
     scratch: *mut f32,
-    mut take: impl FnMut(&mut Runs<'a>, (usize, usize)),
+    mut take: impl FnMut(&mut Walks<'a>, (usize, usize)),
 ) {
     for first in rows.clone().step_by(rows_together::<S>(p)) {
-        let mut found = Runs::default();
+        let mut found = Walks::default();
         // SAFETY: as the caller promises.
-        let keys = unsafe { runs(s, p, heads, (&rows, first), scratch, &mut found) };
+        let keys = unsafe { walks(s, p, heads, (&rows, first), scratch, &mut found) };
         take(&mut found, keys);
     }
 }
@@ -128,13 +128,13 @@ pub fn rows_together<S: Simd>(p: &Problem) -> usize {
 /// # Safety
 /// - As [`rows`]; `first` is one of the rows.
 #[cfg_attr(target_os = "none", inline(never))]
-pub unsafe fn runs<'a, S: Simd>(
+pub unsafe fn walks<'a, S: Simd>(
     s: S,
     p: &'a Problem<'a>,
     (kv_head, heads): (usize, usize),
     (rows, first): (&Range<usize>, usize),
     scratch: *mut f32,
-    found: &mut Runs<'a>,
+    found: &mut Walks<'a>,
 ) -> (usize, usize) {
     // SAFETY: as the caller promises.
     let x = unsafe { Scratch::cut(s, scratch, p) };
@@ -144,7 +144,7 @@ pub unsafe fn runs<'a, S: Simd>(
     // As many heads in each panel.
     let of_panel = if several { heads.div_ceil(heads.div_ceil(lanes.heads::<S>().max(1)).max(1)) } else { 1 };
     let mut keys = (usize::MAX, 0);
-    for (i, run) in found.iter_mut().enumerate() {
+    for (i, walk) in found.iter_mut().enumerate() {
         // Panels of further heads, or of further rows.
         let (h, r) = if several { (i * of_panel, 0) } else { (0, i * S::PANEL) };
         let (first, place) = (first + r, if several { i * lanes.of_heads::<S>(of_panel) } else { r });
@@ -154,6 +154,7 @@ pub unsafe fn runs<'a, S: Simd>(
         let rows = (together - first).min(S::PANEL);
         let (early, late) = (p.seen(first), p.seen(first + rows - 1));
         let (some, all) = (early.start..late.end, late.start..early.end);
+        // Both ends grow with the row: the last panel's is the end.
         keys = (keys.0.min(some.start), some.end);
         let panel = Panel {
             p,
@@ -165,7 +166,7 @@ pub unsafe fn runs<'a, S: Simd>(
             in_lanes: !lanes.few,
             alone: !several,
         };
-        *run = Some(Run { panel, x: x.panel(place), some, all, so_far: SoFar::default() });
+        *walk = Some(Walk { panel, x: x.panel(place), some, all, so_far: SoFar::default() });
     }
     keys
 }
@@ -174,12 +175,12 @@ pub unsafe fn runs<'a, S: Simd>(
 ///
 /// # Safety
 /// - [`each`] gave the panels and the keys.
-pub unsafe fn run<S: Simd>(s: S, runs: &mut Runs, keys: (usize, usize)) {
+pub unsafe fn walk<S: Simd>(s: S, walks: &mut Walks, keys: (usize, usize)) {
     // SAFETY: as the caller promises.
     unsafe {
-        open(s, runs);
-        blocks(s, runs, first_block(keys)..keys.1);
-        close(s, runs);
+        open(s, walks);
+        blocks(s, walks, first_block(keys)..keys.1);
+        close(s, walks);
     }
 }
 
@@ -191,12 +192,12 @@ pub fn first_block((first, _): (usize, usize)) -> usize {
 /// Brings the panels' queries to the scratch.
 ///
 /// # Safety
-/// - [`runs`] gave the panels.
+/// - [`walks`] gave the panels.
 #[cfg_attr(target_os = "none", inline(never))]
-pub unsafe fn open<S: Simd>(s: S, runs: &Runs) {
-    for run in runs.iter().flatten() {
+pub unsafe fn open<S: Simd>(s: S, walks: &Walks) {
+    for walk in walks.iter().flatten() {
         // SAFETY: the scratch has room for the panels.
-        unsafe { run.open(s) };
+        unsafe { walk.open(s) };
     }
 }
 
@@ -205,15 +206,15 @@ pub unsafe fn open<S: Simd>(s: S, runs: &Runs) {
 /// # Safety
 /// - As [`open`], after it. Blocks come in order, each once.
 #[inline(always)]
-pub unsafe fn blocks<S: Simd>(s: S, runs: &mut Runs, starts: Range<usize>) {
+pub unsafe fn blocks<S: Simd>(s: S, walks: &mut Walks, starts: Range<usize>) {
     for start in starts.step_by(BLOCK) {
         // SAFETY: blocks lie inside K and V.
         unsafe {
-            each_block(s, runs, start, |run, block| {
+            each_block(s, walks, start, |walk, block| {
                 if let Some(block) = block {
-                    run.enter(s, block);
-                    run.scores(s, block);
-                    run.weigh(s, block);
+                    walk.enter(s, block);
+                    walk.scores(s, block);
+                    walk.weigh(s, block);
                 }
             });
         }
@@ -227,20 +228,20 @@ pub unsafe fn blocks<S: Simd>(s: S, runs: &mut Runs, starts: Range<usize>) {
 #[inline(always)]
 pub unsafe fn each_block<S: Simd>(
     s: S,
-    runs: &mut Runs,
+    walks: &mut Walks,
     start: usize,
-    mut take: impl FnMut(&mut Run, Option<&mut Block>),
+    mut take: impl FnMut(&mut Walk, Option<&mut Block>),
 ) {
     let mut there = (0, 0);
-    for run in runs.iter_mut().flatten() {
+    for walk in walks.iter_mut().flatten() {
         // SAFETY: as the caller promises.
-        let mut block = unsafe { run.look(s, start) };
+        let mut block = unsafe { walk.look(s, start) };
         if let Some(block) = &mut block {
             // Panels of other heads have keys of their own.
             (block.keys_there, block.values_there) =
-                if S::LANES == 1 || run.panel.alone { there } else { (0, 0) };
+                if S::LANES == 1 || walk.panel.alone { there } else { (0, 0) };
         }
-        take(run, block.as_mut());
+        take(walk, block.as_mut());
         if let Some(block) = block {
             there = (block.keys_there, block.values_there);
         }
@@ -252,9 +253,9 @@ pub unsafe fn each_block<S: Simd>(
 /// # Safety
 /// - As [`open`], after all blocks.
 #[cfg_attr(target_os = "none", inline(never))]
-pub unsafe fn close<S: Simd>(s: S, runs: &mut Runs) {
-    for run in runs.iter_mut().flatten() {
+pub unsafe fn close<S: Simd>(s: S, walks: &mut Walks) {
+    for walk in walks.iter_mut().flatten() {
         // SAFETY: as the caller promises.
-        unsafe { run.close(s) };
+        unsafe { walk.close(s) };
     }
 }

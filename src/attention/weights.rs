@@ -7,9 +7,9 @@
 
 use super::block::Block;
 use super::call::{Call, Problem};
-use super::panel::{Panel, Run};
+use super::panel::{Panel, Walk};
 use super::scratch::{MAX_PANEL, Scratch};
-use super::together::{self, Runs};
+use super::together::{self, Walks};
 use super::{Attention, Keys, lone, seen};
 use crate::elem::{Elem, Kind, by_kind, load_up_to, store_up_to};
 use crate::error::{Error, expect_most, expect_scratch};
@@ -140,8 +140,8 @@ impl Wanted {
             let heads = together::most_heads(s, p, rows.len()).min(end - kv_head);
             // SAFETY: as the caller promises; heads and rows that there are.
             unsafe {
-                together::each(s, p, (kv_head, heads), rows.clone(), scratch, |runs, seen| {
-                    self.panels(s, runs, seen);
+                together::each(s, p, (kv_head, heads), rows.clone(), scratch, |walks, seen| {
+                    self.panels(s, walks, seen);
                 });
             }
             kv_head += heads;
@@ -149,43 +149,43 @@ impl Wanted {
     }
 
     /// The rows of some panels, which see keys from `seen.0` to `seen.1`.
-    unsafe fn panels<S: Simd>(&self, s: S, runs: &mut Runs, seen: (usize, usize)) {
-        let to = runs.each_ref().map(|run| run.as_ref().map(|run| self.rows(&run.panel)));
+    unsafe fn panels<S: Simd>(&self, s: S, walks: &mut Walks, seen: (usize, usize)) {
+        let to = walks.each_ref().map(|walk| walk.as_ref().map(|walk| self.rows(&walk.panel)));
         let in_place = self.in_place();
         let blocks = if in_place { seen.0 - seen.0 % BLOCK..seen.1 } else { 0..self.keys };
         // SAFETY: as the caller promises.
         unsafe {
             if self.second_pass() {
-                together::run(s, runs, seen);
+                together::walk(s, walks, seen);
             } else {
-                together::open(s, runs);
+                together::open(s, walks);
             }
             for start in blocks.step_by(BLOCK) {
                 let mut rows = to.iter().flatten();
-                together::each_block(s, runs, start, |run, block| {
+                together::each_block(s, walks, start, |walk, block| {
                     let Some(to) = rows.next() else { return };
                     let Some(block) = block else {
-                        by_kind!(self.kind, E => self.unseen::<E>(run, to, start));
+                        by_kind!(self.kind, E => self.unseen::<E>(walk, to, start));
                         return;
                     };
                     if in_place {
-                        run.enter(s, block);
+                        walk.enter(s, block);
                     }
-                    run.scores(s, block);
+                    walk.scores(s, block);
                     if block.holes {
-                        seen::hide_all(s, &run.panel, &run.x, *block);
+                        seen::hide_all(s, &walk.panel, &walk.x, *block);
                     }
-                    by_kind!(self.kind, E => self.block::<S, E>(s, run, to, *block));
+                    by_kind!(self.kind, E => self.block::<S, E>(s, walk, to, *block));
                     if in_place {
-                        run.weigh(s, block);
+                        walk.weigh(s, block);
                     }
                 });
             }
             if in_place {
-                for (run, to) in runs.iter_mut().zip(&to) {
-                    let (Some(run), Some(to)) = (run, to) else { continue };
-                    run.close(s);
-                    self.turn_into_weights(s, run, to);
+                for (walk, to) in walks.iter_mut().zip(&to) {
+                    let (Some(walk), Some(to)) = (walk, to) else { continue };
+                    walk.close(s);
+                    self.turn_into_weights(s, walk, to);
                 }
             }
         }
@@ -226,12 +226,12 @@ impl Wanted {
     }
 
     /// Writes a block that no row sees.
-    unsafe fn unseen<E: Elem>(&self, run: &Run, to: &Rows, start: usize) {
+    unsafe fn unseen<E: Elem>(&self, walk: &Walk, to: &Rows, start: usize) {
         let keys = (self.keys - start).min(BLOCK);
         for (lane, row) in to.iter().enumerate().filter(|(_, row)| !row.is_null()) {
             // SAFETY: keys of a row that is wanted, a lane of the panel.
             unsafe {
-                let number = if self.second_pass() { unseen_weight(&run.x, lane) } else { self.none() };
+                let number = if self.second_pass() { unseen_weight(&walk.x, lane) } else { self.none() };
                 core::slice::from_raw_parts_mut(row.cast::<E>().add(start), keys).fill(E::narrow(number));
             }
         }
@@ -239,8 +239,8 @@ impl Wanted {
 
     /// Writes a block's scores, or weights, turned: rows lie in the lanes.
     #[inline(never)]
-    unsafe fn block<S: Simd, E: Elem>(&self, s: S, run: &Run, to: &Rows, block: Block) {
-        let (panel, x) = (&run.panel, &run.x);
+    unsafe fn block<S: Simd, E: Elem>(&self, s: S, walk: &Walk, to: &Rows, block: Block) {
+        let (panel, x) = (&walk.panel, &walk.x);
         let keys = (self.keys - block.start).min(BLOCK);
         let weights = self.second_pass();
         let all_seen = !block.partial && block.from == 0 && block.to >= keys;
@@ -260,7 +260,7 @@ impl Wanted {
                             unsafe {
                                 let mut number = column;
                                 if !all_seen {
-                                    number = self.seen(s, run, block, (lane, t), number);
+                                    number = self.seen(s, walk, block, (lane, t), number);
                                 }
                                 if weights {
                                     let (m, inverse) =
@@ -284,7 +284,7 @@ impl Wanted {
     unsafe fn seen<S: Simd>(
         &self,
         s: S,
-        run: &Run,
+        walk: &Walk,
         block: Block,
         (lane, t): (usize, usize),
         scores: S::V,
@@ -294,10 +294,10 @@ impl Wanted {
             let (mut from, mut to) = (block.from as f32, block.to as f32);
             if block.partial {
                 (from, to) = if const { S::LANES == 1 } {
-                    let (from, to) = lone::keys_of(&run.panel, &run.x, &block, lane);
+                    let (from, to) = lone::keys_of(&walk.panel, &walk.x, &block, lane);
                     (from as f32, to as f32)
                 } else {
-                    (*run.x.from.add(lane), *run.x.to.add(lane))
+                    (*walk.x.from.add(lane), *walk.x.to.add(lane))
                 };
             }
             let (keys, none) = (s.add(s.load(INDICES.as_ptr()), s.splat(t as f32)), s.splat(self.none()));
@@ -307,8 +307,8 @@ impl Wanted {
 
     /// Turns the rows' scores in the output into weights.
     #[inline(never)]
-    unsafe fn turn_into_weights<S: Simd>(&self, s: S, run: &Run, to: &Rows) {
-        let (panel, x) = (&run.panel, &run.x);
+    unsafe fn turn_into_weights<S: Simd>(&self, s: S, walk: &Walk, to: &Rows) {
+        let (panel, x) = (&walk.panel, &walk.x);
         s.vectorize(
             #[inline(always)]
             || {

@@ -130,8 +130,9 @@ impl<'a> Work<'a> {
         (0..self.len()).map(|i| self.part(i, 1, 0))
     }
 
-    /// The same in up to `n` items of as many heads or queries each: one for each of `n` threads. A decode step is twice
-    /// as fast so, since heads of a token lie side by side and a thread reads all of its heads together.
+    /// The same in up to `n` items of as many heads or queries each: one for each of `n` threads. A decode step over tokens
+    /// whose heads lie side by side is faster so, since a thread reads all of its heads together. How much scratch an
+    /// item needs is to be asked before: the items borrow the work.
     pub fn parts(&mut self, n: usize) -> impl ExactSizeIterator<Item = Item<'_>> {
         let n = n.max(1);
         let (work, (each, more)) = (&*self, self.cut(n));

@@ -1,4 +1,4 @@
-//! Inner loops, each written once over [`Simd`](crate::simd::Simd). They validate nothing.
+//! Inner loops, each written once over [`Simd`](crate::simd::Simd), and those of one lane ([`lone`]). They validate nothing.
 
 pub mod exp;
 pub mod lone;

@@ -1,4 +1,4 @@
-//! The register tile: the one inner loop of every product in the crate.
+//! The register tile: the inner loop of products and of attention with rows in the lanes.
 //!
 //! ```text
 //!            b: NV vectors of LANES columns

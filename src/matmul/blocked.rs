@@ -149,7 +149,7 @@ pub unsafe fn run<S: Simd>(s: S, p: &Product, scratch: *mut f32) {
             let few =
                 const { S::LANES > 1 } && few::columns(p) && (len == 0 || few::fit::<S>(len, n, &p.a.t()));
             if few || by_columns && scratch_len(n, k, m) <= len {
-                return turned(s, p, b, (scratch, len));
+                return as_transpose(s, p, b, (scratch, len));
             }
         }
         debug_assert!(k == p.b.k());
@@ -159,10 +159,10 @@ pub unsafe fn run<S: Simd>(s: S, p: &Product, scratch: *mut f32) {
 
 /// `Cᵀ = Bᵀ Aᵀ`. Not inlined, so that other products do without its stack.
 #[inline(never)]
-unsafe fn turned<S: Simd>(s: S, p: &Product, b: RawMat, scratch: (*mut f32, usize)) {
-    let turned = Product { a: b.t(), b: Rhs::Strided(p.a.t()), c: p.c.t(), ..*p };
+unsafe fn as_transpose<S: Simd>(s: S, p: &Product, b: RawMat, scratch: (*mut f32, usize)) {
+    let transpose = Product { a: b.t(), b: Rhs::Strided(p.a.t()), c: p.c.t(), ..*p };
     // SAFETY: as the caller promises.
-    unsafe { blocks(s, &turned, scratch) };
+    unsafe { blocks(s, &transpose, scratch) };
 }
 
 /// Products of all kinds, with a scratch and its length.
@@ -180,7 +180,7 @@ unsafe fn blocks<S: Simd>(s: S, p: &Product, scratch: (*mut f32, usize)) {
     }
 }
 
-/// The five loops round [`tiles`]. Not inlined, as [`turned`].
+/// The five loops round [`tiles`]. Not inlined, as [`as_transpose`].
 #[inline(never)]
 unsafe fn blocked<S: Simd>(s: S, p: &Product, (scratch, len): (*mut f32, usize)) {
     let (m, k, n) = (p.c.rows, p.a.cols, p.c.cols);

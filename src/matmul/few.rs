@@ -13,7 +13,7 @@
 use super::Product;
 use super::blocked::{ALIGN, KC, SKEW, lies_well, rows_of};
 use super::store::Store;
-use super::tiles::fused;
+use super::tiles::fills_panels;
 use super::turned;
 use crate::elem::{Elem, Kind, by_kind};
 use crate::kernel::pack::{Grid, pack};
@@ -72,7 +72,8 @@ fn room_for(len: usize, [m, k, n]: [usize; 3]) -> (usize, usize) {
 /// Whether `m` rows are few, for a B that can be read where it lies, and a scratch of `len` floats suffices.
 pub fn fit<S: Simd>(len: usize, m: usize, b: &RawMat) -> bool {
     let (k, n) = (b.rows, b.cols);
-    let more = (b.kind == Kind::F32 || const { !fused::<S>() }) && (lies_well::<S>(b) || bytes(b) >= LARGE);
+    let more =
+        (b.kind == Kind::F32 || const { !fills_panels::<S>() }) && (lies_well::<S>(b) || bytes(b) >= LARGE);
     m <= if more { MORE } else { FEW }
         && k >= m.max(FEW)
         && (b.col_stride == 1 || turned::takes::<S>(m, b))
@@ -240,8 +241,11 @@ impl<E: Elem> Strip<'_, E> {
                     }
                     while j < self.n {
                         let vectors = (self.n - j).div_ceil(S::LANES);
-                        let vectors =
-                            if const { fused::<S>() } { share(vectors, S::NV) } else { vectors.min(S::NV) };
+                        let vectors = if const { fills_panels::<S>() } {
+                            share(vectors, S::NV)
+                        } else {
+                            vectors.min(S::NV)
+                        };
                         with_vectors!(S, vectors, NV => self.tile::<S, ASK, MR, NV>(s, j));
                         j += vectors * S::LANES;
                     }

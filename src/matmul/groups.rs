@@ -6,7 +6,7 @@
 
 use super::blocked::lies_well;
 use super::store::Store;
-use super::tiles::{Next, fused, tiles};
+use super::tiles::{Next, fills_panels, tiles};
 use super::{Product, Rhs, few};
 use crate::apart::apart;
 use crate::elem::sealed::Lanes;
@@ -23,7 +23,7 @@ const FIRST: usize = 8;
 /// From so many rows on a B of 16 bits is better copied than widened again and again, and packed weights than read across
 /// cache lines.
 pub const fn many<S: Simd>() -> usize {
-    if fused::<S>() { 24 } else { 96 }
+    if fills_panels::<S>() { 24 } else { 96 }
 }
 /// A B of so many bytes is not even copied by tiles that do it on their way: the L1 holds it.
 const SMALL: usize = 40 << 10;
@@ -71,7 +71,7 @@ impl Source {
                 let ptr = ptr.wrapping_add((i * row_stride + j / PANEL_COLS * panel_stride) * kind.size());
                 let rows = InRows { ptr, kind, row_stride, panel_stride, col_stride: 1 };
                 // Floats are as well read where they lie, if lines do not matter to the tile, or begin with the rows.
-                let aligned = const { !fused::<S>() } || (ptr as usize).is_multiple_of(LINE);
+                let aligned = const { !fills_panels::<S>() } || (ptr as usize).is_multiple_of(LINE);
                 let lying = m < many::<S>() || kind == Kind::F32 && aligned;
                 if lying { Source::Lying(rows) } else { Source::Rows(rows) }
             }
@@ -87,7 +87,7 @@ impl Source {
                     return Source::Lying(rows);
                 }
                 let lying = kind == Kind::F32 && lies_well::<S>(&b);
-                let lying = lying && (const { !fused::<S>() } || few::bytes(&b) <= SMALL);
+                let lying = lying && (const { !fills_panels::<S>() } || few::bytes(&b) <= SMALL);
                 if lying { Source::Lying(rows) } else { Source::Rows(rows) }
             }
         }
@@ -96,7 +96,7 @@ impl Source {
 
 /// Columns of the widest group: those of a tile, or of panels that are copied together.
 pub const fn widest<S: Simd>() -> usize {
-    if fused::<S>() { S::NV * S::LANES } else { 4 * PANEL_COLS }
+    if fills_panels::<S>() { S::NV * S::LANES } else { 4 * PANEL_COLS }
 }
 
 /// Where groups are.
@@ -117,7 +117,7 @@ impl Room {
         let panels = share(left / PANEL_COLS, widest::<S>() / PANEL_COLS);
         let cols = if panels == 0 { left } else { panels * PANEL_COLS };
         let width = cols.next_multiple_of(PANEL_COLS);
-        (if fused::<S>() { side_by_side(to, width) } else { packed(to, k) }, cols)
+        (if fills_panels::<S>() { side_by_side(to, width) } else { packed(to, k) }, cols)
     }
 }
 
@@ -161,7 +161,7 @@ pub unsafe fn grouped<S: Simd>(
                     }
                     if cols < PANEL_COLS {
                         pack_panels(s, RawMat::of_rows(b.ptr, [k, cols], row_stride), to);
-                    } else if const { fused::<S>() } {
+                    } else if const { fills_panels::<S>() } {
                         let to = to.ptr.cast_mut();
                         done = first_tile::<S, E>(s, (m, k, cols), (a, b, to), at, store, (far, &mut next));
                     } else {
@@ -193,7 +193,7 @@ unsafe fn lying<S: Simd>(
         let b = b.panels::<E>();
         // SAFETY: as the caller promises.
         unsafe {
-            if const { S::PREFETCHES } && far && panels && (const { !fused::<S>() } || m < many::<S>()) {
+            if const { S::PREFETCHES } && far && panels && (const { !fills_panels::<S>() } || m < many::<S>()) {
                 few::lying(s, sizes, a, b, at.0, store, far);
             } else if const { S::PREFETCHES && matches!(E::KIND, Kind::F32) } && far {
                 // The first columns again, for the rows below.

@@ -57,7 +57,7 @@ pub fn matmul_add<A: Elem, B: Elem, C: Elem>(
 
 /// `f32`s of scratch for an m x k by k x n product of any types and strides, packed or not: 0 up to 64 in each, and for
 /// few rows no more than some rows of A and columns of B. The number is that of this target: targets without vectors
-/// need less.
+/// need less. It never falls when a size grows.
 #[inline]
 pub const fn matmul_scratch_len(m: usize, k: usize, n: usize) -> usize {
     blocked::scratch_len(m, k, n)

@@ -6,7 +6,7 @@ use core::ptr::NonNull;
 use super::blocked::SMALL;
 use super::groups::many;
 use super::store::Store;
-use super::tiles::{self, Next, fused, tiles};
+use super::tiles::{self, Next, fills_panels, tiles};
 use super::{Product, Rhs};
 use crate::elem::{Elem, Kind, by_kind};
 use crate::kernel::pack::{Grid, pack};
@@ -49,7 +49,7 @@ pub unsafe fn run<S: Simd>(s: S, p: &Product) {
     let one_lane = const { S::LANES == 1 };
     let lying = |kind, most| one_lane || kind == Kind::F32 || k > 0 && p.c.rows <= most;
     // Rows are sooner copied to rows than panels are.
-    let few = if const { fused::<S>() } { S::MR } else { many::<S>() };
+    let few = if const { fills_panels::<S>() } { S::MR } else { many::<S>() };
     let direct = match &p.b {
         Rhs::Packed { kind, .. } if lying(*kind, many::<S>()) => n,
         Rhs::Strided(b) if (one_lane || b.col_stride == 1) && lying(b.kind, few) => n - n % S::LANES,

@@ -201,7 +201,7 @@ impl Store<'_> {
         );
     }
 
-    /// Whether the chains are all that goes into C.
+    /// Whether nothing is added to the chains, times `alpha`.
     #[inline(always)]
     fn is_plain(&self) -> bool {
         // As an integer, here and below: floats of a small processor would be kept on the stack.

@@ -22,7 +22,7 @@ pub struct Next {
     row: usize,
     line: usize,
     lines: usize,
-    /// Two to this many tiles ask, of which so many have.
+    /// `2^tiles` tiles share the asking; `tile` of them have begun.
     tiles: u32,
     tile: usize,
 }
@@ -75,9 +75,9 @@ impl Next {
     }
 }
 
-/// Whether tiles write the groups of B, and ask for what is read next. Narrower ones read too little of each row, and do
-/// too little in a step.
-pub const fn fused<S: Simd>() -> bool {
+/// Whether a vector fills a panel. Then tiles write the groups of B on their way, and ask for what is read next; narrower ones
+/// read too little of each row, and do too little in a step.
+pub const fn fills_panels<S: Simd>() -> bool {
     S::LANES == PANEL_COLS
 }
 
@@ -154,7 +154,7 @@ unsafe fn columns<S: Simd, E: Elem, const FAR: bool, const WHOLE: bool>(
             && (1..=<S::Few as Simd>::LANES).contains(&(left % S::LANES));
         let vectors = if few || WHOLE { left / S::LANES } else { left.div_ceil(S::LANES) };
         // Tiles of narrower vectors begin at panels.
-        let vectors = match const { fused::<S>() } {
+        let vectors = match const { fills_panels::<S>() } {
             true => share(vectors, S::NV),
             false => vectors.min(S::NV),
         };
@@ -201,7 +201,7 @@ unsafe fn column<S: Simd, E: Elem, const NV: usize, const FAR: bool, const WHOLE
         // SAFETY: the tile is inside the block; columns beyond `cols` are padding of the panel.
         unsafe {
             with_rows!(S, max_rows::<S>(NV), rows, MR => plain = apart!(s => {
-                let acc = if const { FAR && fused::<S>() } {
+                let acc = if const { FAR && fills_panels::<S>() } {
                     tile_between::<S, E, MR, NV>(s, k, a, b, |t, n| next.ask(s, t, n), zero(s))
                 } else {
                     tile::<S, E, MR, NV>(s, k, a, b, zero(s))

@@ -4,14 +4,15 @@ use crate::attention::{Attention, attention_scratch_len, group};
 use crate::elem::Elem;
 use crate::error::{Error, expect_dim, expect_scratch};
 use crate::kernel::pack::unpack_row;
-use crate::matmul::{Matmul, matmul_scratch_len};
+use crate::matmul::{Matmul, PackedMat, matmul_scratch_len};
 use crate::view::{HeadsMut, HeadsRef, MatMut, MatRef};
 
 /// Self-attention of a sequence: three projections of the same input, and the soft lookup between them.
 ///
 /// X is `len` x `d_model`. W_Q is `d_model` x (`n_heads` · `head_dim`), W_K and W_V are `d_model` x
 /// (`n_kv_heads` · `head_dim`) and (`n_kv_heads` · `v_head_dim`), each head's columns side by side. The
-/// output is `len` x (`n_heads` · `v_head_dim`), or `len` x the columns of W_O if there is one.
+/// output is `len` x (`n_heads` · `v_head_dim`), or `len` x the columns of W_O if there is one. Weights are matrices, or
+/// packed: the same bits.
 ///
 /// ```
 /// use qkv::{MatMut, MatRef, SelfAttention};
@@ -23,16 +24,66 @@ use crate::view::{HeadsMut, HeadsRef, MatMut, MatRef};
 /// assert!(out[0] > 3.9 && out[3] > 3.9); // each token finds itself
 /// # Ok::<(), qkv::Error>(())
 /// ```
+///
+/// In firmware all of it may be known when it is compiled, the length of the scratch too:
+/// ```
+/// use qkv::{MatMut, MatRef, PackedMat, SelfAttention};
+/// const LEN: usize = 2;
+/// static W: [f32; PackedMat::<f32>::len(2, 2)] = PackedMat::pack_const(&[[4.0, 0.0], [0.0, 4.0]]);
+/// const PACKED: PackedMat<f32> = PackedMat::from_array::<2, 2, _>(&W);
+/// const LAYER: SelfAttention<f32> = SelfAttention::packed(PACKED, PACKED, PACKED, 1);
+/// let (x, mut out, mut scratch) = ([1.0_f32, 0.0, 0.0, 1.0], [0.0_f32; 4], [0.0; LAYER.scratch_len(LEN)]);
+/// LAYER.run(MatRef::new(&x, LEN, 2)?, MatMut::new(&mut out, LEN, 2)?, &mut scratch)?;
+/// assert!(out[0] > 3.9 && out[3] > 3.9);
+/// # Ok::<(), qkv::Error>(())
+/// ```
 #[derive(Clone, Copy)]
 #[must_use = "options do nothing until `run`"]
 pub struct SelfAttention<'w, W: Elem> {
-    w_q: MatRef<'w, W>,
-    w_k: MatRef<'w, W>,
-    w_v: MatRef<'w, W>,
-    w_o: Option<MatRef<'w, W>>,
+    w_q: Weights<'w, W>,
+    w_k: Weights<'w, W>,
+    w_v: Weights<'w, W>,
+    w_o: Option<Weights<'w, W>>,
     n_heads: usize,
     n_kv_heads: usize,
     attention: Attention<'w>,
+}
+
+/// Weights as they lie, or packed.
+#[derive(Clone, Copy)]
+enum Weights<'w, W: Elem> {
+    Rows(MatRef<'w, W>),
+    Packed(PackedMat<'w, W>),
+}
+
+impl<W: Elem> Weights<'_, W> {
+    const fn rows(&self) -> usize {
+        match self {
+            Weights::Rows(w) => w.raw.rows,
+            Weights::Packed(w) => w.k,
+        }
+    }
+
+    const fn cols(&self) -> usize {
+        match self {
+            Weights::Rows(w) => w.raw.cols,
+            Weights::Packed(w) => w.n,
+        }
+    }
+
+    /// `out = X W`.
+    fn project<X: Elem, O: Elem>(
+        self,
+        product: Matmul,
+        x: MatRef<'_, X>,
+        out: MatMut<'_, O>,
+        scratch: &mut [f32],
+    ) -> Result<(), Error> {
+        match self {
+            Weights::Rows(w) => product.run(x, w, out, scratch),
+            Weights::Packed(w) => product.run_packed(x, w, out, scratch),
+        }
+    }
 }
 
 /// The sizes that a layer's weights and head counts imply.
@@ -49,6 +100,20 @@ struct Sizes {
 impl<'w, W: Elem> SelfAttention<'w, W> {
     /// A layer with as many key heads as query heads and no output projection.
     pub const fn new(w_q: MatRef<'w, W>, w_k: MatRef<'w, W>, w_v: MatRef<'w, W>, n_heads: usize) -> Self {
+        Self::of(Weights::Rows(w_q), Weights::Rows(w_k), Weights::Rows(w_v), n_heads)
+    }
+
+    /// As [`new`](Self::new), with packed weights.
+    pub const fn packed(
+        w_q: PackedMat<'w, W>,
+        w_k: PackedMat<'w, W>,
+        w_v: PackedMat<'w, W>,
+        n_heads: usize,
+    ) -> Self {
+        Self::of(Weights::Packed(w_q), Weights::Packed(w_k), Weights::Packed(w_v), n_heads)
+    }
+
+    const fn of(w_q: Weights<'w, W>, w_k: Weights<'w, W>, w_v: Weights<'w, W>, n_heads: usize) -> Self {
         SelfAttention { w_q, w_k, w_v, w_o: None, n_heads, n_kv_heads: n_heads, attention: Attention::new() }
     }
 
@@ -59,7 +124,12 @@ impl<'w, W: Elem> SelfAttention<'w, W> {
 
     /// An output projection W_O of (`n_heads` · `v_head_dim`) rows.
     pub const fn output(self, w_o: MatRef<'w, W>) -> Self {
-        SelfAttention { w_o: Some(w_o), ..self }
+        SelfAttention { w_o: Some(Weights::Rows(w_o)), ..self }
+    }
+
+    /// As [`output`](Self::output), with packed weights.
+    pub const fn packed_output(self, w_o: PackedMat<'w, W>) -> Self {
+        SelfAttention { w_o: Some(Weights::Packed(w_o)), ..self }
     }
 
     /// Options of the attention: all but the projections and the heads.
@@ -68,10 +138,10 @@ impl<'w, W: Elem> SelfAttention<'w, W> {
     }
 
     /// Sizes by rounding down; [`checked`](Self::checked) finds what does not divide.
-    fn sizes(&self) -> Sizes {
+    const fn sizes(&self) -> Sizes {
         let (q, k, v) = (self.w_q.cols(), self.w_k.cols(), self.w_v.cols());
-        let head_dim = q.checked_div(self.n_heads).unwrap_or(0);
-        let v_head_dim = v.checked_div(self.n_kv_heads).unwrap_or(0);
+        let head_dim = if self.n_heads == 0 { 0 } else { q / self.n_heads };
+        let v_head_dim = if self.n_kv_heads == 0 { 0 } else { v / self.n_kv_heads };
         Sizes { head_dim, v_head_dim, q, k, v, heads: v_head_dim.saturating_mul(self.n_heads) }
     }
 
@@ -100,15 +170,19 @@ impl<'w, W: Elem> SelfAttention<'w, W> {
     }
 
     /// `f32`s of scratch for a sequence of `len` tokens; `usize::MAX` if that is more than fits.
-    pub fn scratch_len(&self, len: usize) -> usize {
+    pub const fn scratch_len(&self, len: usize) -> usize {
+        const fn max(a: usize, b: usize) -> usize {
+            if a > b { a } else { b }
+        }
         let Sizes { head_dim, v_head_dim, q, k, v, heads } = self.sizes();
-        let d_model = self.w_q.rows();
         let columns = q.saturating_add(k).saturating_add(v).saturating_add(heads);
-        let outputs = self.w_o.map_or(0, |w_o| matmul_scratch_len(len, heads, w_o.cols()));
-        let inner = [q, k, v]
-            .map(|n| matmul_scratch_len(len, d_model, n))
-            .into_iter()
-            .fold(attention_scratch_len(len, len, head_dim, v_head_dim).max(outputs), usize::max);
+        // It never falls when a size grows.
+        let projections = matmul_scratch_len(len, self.w_q.rows(), max(q, max(k, v)));
+        let output = match &self.w_o {
+            Some(w_o) => matmul_scratch_len(len, heads, w_o.cols()),
+            None => 0,
+        };
+        let inner = max(attention_scratch_len(len, len, head_dim, v_head_dim), max(projections, output));
         columns.saturating_mul(len).saturating_add(inner)
     }
 
@@ -146,9 +220,9 @@ impl<'w, W: Elem> SelfAttention<'w, W> {
             None => Matmul::new(),
             Some(tier) => Matmul::new().tier(tier),
         };
-        product.run(x, self.w_q, MatMut::new(q, len, sizes.q)?, rest)?;
-        product.run(x, self.w_k, MatMut::new(k, len, sizes.k)?, rest)?;
-        product.run(x, self.w_v, MatMut::new(v, len, sizes.v)?, rest)?;
+        self.w_q.project(product, x, MatMut::new(q, len, sizes.q)?, rest)?;
+        self.w_k.project(product, x, MatMut::new(k, len, sizes.k)?, rest)?;
+        self.w_v.project(product, x, MatMut::new(v, len, sizes.v)?, rest)?;
         self.attention.run(
             HeadsRef::token_major(q, len, self.n_heads, sizes.head_dim)?,
             HeadsRef::token_major(k, len, self.n_kv_heads, sizes.head_dim)?,
@@ -157,7 +231,7 @@ impl<'w, W: Elem> SelfAttention<'w, W> {
             rest,
         )?;
         match self.w_o {
-            Some(w_o) => product.run(MatRef::new(heads, len, sizes.heads)?, w_o, out, rest),
+            Some(w_o) => w_o.project(product, MatRef::new(heads, len, sizes.heads)?, out, rest),
             None => {
                 for (i, row) in heads.chunks_exact(sizes.heads.max(1)).enumerate() {
                     // SAFETY: as many rows, each as long as the output's, which is a valid view.

@@ -7,7 +7,7 @@ use common::buffer::Kind;
 use common::mat::{Layout, Mat};
 use common::reference::U;
 use common::{Rng, expect, nan_scratch, same_bits, tiers};
-use qkv::{Attention, Error, HeadsMut, HeadsRef, MatMut, MatRef, Matmul, SelfAttention, Tier};
+use qkv::{Attention, Error, HeadsMut, HeadsRef, MatMut, MatRef, Matmul, PackedMat, SelfAttention, Tier};
 use qkv::{attention_scratch_len, matmul_scratch_len};
 
 /// Sizes and types of a layer.
@@ -69,6 +69,30 @@ impl Layer {
                 .attention(self.options(tier));
             let layer = match &self.w_o {
                 Some(w_o) => layer.output(w_o.view()),
+                None => layer,
+            };
+            let mut scratch = nan_scratch(layer.scratch_len(self.x.rows));
+            with_type!(self.x.kind(), X => with_type!(out.kind(), O => {
+                layer.run(self.x.view::<X>(), out.view_mut::<O>(), &mut scratch).expect("sizes agree");
+            }));
+        });
+        out
+    }
+
+    /// The same with packed weights.
+    fn run_packed(&self, tier: Tier) -> Mat {
+        let mut out = self.out.clone();
+        with_type!(self.w_q.kind(), W => {
+            let storage = |w: &Mat| vec![W::default(); PackedMat::<W>::len(w.rows, w.cols)];
+            let [mut q, mut k, mut v] = [&self.w_q, &self.w_k, &self.w_v].map(storage);
+            let mut o = self.w_o.as_ref().map(storage).unwrap_or_default();
+            let pack = |w: &Mat, to| PackedMat::pack(w.view::<W>(), to).expect("as long");
+            let (q, k, v) = (pack(&self.w_q, &mut q), pack(&self.w_k, &mut k), pack(&self.w_v, &mut v));
+            let layer = SelfAttention::packed(q, k, v, self.shape.n_heads)
+                .kv_heads(self.shape.n_kv_heads)
+                .attention(self.options(tier));
+            let layer = match &self.w_o {
+                Some(w_o) => layer.packed_output(pack(w_o, &mut o)),
                 None => layer,
             };
             let mut scratch = nan_scratch(layer.scratch_len(self.x.rows));
@@ -239,7 +263,9 @@ fn layer_has_the_bits_of_its_calls() {
         for tier in tiers() {
             let out = layer.run(tier);
             expect(out.check_guards(&layer.out), (tier, shape));
-            expect(same_bits(out.kind(), &out.bits(), &layer.compose(tier)), (tier, shape));
+            let composed = layer.compose(tier);
+            expect(same_bits(out.kind(), &out.bits(), &composed), (tier, shape));
+            expect(same_bits(out.kind(), &layer.run_packed(tier).bits(), &composed), (tier, shape, "packed"));
         }
     }
 }

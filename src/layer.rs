@@ -140,8 +140,13 @@ impl<'w, W: Elem> SelfAttention<'w, W> {
     /// Sizes by rounding down; [`checked`](Self::checked) finds what does not divide.
     const fn sizes(&self) -> Sizes {
         let (q, k, v) = (self.w_q.cols(), self.w_k.cols(), self.w_v.cols());
-        let head_dim = if self.n_heads == 0 { 0 } else { q / self.n_heads };
-        let v_head_dim = if self.n_kv_heads == 0 { 0 } else { v / self.n_kv_heads };
+        const fn divided(n: usize, by: usize) -> usize {
+            match n.checked_div(by) {
+                Some(each) => each,
+                None => 0,
+            }
+        }
+        let (head_dim, v_head_dim) = (divided(q, self.n_heads), divided(v, self.n_kv_heads));
         Sizes { head_dim, v_head_dim, q, k, v, heads: v_head_dim.saturating_mul(self.n_heads) }
     }
 
@@ -189,7 +194,7 @@ impl<'w, W: Elem> SelfAttention<'w, W> {
     /// Computes the layer: `out = softmax(scale·(X W_Q)(X W_K)ᵀ)(X W_V)`, times W_O if there is one.
     ///
     /// # Errors
-    /// [`Error::DimMismatch`] by the name of the matrix that does not fit, or
+    /// [`Error::DimMismatch`] by the name of the matrix that does not fit, whatever [`Attention::run`] refuses of the options, or
     /// [`Error::ScratchTooShort`] with less than [`scratch_len`](Self::scratch_len) `f32`s. The output
     /// is untouched then.
     pub fn run<X: Elem, O: Elem>(

@@ -256,8 +256,8 @@ pub fn check_lengths(
         expect_most("a number of kv_lens", there, got)?;
         // Packed sequences have their keys in the pages of one.
         let (row, from) = offsets_of(options.kv_offsets, b).map_or((b, 0), |(from, _)| (0, from));
-        k.check_pages(row, from + got)?;
-        v.check_pages(row, from + got)?;
+        k.check_pages(row, from, got)?;
+        v.check_pages(row, from, got)?;
     }
     Ok(())
 }

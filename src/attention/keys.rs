@@ -165,11 +165,11 @@ fn apart() -> Option<InRuns> {
 }
 
 impl RawKeys {
-    /// That sequence `b`'s first `len` keys lie in pages that exist.
-    pub fn check_pages(&self, b: usize, len: usize) -> Result<(), Error> {
-        let used = len.checked_next_multiple_of(self.slots.len.max(1)).unwrap_or(len);
-        let used = used.checked_div(self.slots.len).unwrap_or(0).min(self.pages);
-        for i in 0..used {
+    /// That `len` keys of sequence `b` from key `from` on lie in pages that exist.
+    pub fn check_pages(&self, b: usize, from: usize, len: usize) -> Result<(), Error> {
+        let size = self.slots.len.max(1);
+        let first = if len == 0 { self.pages } else { from / size };
+        for i in first..(from + len).div_ceil(size).min(self.pages) {
             // SAFETY: the table has `pages` entries for each sequence; it is null only if `pages` is 0.
             let page = unsafe { *self.table.add(b * self.pages + i) } as usize;
             expect_one_of("page number in the table", self.slots.batch, page)?;

@@ -58,8 +58,7 @@ impl Attention<'_> {
     /// ```
     ///
     /// # Errors
-    /// [`Error::DimMismatch`], or [`Error::ScratchTooShort`] with less than
-    /// [`attention_scratch_len`](super::attention_scratch_len) `f32`s, where `v_head_dim` may be 0.
+    /// As [`run`](Self::run), where the scratch is for a `v_head_dim` of 0, and [`Error::NotForPacked`] for packed sequences.
     pub fn weights<Q: Elem, O: Elem>(
         self,
         q: HeadsRef<'_, Q>,

@@ -34,6 +34,8 @@ pub struct Work<'a> {
     /// Where the states go, and of which chunks; or null.
     states: *mut f32,
     chunks: Range<usize>,
+    /// Items.
+    len: usize,
     borrowed: PhantomData<&'a mut [f32]>,
 }
 
@@ -67,7 +69,7 @@ impl<'a> Attention<'a> {
     ) -> Result<Work<'a>, Error> {
         let lse = lse.map(|lse| (lse, partial::log_sum as LogSum));
         let call = Call::new(&self, q.raw, k.raw(), v.raw(), Some(out.raw), lse)?;
-        Ok(Work { options: self, call, states: core::ptr::null_mut(), chunks: 0..1, borrowed: PhantomData })
+        Work::of(self, call, core::ptr::null_mut(), 0..1)
     }
 
     /// [`partial`](Self::partial) of all chunks of keys, cut into items: for few rows over many keys, when
@@ -85,7 +87,7 @@ impl<'a> Attention<'a> {
         let call = Call::new(&self, q.raw, k.raw(), v.raw(), None, None)?;
         let chunks = 0..call.kv_len.div_ceil(KEYS_PER_STATE);
         call.expect_states(chunks.len(), states.len())?;
-        Ok(Work { options: self, call, states: states.as_mut_ptr(), chunks, borrowed: PhantomData })
+        Work::of(self, call, states.as_mut_ptr(), chunks)
     }
 
     /// [`run`](Self::run) on the threads of rayon's pool: as many at a time as the scratch has room for, each
@@ -103,16 +105,27 @@ impl<'a> Attention<'a> {
         scratch: &mut [f32],
     ) -> Result<(), Error> {
         let call = Call::new(&self, q.raw, k.raw(), v.raw(), Some(out.raw), None)?;
-        let states = core::ptr::null_mut();
-        Work { options: self, call, states, chunks: 0..1, borrowed: PhantomData }.run_parallel(scratch)
+        Work::of(self, call, core::ptr::null_mut(), 0..1)?.run_parallel(scratch)
     }
 }
 
 impl<'a> Work<'a> {
+    /// # Errors
+    /// [`Error::ShapeOverflow`] if there are more items than can be counted: most sequences are empty then.
+    fn of(options: Attention<'a>, call: Call, states: *mut f32, chunks: Range<usize>) -> Result<Self, Error> {
+        let mut work = Work { options, call, states, chunks, len: 0, borrowed: PhantomData };
+        // Sizes of nothing may be any.
+        if work.call.sequences > 0 {
+            let sizes = [work.call.sequences, work.call.k.slots.n_heads, work.runs(), work.chunks.len()];
+            let len = sizes.into_iter().try_fold(1_usize, usize::checked_mul);
+            work.len = len.ok_or(Error::ShapeOverflow)?;
+        }
+        Ok(work)
+    }
+
     /// How many items there are.
     pub fn len(&self) -> usize {
-        // Sizes of nothing may be any.
-        if self.call.sequences == 0 { 0 } else { self.call.sequences * self.per_sequence() }
+        self.len
     }
 
     /// Whether there are no items.

@@ -13,7 +13,7 @@ use crate::simd::Simd;
 /// c4 down to c1: the least relative error over the first range.
 const POLYNOMIAL: [f32; 4] = [0.017_241_492, -0.053_045_495, 0.133_258_79, -0.333_331_44];
 
-/// `cap tanh(x / cap)` for `cap > 0`; NaN stays NaN.
+/// `cap tanh(x / cap)` for a normal `cap`, whose sign does not matter; NaN stays NaN.
 #[inline(always)]
 pub fn softcap<S: Simd, const N: usize>(s: S, scores: [S::V; N], cap: f32) -> [S::V; N] {
     let (one, edge) = (s.splat(1.0), s.splat(0.25));

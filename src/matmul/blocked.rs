@@ -45,6 +45,8 @@ const GROUP: usize = 4 * PANEL_COLS;
 const PARTIAL: usize = 8192;
 /// Rows at a time where there is but one lane, which reads B where it lies.
 const LONE: usize = 8;
+/// Fewer rows of A at a time are too few.
+const LEAST: usize = 16;
 /// Up to this in every dimension a product runs straight from the operands.
 pub const SMALL: usize = 64;
 /// Floats between the rows of packed A beyond their length: no power of two, which would put the rows
@@ -89,7 +91,9 @@ impl Plan {
         let (kc, few) = (min(k, KC), m <= AT_ONCE);
         let (nc, ms) = match partial {
             // Whole panels.
-            true if few => (min(n, max(NC_PARTIAL, PARTIAL / max(m, 1) / PANEL_COLS * PANEL_COLS)), m),
+            true if few && VECTORS => {
+                (min(n, max(NC_PARTIAL, PARTIAL / max(m, 1) / PANEL_COLS * PANEL_COLS)), m)
+            }
             true => (min(n, NC_PARTIAL), min(m, MS_PARTIAL)),
             false => (min(n, NC), m),
         };
@@ -105,6 +109,21 @@ impl Plan {
         let partial_at = a_at + mc * (kc + SKEW);
         let len = if partial { partial_at + ms * width } else { partial_at };
         Plan { kc, mc, nc, ms, a_at, partial_at, len }
+    }
+
+    /// The same with fewer rows of A at a time, for a scratch of `len` floats; `None` if they are too few.
+    fn within(self, len: usize) -> Option<Plan> {
+        let stride = self.kc + SKEW;
+        let less = self.len.saturating_sub(len).div_ceil(stride);
+        // All groups of B are then kept, if there are several.
+        let kept = self.a_at - ALIGN >= self.nc.next_multiple_of(PANEL_COLS) * self.kc;
+        let fits = less == 0 || kept && less + LEAST <= self.mc;
+        fits.then(|| Plan { mc: self.mc - less, partial_at: self.partial_at - less * stride, ..self })
+    }
+
+    /// That of a product to `c`, with a scratch of `len` floats.
+    fn of(k: usize, c: &RawMat, len: usize) -> Option<Plan> {
+        Plan::new(c.rows, k, c.cols, k > KC && !Store::is_direct(c)).within(len)
     }
 }
 
@@ -148,7 +167,7 @@ pub unsafe fn run<S: Simd>(s: S, p: &Product, scratch: *mut f32) {
             let by_columns = p.c.col_stride != 1 && p.c.row_stride == 1;
             let few =
                 const { S::LANES > 1 } && few::columns(p) && (len == 0 || few::fit::<S>(len, n, &p.a.t()));
-            if few || by_columns && scratch_len(n, k, m) <= len {
+            if few || by_columns && (is_small(n, k, m) || Plan::of(k, &p.c.t(), len).is_some()) {
                 return as_transpose(s, p, b, (scratch, len));
             }
         }
@@ -184,10 +203,6 @@ unsafe fn blocks<S: Simd>(s: S, p: &Product, scratch: (*mut f32, usize)) {
 #[inline(never)]
 unsafe fn blocked<S: Simd>(s: S, p: &Product, (scratch, len): (*mut f32, usize)) {
     let (m, k, n) = (p.c.rows, p.a.cols, p.c.cols);
-    let plan = Plan::new(m, k, n, k > KC && !Store::is_direct(&p.c));
-    let b_packed = scratch.wrapping_add(scratch.align_offset(64).min(ALIGN));
-    let a_packed = scratch.wrapping_add(plan.a_at);
-    let partial = scratch.wrapping_add(plan.partial_at);
     if let Rhs::Strided(b) = p.b
         && const { S::LANES > 1 }
         && few::fit::<S>(len, m, &b)
@@ -195,6 +210,13 @@ unsafe fn blocked<S: Simd>(s: S, p: &Product, (scratch, len): (*mut f32, usize))
         // SAFETY: as the caller promises.
         return unsafe { few::run(s, p, b, (scratch, len)) };
     }
+    let Some(plan) = Plan::of(k, &p.c, len) else {
+        debug_assert!(false, "a scratch that is too short");
+        return;
+    };
+    let b_packed = scratch.wrapping_add(scratch.align_offset(64).min(ALIGN));
+    let a_packed = scratch.wrapping_add(plan.a_at);
+    let partial = scratch.wrapping_add(plan.partial_at);
     // A single tile of columns reads each element once.
     let once = n <= S::NV * S::LANES;
     let crowded = p.a.row_stride.saturating_mul(size_of::<f32>()).is_multiple_of(CROWDED);
@@ -214,7 +236,7 @@ unsafe fn blocked<S: Simd>(s: S, p: &Product, (scratch, len): (*mut f32, usize))
                 // If all rows go at a time, there is one group of B at a time, and room for A behind it.
                 let stride = kc + SKEW;
                 let fit = (plan.partial_at - ALIGN - group).checked_div(stride).unwrap_or(0);
-                let at_once = m <= AT_ONCE || ms <= TALL * S::LANES && (in_place || ms <= fit);
+                let at_once = ms <= plan.mc || ms <= TALL * S::LANES && (in_place || ms <= fit);
                 let (mc, a_packed) = match in_place {
                     _ if at_once => (ms, b_packed.wrapping_add(group)),
                     true if const { S::LANES > 1 } => (TALL * S::LANES, a_packed),

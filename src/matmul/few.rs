@@ -62,10 +62,11 @@ pub struct Room {
 
 /// Of a scratch of `len` floats, those for chains or a panel, and columns at a time; none if there is too little.
 fn room_for(len: usize, [m, k, n]: [usize; 3]) -> (usize, usize) {
-    let (kc, a) = (k.min(KC), ALIGN + m * (k.min(KC) + SKEW));
-    // Sums between blocks of `k` may lie apart: half for them.
-    let b = len.saturating_sub(a) / if k > KC { 2 } else { 1 };
-    let cols = if b < kc * PANEL_COLS { 0 } else { b.checked_div(m).unwrap_or(0) };
+    let (kc, panel) = (k.min(KC), k.min(KC) * PANEL_COLS);
+    let all = len.saturating_sub(ALIGN + m * (kc + SKEW));
+    // Sums between blocks of `k` may lie apart: half for them, or what a panel leaves.
+    let (b, sums) = if k > KC { (panel.max(all / 2), all - panel.max(all / 2).min(all)) } else { (all, all) };
+    let cols = if all < panel { 0 } else { b.min(sums).checked_div(m).unwrap_or(0) };
     (b, (cols - cols % PANEL_COLS).min(n.next_multiple_of(PANEL_COLS)))
 }
 

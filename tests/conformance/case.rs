@@ -255,27 +255,27 @@ impl Case {
         self.attribute(name).map(|json| json.text().ok_or_else(wrong)).transpose()
     }
 
-    /// The input of an operator's position and this name.
-    pub fn input(&self, slot: usize, name: &str) -> Result<Option<Tensor>, Stop> {
-        let Some(entry) = self.entry("inputs", slot, Some(name)) else { return Ok(None) };
+    /// The input of an operator's position, whatever its name.
+    pub fn input(&self, slot: usize) -> Result<Option<Tensor>, Stop> {
+        let Some(entry) = self.entry("inputs", slot) else { return Ok(None) };
         Ok(Some(self.tensor(entry, "file", None)?))
     }
 
     /// As [`input`](Self::input), for one that must be there.
     pub fn needed(&self, slot: usize, name: &str) -> Result<Tensor, Stop> {
-        self.input(slot, name)?.ok_or_else(|| format!("no input {name}").into())
+        self.input(slot)?.ok_or_else(|| format!("no input {name}").into())
     }
 
     /// All inputs in order, whatever their names.
     pub fn inputs(&self) -> Result<Vec<Tensor>, Stop> {
         let entries = self.json.get("inputs").and_then(Json::list).ok_or("no inputs")?;
-        let slots = (0..entries.len()).map(|slot| self.entry("inputs", slot, None));
+        let slots = (0..entries.len()).map(|slot| self.entry("inputs", slot));
         slots.map(|entry| self.tensor(entry.ok_or("an input is left out")?, "file", None)).collect()
     }
 
     /// What the output of an operator's position must be.
     pub fn output(&self, slot: usize) -> Result<Option<Truth>, Stop> {
-        let Some(entry) = self.entry("outputs", slot, None) else { return Ok(None) };
+        let Some(entry) = self.entry("outputs", slot) else { return Ok(None) };
         let name = entry.get("name").and_then(Json::text).ok_or("an output without name")?.to_owned();
         let dtype = Dtype::parse(entry.get("dtype").and_then(Json::text).unwrap_or_default())?;
         let file = if entry.get("file_f64").is_some() { "file_f64" } else { "file" };
@@ -309,11 +309,8 @@ impl Case {
         if unknown.is_empty() { Ok(()) } else { Err(format!("unknown: {}", unknown.join(", ")).into()) }
     }
 
-    fn entry(&self, list: &str, slot: usize, name: Option<&str>) -> Option<&Json> {
-        let here = |entry: &&Json| {
-            entry.get("slot").and_then(Json::size) == Some(slot)
-                && name.is_none_or(|name| entry.get("name").and_then(Json::text) == Some(name))
-        };
+    fn entry(&self, list: &str, slot: usize) -> Option<&Json> {
+        let here = |entry: &&Json| entry.get("slot").and_then(Json::size) == Some(slot);
         let entry = self.json.get(list)?.list()?.iter().find(here)?;
         self.asked.borrow_mut().insert(format!("{list} {slot}"));
         Some(entry)

@@ -92,6 +92,13 @@ fn bites(got: &Buffer, truth: &[f64], bounds: &[f64]) -> Result<(), String> {
             changed[i] = t;
             rejected(got, &changed, what, i)
         };
+        if right.is_finite() && got.value(i).is_infinite() {
+            // Rounding gave infinity, as it also does for all that is larger.
+            with(0.0, "an infinity instead of a number")?;
+            with(f64::NAN, "a number instead of NaN")?;
+            with(-right, "an infinity of the other sign")?;
+            continue;
+        }
         if right.is_finite() {
             // 2.5 bounds from a number that is at most one bound away.
             let off = 2.5 * bound;

@@ -128,8 +128,8 @@ typedef struct qkv_matmul_options {
   uint32_t tier;
 } qkv_matmul_options;
 
-// The details of a refusal. Every call that is given one writes it, code 0 where it succeeds, unless it overlaps
-// other memory of the call.
+// The details of a refusal. Every call that is given one writes it, code 0 where it succeeds. It may overlap nothing
+// else of the call: where that is noticed, before anything else is wrong, the code is returned and nothing written.
 typedef struct qkv_error {
   // What the call returned.
   int code;
@@ -245,7 +245,7 @@ typedef struct qkv_attention_options {
   uint32_t kv_layout;
   size_t kv_first;
   size_t kv_len;
-  // `[sequences][pages]`; as many sequences as there are of queries.
+  // `[sequences][pages]`; as many sequences as there are of queries, or one, that of all keys, with `kv_offsets`.
   const uint32_t *page_table;
   size_t page_table_len;
   // Which instructions: one of the tiers.

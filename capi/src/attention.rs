@@ -59,9 +59,10 @@ pub unsafe extern "C" fn qkv_attention(
         };
         // SAFETY: as the caller promises.
         let (attention, lse) = unsafe { options.attention(&mut memory)? };
-        let sequences = match options.q_offsets.is_null() {
-            true => typed!(AnyHeads, &q, q => q.batch()),
-            false => options.q_offsets_len.saturating_sub(1),
+        let sequences = match (options.kv_offsets.is_null(), options.q_offsets.is_null()) {
+            (false, _) => 1,
+            (true, true) => typed!(AnyHeads, &q, q => q.batch()),
+            (true, false) => options.q_offsets_len.saturating_sub(1),
         };
         // SAFETY: as the caller promises.
         let places = unsafe { options.places(sequences, &mut memory)? };

@@ -27,8 +27,8 @@ pub const ERROR_SCRATCH: c_int = 10;
 /// Refused for a reason that this version has no code for.
 pub const ERROR_OTHER: c_int = 11;
 
-/// The details of a refusal. Every call that is given one writes it, code 0 where it succeeds, unless it overlaps
-/// other memory of the call.
+/// The details of a refusal. Every call that is given one writes it, code 0 where it succeeds. It may overlap nothing
+/// else of the call: where that is noticed, before anything else is wrong, the code is returned and nothing written.
 #[repr(C)]
 pub struct ErrorDetail {
     /// What the call returned.

@@ -65,7 +65,7 @@ pub struct AttentionOptions {
     pub kv_layout: u32,
     pub kv_first: usize,
     pub kv_len: usize,
-    /// `[sequences][pages]`; as many sequences as there are of queries.
+    /// `[sequences][pages]`; as many sequences as there are of queries, or one, that of all keys, with `kv_offsets`.
     pub page_table: *const u32,
     pub page_table_len: usize,
     /// Which instructions: one of the tiers.

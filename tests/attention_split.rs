@@ -411,27 +411,12 @@ fn values_may_be_a_view_of_the_keys() {
 }
 
 #[test]
-fn states_and_items_of_wrong_sizes_are_refused() {
+fn items_without_scratch_are_refused() {
     let x = [0.5_f32; 4 * 2 * 8];
     let heads = HeadsRef::token_major(&x, 4, 2, 8).expect("heads");
     let mut out = [0.0_f32; 4 * 2 * 8];
-    let needed = states_len(1, 8, 8);
-    let mut states = nan_scratch(needed + 1);
-    let mut scratch = nan_scratch(attention_scratch_len(4, 4, 8, 8));
-    let long = "chunks * rows * state (length of the states)";
-    let error = Attention::new().partial(heads, heads, heads, 0..1, &mut states, &mut scratch);
-    assert_eq!(error, Err(Error::DimMismatch { dim: long, expected: needed, got: needed + 1 }));
-    fn view(x: &mut [f32]) -> HeadsMut<'_, f32> {
-        HeadsMut::token_major(x, 4, 2, 8).expect("output")
-    }
-    let error = Attention::new().merge(&mut states, view(&mut out), None);
-    let dim = "states (whole chunks)";
-    assert_eq!(error, Err(Error::DimMismatch { dim, expected: needed, got: needed + 1 }));
-    assert_eq!(
-        Attention::new().merge(&mut [], view(&mut out), None),
-        Err(Error::DimMismatch { dim, expected: needed, got: 0 })
-    );
-    let mut work = Attention::new().split(heads, heads, heads, view(&mut out), None).expect("sizes agree");
+    let view = HeadsMut::token_major(&mut out, 4, 2, 8).expect("output");
+    let mut work = Attention::new().split(heads, heads, heads, view, None).expect("sizes agree");
     let needed = work.scratch_len();
     assert_eq!(work.len(), 2);
     for item in work.items() {

@@ -230,18 +230,11 @@ fn empty_products_of_extreme_sizes_are_ok() {
     let none = [0.0_f32; 0];
     let view = |rows, cols| MatRef::new(&none, rows, cols).expect("no elements");
     for tier in tiers() {
-        for (m, k, n) in [(MAX, 0, 0), (0, MAX, 0), (0, 0, MAX), (MAX, MAX, 0), (0, MAX, 0), (MAX / 2, 0, 0)]
-        {
-            // A or B may be too large to exist.
-            let (Ok(a), Ok(b)) = (MatRef::new(&none, m, k), MatRef::new(&none, k, n)) else { continue };
+        for (m, k, n) in [(MAX, 0, 0), (0, MAX, 0), (0, 0, MAX), (MAX / 2, 0, 0)] {
+            let (a, b) = (view(m, k), view(k, n));
             let c = || MatMut::new(&mut [] as &mut [f32], m, n).expect("no elements");
             for options in [Matmul::new(), Matmul::new().alpha(0.0).beta(1.0)] {
                 assert_eq!(options.tier(tier).run(a, b, c(), &mut []), Ok(()), "{tier} {m} x {k} x {n}");
-                assert_eq!(
-                    options.tier(tier).run(a, b, c().t().t(), &mut []),
-                    Ok(()),
-                    "{tier} {m} x {k} x {n}"
-                );
                 let packed = PackedMat::from_packed(&none, k, n).expect("no elements");
                 assert_eq!(
                     options.tier(tier).run_packed(a, packed, c(), &mut []),

@@ -109,9 +109,7 @@ fn files_import_only_from_the_layers_above() {
         let own = layer(user).unwrap_or_else(|| panic!("{user} has no place in the table of layers"));
         for used in imports(&code(file), &names) {
             let other = layer(&used).unwrap_or_else(|| panic!("{used} has no place in the table of layers"));
-            let siblings = folder(user).is_some()
-                && folder(user) == folder(&used)
-                && folder(user).as_deref() != Some("kernel");
+            let siblings = folder(user).is_some() && folder(user) == folder(&used);
             assert!(
                 other < own || siblings || *user == used,
                 "{user} (layer {own}) uses {used} (layer {other})"

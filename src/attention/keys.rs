@@ -24,6 +24,9 @@ use sealed::Source;
 /// Keys in a ring of slots, as a cache of the last tokens has them: when it is full, the next token takes
 /// the slot of the oldest one. Key 0 is the oldest that counts.
 ///
+/// Tokens that are appended together overwrite keys that the first of them may still see: for a causal window of `w` keys
+/// before a query's own and `n` new tokens at a time the ring needs `w + n` slots.
+///
 /// ```
 /// use qkv::{HeadsRef, Ring};
 /// // Four slots, six tokens appended: slots hold tokens 4, 5, 2, 3, so the oldest is in slot 2.

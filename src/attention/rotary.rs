@@ -51,6 +51,9 @@ impl<'a> Rotary<'a> {
 
     /// The angles of a table that is full. It has as many positions as it has rows of `dim`.
     ///
+    /// Where positions grow for ever, as over a ring, a table of one row with the angles of the next token will do: tokens are
+    /// rotated by it at position 0, and then appended without rotation.
+    ///
     /// # Errors
     /// [`Error::DimMismatch`] if `dim` is odd, or the table is not whole rows of `dim`.
     pub fn new(table: &'a [f32], dim: usize) -> Result<Self, Error> {

@@ -16,7 +16,7 @@ use crate::view::{HeadsMut, HeadsRef};
 /// A checked call that is computed a few tiles at a time, for schedulers and watchdogs that want the processor
 /// back: see [`Attention::steps`].
 ///
-/// What is under way lies in the scratch. Rows whose last tile has been taken are in the output; the others
+/// It borrows the operands and the scratch: keep it in one function, or in an `async` task. What is under way lies in the scratch. Rows whose last tile has been taken are in the output; the others
 /// hold what they held. Dropping it leaves the call unfinished.
 pub struct Steps<'a> {
     options: Attention<'a>,

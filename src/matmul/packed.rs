@@ -174,12 +174,12 @@ impl<'a, T: Elem> PackedMat<'a, T> {
     }
 
     /// Rows of the matrix.
-    pub fn rows(&self) -> usize {
+    pub const fn rows(&self) -> usize {
         self.k
     }
 
     /// Columns of the matrix.
-    pub fn cols(&self) -> usize {
+    pub const fn cols(&self) -> usize {
         self.n
     }
 }

@@ -163,6 +163,7 @@ fn a_score_rule_meets_every_key_beyond_what_its_numbers_count() {
 
 /// Sizes near the largest number, where there is nothing to compute or one element is all there is.
 #[test]
+#[cfg(target_pointer_width = "64")]
 fn sizes_beyond_memory_are_refused_or_nothing() {
     let (none, one, mut scratch) =
         ([0.0_f32; 0], [1.0_f32], nan_scratch(attention_scratch_len(1, 100, 1, 1)));
@@ -191,4 +192,23 @@ fn sizes_beyond_memory_are_refused_or_nothing() {
     let mut nothing = [0.0_f32; 0];
     let out = HeadsMut::batch_token_major(&mut nothing, 2, 0, usize::MAX, 0).expect("nothing");
     assert_eq!(Attention::new().merge(&mut [], out, None), Ok(()));
+    // More rows than can be counted, of which a few are wanted.
+    let (len, mut out) = (isize::MAX as usize, [7.0_f32; 6]);
+    let two = [1.0_f32, 2.0];
+    let q = HeadsRef::with_strides(&two, len, 2, 1, 0, 1).expect("two numbers");
+    let view = TensorMut::new(&mut out, [1, 2, 1, 3]).expect("six numbers");
+    let k = head(&[1.0, 2.0, 3.0], 1);
+    let mut scratch = nan_scratch(attention_scratch_len(len, 3, 1, 0));
+    let refused = Attention::new().scores(q, k, Scores::Raw, (0..2, len - 1..len), view, &mut scratch);
+    assert_eq!((refused, out), (Err(qkv::Error::ShapeOverflow), [7.0; 6]));
+    // What takes no time however many there are of nothing.
+    let no_queries = HeadsRef::token_major(&none, 0, 1, 1).expect("nothing");
+    let one = head(&one, 1);
+    assert_eq!(Attention::new().partial(no_queries, one, one, 0..usize::MAX, &mut [], &mut []), Ok(()));
+    let q = HeadsRef::batch_with_strides(&[1.0_f32], [1 << 60, 1, 1, 1], [0; 3]).expect("one number");
+    let k = HeadsRef::batch_with_strides(&none, [1 << 60, 0, 1, 1], [0; 3]).expect("nothing");
+    let view = TensorMut::new(&mut nothing, [1 << 60, 1, 1, 0]).expect("nothing");
+    let mut scratch = nan_scratch(attention_scratch_len(1, 0, 1, 0));
+    assert_eq!(Attention::new().alibi(&[0.5]).weights(q, k, view, &mut scratch), Ok(()));
+    assert_eq!(qkv::states_len(1, 1, usize::MAX), usize::MAX);
 }

@@ -133,6 +133,10 @@ impl Call {
         }
         // A batch of nothing may be of any size.
         let nothing = rows == 0 || (out.head_dim == 0 && !wanted);
+        // Some of their scores may be wanted alone, so that they need not all be there.
+        if !nothing && rows > isize::MAX as usize {
+            return Err(Error::ShapeOverflow);
+        }
         let sizes = [sequences, q.n_heads, q_len, kv_len];
         if let Some(masks) = options.code.masks {
             (masks.check)(options, sizes)?;
@@ -250,7 +254,9 @@ pub fn check_lengths(
     each("n_heads (length of the sinks)", n_heads, sinks)?;
     each("batch (length of kv_lens)", sequences, kv_lens)?;
     each("batch (length of kv_starts)", sequences, kv_starts)?;
-    for b in 0..if something { sequences } else { 0 } {
+    // As many as there is memory for, which says so.
+    let any = something && (kv_lens.is_some() || k.in_pages() || v.in_pages());
+    for b in 0..if any { sequences } else { 0 } {
         let there = offsets_of(options.kv_offsets, b).map_or(k.len, |(_, len)| len);
         let got = at(kv_lens, b).unwrap_or(there);
         expect_most("a number of kv_lens", there, got)?;

@@ -280,7 +280,11 @@ unsafe fn columns<S: Simd, E: Elem, const MR: usize, const NV: usize>(
         let asks = const { S::PREFETCHES } && (in_rows || matches!(head.asked, Asked::Later(_)));
         loop {
             let t = run.t.max(from);
-            let ptr = run.first.wrapping_add((t - run.t) * strips.row_stride + head.shift + c);
+            // Of a run that ends before, nothing is read.
+            let ptr = run
+                .first
+                .wrapping_add((t - run.t).wrapping_mul(strips.row_stride))
+                .wrapping_add(head.shift + c);
             let v = Panels { ptr, row_stride: strips.row_stride, panel_stride: PANEL_COLS, col_stride: 1 };
             let n = run.end.min(to).saturating_sub(t);
             let weights = strips.weights.at(r, t);

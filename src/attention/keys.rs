@@ -180,6 +180,11 @@ impl RawKeys {
         Ok(())
     }
 
+    /// Whether there are pages, which may not exist.
+    pub fn in_pages(&self) -> bool {
+        self.pages > 0
+    }
+
     /// As many values without features.
     pub(crate) fn without_features(mut self) -> RawKeys {
         self.slots.head_dim = 0;

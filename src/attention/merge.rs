@@ -5,7 +5,7 @@ use super::partial::{self, CHUNK, STATE};
 use super::scratch::{Scratch, width};
 use super::{Attention, Keys};
 use crate::elem::{Elem, by_kind};
-use crate::error::{Error, expect_dim};
+use crate::error::{Error, expect_dim, expect_scratch};
 use crate::simd::Simd;
 use crate::tier::{Tier, dispatch};
 use crate::view::{HeadsMut, HeadsRef, RawHeads};
@@ -16,6 +16,10 @@ pub const KEYS_PER_STATE: usize = CHUNK;
 /// `f32`s of the partial states of `states` chunks of keys for `rows = batch * n_heads * q_len` rows;
 /// `usize::MAX` if that is more than fits.
 pub const fn states_len(states: usize, rows: usize, v_head_dim: usize) -> usize {
+    // Rounding up has no room there.
+    if v_head_dim > isize::MAX as usize && rows > 0 && states > 0 {
+        return usize::MAX;
+    }
     STATE.saturating_add(width(v_head_dim)).saturating_mul(rows).saturating_mul(states)
 }
 
@@ -58,6 +62,10 @@ impl Attention<'_> {
     ) -> Result<(), Error> {
         let call = Call::new(&self, q.raw, k.raw(), v.raw(), None, None)?;
         call.expect_states(chunks.len(), states.len())?;
+        // Of no rows there may be any number of chunks.
+        if call.sequences == 0 {
+            return expect_scratch(call.scratch_len(), scratch.len());
+        }
         for (place, chunk) in chunks.enumerate() {
             call.chunk(chunk, states.as_mut_ptr(), place).run(&self, scratch)?;
         }

@@ -113,7 +113,8 @@ impl Plan {
 
     /// The same with fewer rows of A at a time, for a scratch of `len` floats; `None` if they are too few.
     fn within(self, len: usize) -> Option<Plan> {
-        let stride = self.kc + SKEW;
+        // Not 0, which the compiler does not know: it would panic.
+        let stride = (self.kc + SKEW).max(1);
         let less = self.len.saturating_sub(len).div_ceil(stride);
         // All groups of B are then kept, if there are several.
         let kept = self.a_at - ALIGN >= self.nc.next_multiple_of(PANEL_COLS) * self.kc;

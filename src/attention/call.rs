@@ -128,7 +128,7 @@ impl Call {
             }
         };
         // Longer ones exist only without elements, or as one that is repeated.
-        if q.len.max(k.len).max(k.slots.len).max(v.slots.len) > isize::MAX as usize {
+        if q.len | k.len | k.slots.len | v.slots.len > isize::MAX as usize {
             return Err(Error::ShapeOverflow);
         }
         // A batch of nothing may be of any size.

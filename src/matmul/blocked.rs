@@ -136,9 +136,9 @@ pub const fn scratch_len(m: usize, k: usize, n: usize) -> usize {
 
 #[inline(never)]
 const fn blocked_len(m: usize, k: usize, n: usize) -> usize {
-    let direct = Plan::new(m, k, n, false).len;
-    let partial = if k > KC { Plan::new(m, k, n, true).len } else { 0 };
-    max(direct, partial)
+    let len = Plan::new(m, k, n, k > KC).len;
+    // Without sums between blocks more of B is copied, if any is.
+    if VECTORS && k > KC { max(len, Plan::new(m, k, n, false).len) } else { len }
 }
 
 /// Computes the product.

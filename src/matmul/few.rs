@@ -65,7 +65,8 @@ fn room_for(len: usize, [m, k, n]: [usize; 3]) -> (usize, usize) {
     let (kc, panel) = (k.min(KC), k.min(KC) * PANEL_COLS);
     let all = len.saturating_sub(ALIGN + m * (kc + SKEW));
     // Sums between blocks of `k` may lie apart: half for them, or what a panel leaves.
-    let (b, sums) = if k > KC { (panel.max(all / 2), all - panel.max(all / 2).min(all)) } else { (all, all) };
+    let b = if k > KC { panel.max(all / 2) } else { all };
+    let sums = if k > KC { all.saturating_sub(b) } else { all };
     let cols = if all < panel { 0 } else { b.min(sums).checked_div(m).unwrap_or(0) };
     (b, (cols - cols % PANEL_COLS).min(n.next_multiple_of(PANEL_COLS)))
 }

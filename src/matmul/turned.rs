@@ -89,6 +89,7 @@ pub unsafe fn run<S: Simd>(s: S, p: &Product, b: RawMat, room: &Room) -> usize {
                     6 => near::<S, E, 6, 1>(s, p, b, room),
                     7 if const { S::MR > 6 } => near::<S, E, 7, 1>(s, p, b, room),
                     _ if const { S::MR > 6 } => near::<S, E, 8, 1>(s, p, b, room),
+                    // `takes` has seen that no tile has more.
                     _ => 0,
                 }
             }

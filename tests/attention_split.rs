@@ -1,5 +1,4 @@
-//! However a call is cut, its rows have the same bits: batches, packed sequences, work items on threads,
-//! chunks of keys.
+//! However a call is cut, its rows have the same bits: work items on threads, chunks of keys, rings and pages.
 #![cfg(feature = "half")]
 
 mod common;
@@ -11,8 +10,8 @@ use common::buffer::Kind;
 use common::heads::{Heads, Order};
 use common::options::{Layout, Options};
 use common::{Rng, expect, nan_scratch, same_bits, tiers};
-use qkv::{Attention, Error, HeadsMut, HeadsRef, Item, KEYS_PER_STATE, TensorRef, attention_scratch_len};
-use qkv::{Paged, Work, states_len};
+use qkv::{Attention, Error, HeadsMut, HeadsRef, Item, KEYS_PER_STATE, Work};
+use qkv::{attention_scratch_len, states_len};
 
 /// Shapes of `f32`, with any options but the places of keys.
 fn shapes(seed: u64) -> impl Iterator<Item = Lookup> {
@@ -23,7 +22,7 @@ fn shapes(seed: u64) -> impl Iterator<Item = Lookup> {
         let kinds = [Kind::F32; 4];
         let (head_dim, v_head_dim) = (shape.head_dim.min(16), shape.v_head_dim.min(17));
         let mut lookup = Shape { kinds, head_dim, v_head_dim, ..shape }.lookup();
-        lookup.options.layout = Layout::Plain;
+        lookup.options.layouts = [Layout::Plain; 2];
         lookup
     })
 }
@@ -167,181 +166,6 @@ fn numbers(rng: &mut Rng, len: usize) -> Vec<f32> {
     (0..len).map(|_| 2.0 * rng.unit()).collect()
 }
 
-const HEADS: usize = 4;
-const KV_HEADS: usize = 2;
-const DIM: usize = 8;
-
-/// Sequences one by one: output `[q_len][HEADS][DIM]` and log-sum-exps `[HEADS][q_len]` of each.
-struct Alone<'a> {
-    options: Attention<'a>,
-    q_len: usize,
-    kv_len: usize,
-    q: &'a [f32],
-    k: &'a [f32],
-    v: &'a [f32],
-}
-
-impl Alone<'_> {
-    fn run(&self) -> (Vec<f32>, Vec<f32>) {
-        let (mut out, mut lse) = (vec![f32::NAN; self.q.len()], nan_scratch(HEADS * self.q_len));
-        let mut scratch = nan_scratch(attention_scratch_len(self.q_len, self.kv_len, DIM, DIM));
-        self.options
-            .run_with_lse(
-                HeadsRef::token_major(self.q, self.q_len, HEADS, DIM).expect("queries"),
-                HeadsRef::token_major(self.k, self.kv_len, KV_HEADS, DIM).expect("keys"),
-                HeadsRef::token_major(self.v, self.kv_len, KV_HEADS, DIM).expect("values"),
-                HeadsMut::token_major(&mut out, self.q_len, HEADS, DIM).expect("output"),
-                &mut lse,
-                &mut scratch,
-            )
-            .expect("sizes agree");
-        (out, lse)
-    }
-}
-
-fn bits(x: &[f32]) -> Vec<u32> {
-    x.iter().map(|x| x.to_bits()).collect()
-}
-
-#[test]
-fn batch_has_the_bits_of_its_sequences_with_lengths_and_masks_of_each() {
-    let mut rng = Rng::new(5);
-    for (q_len, kv_len) in [(1, 70), (9, 40), (60, 130)] {
-        for batch in 1..=8 {
-            let [q, mut k, mut v] = [q_len * HEADS, kv_len * KV_HEADS, kv_len * KV_HEADS]
-                .map(|n| numbers(&mut rng, batch * n * DIM));
-            let lens: Vec<usize> = (0..batch).map(|_| rng.below(kv_len + 1)).collect();
-            let starts: Vec<usize> = lens.iter().map(|&len| rng.below(len + 1) / 2).collect();
-            // What is before the first key and behind the last one is never used.
-            let row = KV_HEADS * DIM;
-            for (b, (&start, &len)) in starts.iter().zip(&lens).enumerate() {
-                for x in [&mut k, &mut v] {
-                    x[b * kv_len * row..][..start * row].fill(f32::NAN);
-                    x[(b * kv_len + len) * row..(b + 1) * kv_len * row].fill(f32::NAN);
-                }
-            }
-            let mask: Vec<bool> = (0..batch * q_len * kv_len).map(|_| rng.below(4) > 0).collect();
-            for tier in tiers() {
-                let (mut out, mut lse) = (vec![f32::NAN; q.len()], nan_scratch(batch * HEADS * q_len));
-                let mut scratch = nan_scratch(attention_scratch_len(q_len, kv_len, DIM, DIM));
-                Attention::new()
-                    .causal()
-                    .kv_lens(&lens)
-                    .kv_starts(&starts)
-                    .mask(TensorRef::new(&mask, [batch, 1, q_len, kv_len]).expect("a mask"))
-                    .tier(tier)
-                    .run_with_lse(
-                        HeadsRef::batch_token_major(&q, batch, q_len, HEADS, DIM).expect("queries"),
-                        HeadsRef::batch_token_major(&k, batch, kv_len, KV_HEADS, DIM).expect("keys"),
-                        HeadsRef::batch_token_major(&v, batch, kv_len, KV_HEADS, DIM).expect("values"),
-                        HeadsMut::batch_token_major(&mut out, batch, q_len, HEADS, DIM).expect("output"),
-                        &mut lse,
-                        &mut scratch,
-                    )
-                    .expect("sizes agree");
-                for b in 0..batch {
-                    let one = &mask[b * q_len * kv_len..][..q_len * kv_len];
-                    let alone = Alone {
-                        options: Attention::new()
-                            .causal_offset(lens[b] as isize - q_len as isize)
-                            .kv_lens(&lens[b..=b])
-                            .kv_starts(&starts[b..=b])
-                            .mask(TensorRef::new(one, [1, 1, q_len, kv_len]).expect("a mask"))
-                            .tier(tier),
-                        q_len,
-                        kv_len,
-                        q: &q[b * q_len * HEADS * DIM..][..q_len * HEADS * DIM],
-                        k: &k[b * kv_len * row..][..kv_len * row],
-                        v: &v[b * kv_len * row..][..kv_len * row],
-                    };
-                    let (expected, expected_lse) = alone.run();
-                    let got = &out[b * expected.len()..][..expected.len()];
-                    assert!(got.iter().all(|x| x.is_finite()), "{tier}: padding has leaked");
-                    assert_eq!(
-                        bits(got),
-                        bits(&expected),
-                        "{tier}, {q_len} x {kv_len}, sequence {b} of {batch}"
-                    );
-                    assert_eq!(bits(&lse[b * HEADS * q_len..][..HEADS * q_len]), bits(&expected_lse));
-                }
-            }
-        }
-    }
-}
-
-#[test]
-fn packed_sequences_have_the_bits_of_each_alone_also_in_pages() {
-    let mut rng = Rng::new(6);
-    let lens = [(3, 5), (0, 4), (1, 100), (60, 60), (7, 0), (2, 33)];
-    let offsets = |len: fn(&(usize, usize)) -> usize| {
-        let ends = lens.iter().scan(0, |end, lens| {
-            *end += len(lens);
-            Some(*end)
-        });
-        core::iter::once(0).chain(ends).collect::<Vec<usize>>()
-    };
-    let (q_offsets, kv_offsets) = (offsets(|lens| lens.0), offsets(|lens| lens.1));
-    let (queries, keys) = (q_offsets[lens.len()], kv_offsets[lens.len()]);
-    let (q_row, kv_row) = (HEADS * DIM, KV_HEADS * DIM);
-    let [q, k, v] = [queries * q_row, keys * kv_row, keys * kv_row].map(|n| numbers(&mut rng, n));
-    // The same keys in pages of 8, for sequences of up to 100 keys.
-    let (size, pages) = (8, 13);
-    let mut table: Vec<u32> = (0..(lens.len() * pages) as u32).collect();
-    (1..table.len()).rev().for_each(|i| table.swap(i, rng.below(i + 1)));
-    let in_pages = |x: &[f32]| {
-        let mut pool = vec![f32::NAN; table.len() * size * kv_row];
-        for (b, &(_, len)) in lens.iter().enumerate() {
-            for t in 0..len {
-                let slot = table[b * pages + t / size] as usize * size + t % size;
-                pool[slot * kv_row..][..kv_row].copy_from_slice(&x[(kv_offsets[b] + t) * kv_row..][..kv_row]);
-            }
-        }
-        pool
-    };
-    let (k_pool, v_pool) = (in_pages(&k), in_pages(&v));
-    let kv_lens = lens.map(|(_, len)| len);
-    for tier in tiers() {
-        let (mut out, mut lse) = (vec![f32::NAN; q.len()], nan_scratch(HEADS * queries));
-        let mut paged = (out.clone(), lse.clone());
-        let mut scratch = nan_scratch(attention_scratch_len(60, 100, DIM, DIM));
-        let packed = Attention::new().causal().q_offsets(&q_offsets).tier(tier);
-        let q_view = HeadsRef::token_major(&q, queries, HEADS, DIM).expect("queries");
-        let view = |x| HeadsRef::token_major(x, keys, KV_HEADS, DIM).expect("keys");
-        let out_view = |x| HeadsMut::token_major(x, queries, HEADS, DIM).expect("output");
-        packed
-            .kv_offsets(&kv_offsets)
-            .run_with_lse(q_view, view(&k), view(&v), out_view(&mut out), &mut lse, &mut scratch)
-            .expect("sizes agree");
-        let pool = |x| {
-            let pool = HeadsRef::batch_token_major(x, table.len(), size, KV_HEADS, DIM).expect("pages");
-            Paged::new(pool, &table, lens.len(), 100).expect("a table")
-        };
-        let (out_pages, lse_pages) = (out_view(&mut paged.0), &mut paged.1);
-        packed
-            .kv_lens(&kv_lens)
-            .run_with_lse(q_view, pool(&k_pool), pool(&v_pool), out_pages, lse_pages, &mut scratch)
-            .expect("sizes agree");
-        assert_eq!((bits(&paged.0), bits(&paged.1)), (bits(&out), bits(&lse)), "{tier}: pages");
-        for (b, &(q_len, kv_len)) in lens.iter().enumerate() {
-            let alone = Alone {
-                options: Attention::new().causal().tier(tier),
-                q_len,
-                kv_len,
-                q: &q[q_offsets[b] * q_row..q_offsets[b + 1] * q_row],
-                k: &k[kv_offsets[b] * kv_row..kv_offsets[b + 1] * kv_row],
-                v: &v[kv_offsets[b] * kv_row..kv_offsets[b + 1] * kv_row],
-            };
-            let (expected, expected_lse) = alone.run();
-            let rows = q_offsets[b] * q_row..q_offsets[b + 1] * q_row;
-            assert_eq!(bits(&out[rows]), bits(&expected), "{tier}, sequence {b}");
-            for h in 0..HEADS {
-                let lse = &lse[h * queries + q_offsets[b]..][..q_len];
-                assert_eq!(bits(lse), bits(&expected_lse[h * q_len..][..q_len]), "{tier}, sequence {b}");
-            }
-        }
-    }
-}
-
 #[test]
 fn keys_in_rings_and_pages_of_any_size_have_the_bits_of_keys_side_by_side() {
     let mut rng = Rng::new(7);
@@ -353,10 +177,11 @@ fn keys_in_rings_and_pages_of_any_size_have_the_bits_of_keys_side_by_side() {
         let layouts: Vec<Layout> = pages.chain(rings).collect();
         for tier in tiers() {
             let expected = plain.run(tier);
-            for &layout in &layouts {
-                let options = Options { layout, ..Options::NONE };
+            for (i, &layout) in layouts.iter().enumerate() {
+                let layouts = [layout, if i % 2 == 0 { layout } else { layouts[7 * i % layouts.len()] }];
+                let options = Options { layouts, ..Options::NONE };
                 let out = Lookup { options, ..plain.clone() }.run(tier);
-                expect(same_bits(out.kind(), &out.bits(), &expected.bits()), (tier, layout, q_len, kv_len));
+                expect(same_bits(out.kind(), &out.bits(), &expected.bits()), (tier, layouts, q_len, kv_len));
             }
         }
     }
@@ -375,7 +200,7 @@ fn keys_that_come_from_memory_have_the_bits_of_the_model_wherever_they_lie() {
             for (layout, tier) in
                 layouts.into_iter().flat_map(|layout| tiers().into_iter().map(move |tier| (layout, tier)))
             {
-                let options = Options { layout, ..Options::NONE };
+                let options = Options { layouts: [layout; 2], ..Options::NONE };
                 let (out, lse) = Lookup { options, ..plain.clone() }.run_with_lse(tier);
                 for (h, (row, sum)) in models[usize::from(tier.is_fused())].iter().enumerate() {
                     let got = (out.token(0, h), lse[h]);
@@ -401,7 +226,7 @@ fn values_may_be_a_view_of_the_keys() {
                 let q = HeadsRef::token_major(&q, q_len, 4, 24).expect("queries");
                 let to = HeadsMut::token_major(&mut out, q_len, 4, 16).expect("output");
                 Attention::new().causal().tier(tier).run(q, k, v, to, &mut scratch).expect("sizes agree");
-                bits(&out)
+                out.iter().map(|x| x.to_bits()).collect::<Vec<_>>()
             };
             let shared = HeadsRef::with_strides(&cache, 90, 1, 16, 24, 24).expect("values in the keys");
             let apart = HeadsRef::token_major(&own, 90, 1, 16).expect("values");

@@ -7,7 +7,6 @@ mod common;
 use common::attend::{Lookup, Shape};
 use common::buffer::Kind;
 use common::heads::Heads;
-use common::options::Layout;
 use common::{Rng, expect, nan_scratch, same_bits, tiers};
 use qkv::{Attention, Elem, Error, HeadsMut, HeadsRef, Keys, Tier, attention_scratch_len};
 
@@ -35,22 +34,11 @@ fn run<Q: Elem, O: Elem>(
 fn in_steps(lookup: &Lookup, tier: Tier, tiles: usize) -> (Heads, Vec<f32>, usize) {
     let (mut out, mut lse) = (lookup.out.clone(), nan_scratch(lookup.q.n_heads * lookup.q.len));
     let (placed, mut scratch) = (lookup.placed(), nan_scratch(lookup.scratch_len()));
+    let [k, v] = lookup.sources(&placed);
     let (options, lse_to, scratch) = (lookup.options(tier), &mut lse, &mut scratch);
-    let taken = with_type!(lookup.q.kind(), Q => with_type!(lookup.k.kind(), K => {
-        with_type!(lookup.v.kind(), V => with_type!(out.kind(), O => {
-            let (q, out) = (lookup.q.view::<Q>(), out.view_mut::<O>());
-            match (lookup.options.layout, &placed) {
-                (Layout::Ring(_, first), [Some(k), Some(v)]) => {
-                    let (k, v) = (k.ring::<K>(first), v.ring::<V>(first));
-                    run(options, q, &k, &v, out, lse_to, scratch, tiles)
-                }
-                (Layout::Pages(size, _), [Some(k), Some(v)]) => {
-                    let (k, v) = (k.pages::<K>(size), v.pages::<V>(size));
-                    run(options, q, &k, &v, out, lse_to, scratch, tiles)
-                }
-                _ => run(options, q, &lookup.k.view::<K>(), &lookup.v.view::<V>(), out, lse_to, scratch, tiles),
-            }
-        }))
+    let taken = with_type!(lookup.q.kind(), Q => with_type!(out.kind(), O => {
+        let (q, out) = (lookup.q.view::<Q>(), out.view_mut::<O>());
+        run(options, q, &*k, &*v, out, lse_to, scratch, tiles)
     }));
     (out, lse, taken)
 }

@@ -9,7 +9,7 @@ use core::ops::Range;
 use common::attend::{Causal, Lookup, Shape};
 use common::buffer::{Buffer, Kind, Typed};
 use common::heads::Order;
-use common::options::{Given, Layout, Mask, Options, Placed, Table};
+use common::options::{Given, Mask, Options, Table};
 use common::{GUARD, Rng, expect, nan_scratch, same_bits, tiers};
 use qkv::{Attention, Error, HeadsRef, Scores, TensorMut, Tier, attention_scratch_len};
 
@@ -55,23 +55,15 @@ impl Wanted {
         let mut after = before.clone();
         let sizes = [1, self.heads.len(), self.queries.len(), keys];
         let mut scratch = nan_scratch(attention_scratch_len(lookup.q.len, keys, lookup.q.head_dim, 0));
-        with_type!(lookup.q.kind(), Q => with_type!(lookup.k.kind(), K => with_type!(self.kind, O => {
+        let placed = lookup.placed();
+        let [k, _] = lookup.sources(&placed);
+        with_type!(lookup.q.kind(), Q => with_type!(self.kind, O => {
             let out = &mut O::slice_mut(&mut after)[GUARD..GUARD + len];
             let out = TensorMut::with_strides(out, sizes, [0, head, query]).expect("a valid tensor");
             let (q, options) = (lookup.q.view::<Q>(), lookup.options(tier));
             let (heads, queries, scratch) = (self.heads.clone(), self.queries.clone(), &mut scratch);
-            let layout = lookup.options.layout;
-            let placed = (layout != Layout::Plain).then(|| Placed::new(&lookup.k, layout));
-            match (layout, &placed) {
-                (Layout::Ring(_, first), Some(k)) => {
-                    options.scores(q, k.ring::<K>(first), self.which, (heads, queries), out, scratch)
-                }
-                (Layout::Pages(size, _), Some(k)) => {
-                    options.scores(q, k.pages::<K>(size), self.which, (heads, queries), out, scratch)
-                }
-                _ => options.scores(q, lookup.k.view::<K>(), self.which, (heads, queries), out, scratch),
-            }
-        })))
+            options.scores(q, &*k, self.which, (heads, queries), out, scratch)
+        }))
         .map_err(|error| error.to_string())?;
         let rows = (0..self.heads.len()).flat_map(|h| (0..self.queries.len()).map(move |i| (h, i)));
         let places = rows.flat_map(|(h, i)| (0..keys).map(move |t| GUARD + h * head + i * query + t));
@@ -189,7 +181,7 @@ fn keys_hidden_in_whole_blocks_have_the_bits_of_the_model() {
             let mut lookup = shape.lookup();
             let values = (0..400).map(|t| seen.contains(&t) || t == 250).collect();
             let mask = Mask::new(Table { heads: 1, rows: 1, keys: 400, values }, given);
-            lookup.options = Options { mask: Some(mask), ..Options::NONE };
+            lookup.options = Options { masks: vec![mask], ..Options::NONE };
             check(&shape, &lookup, &mut rng);
         }
     }

@@ -64,13 +64,14 @@ impl More {
     fn set(self, options: &mut Options, kv_len: usize, bits: &mut dyn FnMut(Kind) -> u32) {
         match self.slots {
             Slots::AsSeeded => {}
-            Slots::Plain => options.layout = Layout::Plain,
+            Slots::Plain => options.layouts = [Layout::Plain; 2],
             Slots::Ring(more, first) => {
                 let slots = kv_len + usize::from(more % 8);
-                options.layout = Layout::Ring(usize::from(more % 8), usize::from(first) % slots.max(1));
+                let ring = Layout::Ring(usize::from(more % 8), usize::from(first) % slots.max(1));
+                options.layouts = [ring; 2];
             }
             Slots::Pages(size, seed) => {
-                options.layout = Layout::Pages(1 + usize::from(size % 130), seed.into());
+                options.layouts = [Layout::Pages(1 + usize::from(size % 130), seed.into()); 2];
             }
         }
         if let Some(start) = self.start {

@@ -8,7 +8,7 @@ use super::options::{Layout, Options, Placed};
 use super::reference::{self, Extra, Row};
 use super::{GUARD, Rng, bits, nan_scratch, same_bits, tiers};
 use crate::with_type;
-use qkv::{Attention, Elem, Error, HeadsMut, HeadsRef, Keys, Scores, TensorMut, Tier, attention_scratch_len};
+use qkv::{Attention, Error, Keys, Scores, TensorMut, Tier, attention_scratch_len};
 
 /// Which keys a query sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -224,8 +224,19 @@ impl Lookup {
 
     /// Keys and values where the options' layout has them.
     pub fn placed(&self) -> [Option<Placed>; 2] {
-        let layout = self.options.layout;
-        [&self.k, &self.v].map(|heads| (layout != Layout::Plain).then(|| Placed::new(heads, layout)))
+        let [k, v] = self.options.layouts;
+        [(&self.k, k), (&self.v, v)]
+            .map(|(heads, layout)| (layout != Layout::Plain).then(|| Placed::new(heads, layout)))
+    }
+
+    /// The same as a call takes them.
+    pub fn sources<'a>(&'a self, [k, v]: &'a [Option<Placed>; 2]) -> [Box<dyn Keys + 'a>; 2] {
+        [(&self.k, k), (&self.v, v)].map(|(heads, placed)| -> Box<dyn Keys> {
+            with_type!(heads.kind(), T => match placed {
+                None => Box::new(heads.view::<T>()),
+                Some(placed) => placed.keys::<T>(),
+            })
+        })
     }
 
     pub fn run_placed(
@@ -236,20 +247,13 @@ impl Lookup {
         lse: Option<&mut [f32]>,
         scratch: &mut [f32],
     ) -> Result<(), Error> {
-        let options = self.options(tier);
-        with_type!(self.q.kind(), Q => with_type!(self.k.kind(), K => {
-            with_type!(self.v.kind(), V => with_type!(out.kind(), O => {
-                let (q, out) = (self.q.view::<Q>(), out.view_mut::<O>());
-                match (self.options.layout, placed) {
-                    (Layout::Ring(_, first), [Some(k), Some(v)]) => {
-                        call(options, q, k.ring::<K>(first), v.ring::<V>(first), out, lse, scratch)
-                    }
-                    (Layout::Pages(size, _), [Some(k), Some(v)]) => {
-                        call(options, q, k.pages::<K>(size), v.pages::<V>(size), out, lse, scratch)
-                    }
-                    _ => call(options, q, self.k.view::<K>(), self.v.view::<V>(), out, lse, scratch),
-                }
-            }))
+        let (options, [k, v]) = (self.options(tier), self.sources(placed));
+        with_type!(self.q.kind(), Q => with_type!(out.kind(), O => {
+            let (q, out) = (self.q.view::<Q>(), out.view_mut::<O>());
+            match lse {
+                None => options.run(q, &*k, &*v, out, scratch),
+                Some(lse) => options.run_with_lse(q, &*k, &*v, out, lse, scratch),
+            }
         }))
     }
 
@@ -258,20 +262,12 @@ impl Lookup {
         let (heads, queries, keys) = (self.q.n_heads, self.q.len, self.k.len);
         let mut numbers = nan_scratch(heads * queries * keys);
         let mut scratch = nan_scratch(attention_scratch_len(queries, keys, self.q.head_dim, 0));
-        let [placed, _] = self.placed();
+        let placed = self.placed();
+        let [k, _] = self.sources(&placed);
         let out = TensorMut::new(&mut numbers, [1, heads, queries, keys]).expect("as many numbers");
-        with_type!(self.q.kind(), Q => with_type!(self.k.kind(), K => {
-            let (options, q, scratch) = (self.options(tier), self.q.view::<Q>(), &mut scratch);
-            match (self.options.layout, &placed) {
-                (Layout::Ring(_, first), Some(k)) => {
-                    options.scores(q, k.ring::<K>(first), which, (0..heads, 0..queries), out, scratch)
-                }
-                (Layout::Pages(size, _), Some(k)) => {
-                    options.scores(q, k.pages::<K>(size), which, (0..heads, 0..queries), out, scratch)
-                }
-                _ => options.scores(q, self.k.view::<K>(), which, (0..heads, 0..queries), out, scratch),
-            }
-        }))
+        with_type!(self.q.kind(), Q => {
+            self.options(tier).scores(self.q.view::<Q>(), &*k, which, (0..heads, 0..queries), out, &mut scratch)
+        })
         .expect("sizes agree");
         numbers
     }
@@ -396,21 +392,5 @@ impl Lookup {
         }
         self.options = self.options.part(heads, rows);
         self
-    }
-}
-
-/// With or without log-sum-exps.
-fn call<Q: Elem, O: Elem>(
-    options: Attention<'_>,
-    q: HeadsRef<'_, Q>,
-    k: impl Keys,
-    v: impl Keys,
-    out: HeadsMut<'_, O>,
-    lse: Option<&mut [f32]>,
-    scratch: &mut [f32],
-) -> Result<(), Error> {
-    match lse {
-        None => options.run(q, k, v, out, scratch),
-        Some(lse) => options.run_with_lse(q, k, v, out, lse, scratch),
     }
 }

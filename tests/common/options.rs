@@ -7,7 +7,7 @@ use super::Rng;
 use super::buffer::{Buffer, Kind, Typed};
 use super::heads::Heads;
 use crate::with_type;
-use qkv::{Attention, HeadsRef, MaskRule, Paged, Ring, ScoreAt, ScoreRule, TensorRef, Tile};
+use qkv::{Attention, HeadsRef, Keys, MaskRule, Paged, Ring, ScoreAt, ScoreRule, TensorRef, Tile};
 
 /// A value for each head, query and key; one head or one query may stand for all.
 #[derive(Clone, Debug)]
@@ -19,7 +19,7 @@ pub struct Table<T> {
 }
 
 impl<T> Table<T> {
-    fn index(&self, h: usize, i: usize, t: usize) -> usize {
+    pub fn index(&self, h: usize, i: usize, t: usize) -> usize {
         let (h, i) = (if self.heads == 1 { 0 } else { h }, if self.rows == 1 { 0 } else { i });
         (h * self.rows + i) * self.keys + t
     }
@@ -59,12 +59,16 @@ pub enum Given {
     Rule,
 }
 
+impl Given {
+    pub const ALL: [Given; 3] = [Given::Bools, Given::Bits, Given::Rule];
+}
+
 /// A mask in all its forms.
 #[derive(Clone, Debug)]
 pub struct Mask {
     pub bools: Table<Vec<bool>>,
-    bits: Vec<u8>,
-    given: Given,
+    pub bits: Vec<u8>,
+    pub given: Given,
 }
 
 impl Mask {
@@ -135,50 +139,54 @@ pub struct Options {
     /// The first key that counts, and the end of them.
     pub start: Option<usize>,
     pub end: Option<usize>,
-    pub mask: Option<Mask>,
+    /// At most one of each form.
+    pub masks: Vec<Mask>,
     pub softcap: Option<f32>,
     pub bias: Option<Table<Buffer>>,
     pub rule: Option<ScoreFrom>,
-    pub layout: Layout,
+    /// Of keys and of values.
+    pub layouts: [Layout; 2],
 }
 
 impl Options {
     pub const NONE: Options = Options {
         start: None,
         end: None,
-        mask: None,
+        masks: Vec::new(),
         softcap: None,
         bias: None,
         rule: None,
-        layout: Layout::Plain,
+        layouts: [Layout::Plain; 2],
     };
 
-    /// Each with some probability.
+    /// Each with some probability. Which there are, and of which form, does not depend on the lengths.
     pub fn random(rng: &mut Rng, n_heads: usize, q_len: usize, kv_len: usize) -> Options {
         let mut options = Options::NONE;
+        let mut numbers = Rng::new(rng.word());
         let mut some = |n: usize| rng.below(n) == 0;
-        let [mask, softcap, bias, rule, start, end] = [some(3), some(4), some(4), some(4), some(5), some(5)];
+        let masks = Given::ALL.map(|given| (given, some(6)));
+        let [softcap, bias, rule, start, end] = [some(4), some(4), some(4), some(5), some(5)];
         let table = |rng: &mut Rng, heads: usize| Table {
             heads: rng.pick(&[1, heads]),
             rows: rng.pick(&[1, q_len, q_len]),
             keys: kv_len,
             values: (),
         };
-        if mask {
-            let given = rng.pick(&[Given::Bools, Given::Bits, Given::Rule]);
+        for (given, _) in masks.into_iter().filter(|(_, given)| *given) {
             let table = table(rng, if given == Given::Rule { 1 } else { n_heads });
             let density = rng.pick(&[1, 2, 5, 40]);
             // Runs of keys, so that whole blocks are seen or not.
             let (mut left, mut seen) = (0, false);
             let mut next = || {
                 if left == 0 {
-                    (left, seen) = (1 + rng.below(rng.clone().pick(&[2, 20, 200])), rng.below(density) > 0);
+                    let most = numbers.pick(&[2, 20, 200]);
+                    (left, seen) = (1 + numbers.below(most), numbers.below(density) > 0);
                 }
                 left -= 1;
                 seen || density == 1
             };
             let values = (0..table.heads * table.rows * table.keys).map(|_| next()).collect();
-            options.mask = Some(Mask::new(table.with(values), given));
+            options.masks.push(Mask::new(table.with(values), given));
         }
         if bias {
             let table = table(rng, n_heads);
@@ -186,8 +194,8 @@ impl Options {
             let mut values = Buffer::new(kind, table.heads * table.rows * table.keys);
             let rare = rng.pick(&[1000, 3]);
             for i in 0..values.len() {
-                let hole = rng.below(rare) == 0;
-                values.set_bits(i, kind.bits(if hole { f32::NEG_INFINITY } else { 3.0 * rng.unit() }));
+                let hole = numbers.below(rare) == 0;
+                values.set_bits(i, kind.bits(if hole { f32::NEG_INFINITY } else { 3.0 * numbers.unit() }));
             }
             options.bias = Some(table.with(values));
         }
@@ -197,10 +205,14 @@ impl Options {
             rule.then(|| ScoreFrom { rule: rng.pick(&[Rule::Relative, Rule::Parity]), query, head });
         options.start = start.then(|| rng.below(kv_len + 2));
         options.end = end.then(|| rng.below(kv_len + 1));
-        let page = rng.pick(&[1, 2, 7, 16, 64, 100, 256]);
-        let ring = Layout::Ring(rng.below(9), rng.below(kv_len + 1));
-        let pages = Layout::Pages(page, rng.word());
-        options.layout = rng.pick(&[Layout::Plain, Layout::Plain, ring, pages]);
+        let mut layout = || {
+            let page = rng.pick(&[1, 2, 7, 16, 64, 100, 256]);
+            let ring = Layout::Ring(rng.below(9), rng.below(kv_len + 1));
+            let pages = Layout::Pages(page, rng.word());
+            rng.pick(&[Layout::Plain, Layout::Plain, ring, pages])
+        };
+        let [k, v] = [layout(), layout()];
+        options.layouts = [k, if rng.below(2) == 0 { k } else { v }];
         options
     }
 
@@ -212,7 +224,7 @@ impl Options {
         if let Some(end) = &self.end {
             attention = attention.kv_lens(core::slice::from_ref(end));
         }
-        if let Some(mask) = &self.mask {
+        for mask in &self.masks {
             let sizes = mask.bools.sizes();
             let [batch, heads, rows, keys] = sizes;
             let bytes = [batch, heads, rows, keys.div_ceil(8)];
@@ -240,7 +252,7 @@ impl Options {
     pub fn sees(&self, h: usize, i: usize, t: usize) -> bool {
         self.start.is_none_or(|start| t >= start)
             && self.end.is_none_or(|end| t < end)
-            && self.mask.as_ref().is_none_or(|mask| mask.bools.values[mask.bools.index(h, i, t)])
+            && self.masks.iter().all(|mask| mask.bools.values[mask.bools.index(h, i, t)])
             && self.bias(h, i, t).is_none_or(|bias| bias != f32::NEG_INFINITY)
     }
 
@@ -270,10 +282,11 @@ impl Options {
 
     /// For some of the heads and queries alone.
     pub fn part(&self, heads: Range<usize>, rows: Range<usize>) -> Options {
-        let mask = self.mask.as_ref().map(|mask| {
+        let part = |mask: &Mask| {
             let (table, bools) = mask.bools.part(heads.clone(), rows.clone(), |at| mask.bools.values[at]);
             Mask::new(table.with(bools), mask.given)
-        });
+        };
+        let masks = self.masks.iter().map(part).collect();
         let bias = self.bias.as_ref().map(|bias| {
             let (table, bits) = bias.part(heads.clone(), rows.clone(), |at| bias.values.bits(at));
             let mut values = Buffer::new(bias.values.kind(), bits.len());
@@ -284,7 +297,7 @@ impl Options {
             let (query, head) = (from.query + rows.start as i32, from.head + heads.start as i32);
             ScoreFrom { query, head, ..from }
         });
-        Options { mask, bias, rule, ..self.clone() }
+        Options { masks, bias, rule, ..self.clone() }
     }
 }
 
@@ -334,11 +347,19 @@ impl Placed {
         }
     }
 
-    pub fn ring<T: Typed>(&self, first: usize) -> Ring<'_, T> {
+    pub fn keys<T: Typed>(&self) -> Box<dyn Keys + '_> {
+        match self.layout {
+            Layout::Plain => Box::new(self.slots.view::<T>()),
+            Layout::Ring(_, first) => Box::new(self.ring::<T>(first)),
+            Layout::Pages(size, _) => Box::new(self.pages::<T>(size)),
+        }
+    }
+
+    fn ring<T: Typed>(&self, first: usize) -> Ring<'_, T> {
         Ring::new(self.slots.view(), first % self.slots.len.max(1), self.len).expect("a valid ring")
     }
 
-    pub fn pages<T: Typed>(&self, size: usize) -> Paged<'_, T> {
+    fn pages<T: Typed>(&self, size: usize) -> Paged<'_, T> {
         let Heads { n_heads, head_dim, token_stride, head_stride, start, end, .. } = self.slots;
         let slice = &T::slice(&self.slots.buffer)[start..end];
         let sizes = [self.slots.len / size, size, n_heads, head_dim];

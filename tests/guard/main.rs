@@ -162,7 +162,7 @@ fn check_lookup(lookup: &Lookup, shape: &attend::Shape) -> Result<(), String> {
             if let Some(bias) = &fenced.options.bias {
                 read_only(&bias.values);
             }
-            if let Some(mask) = &fenced.options.mask {
+            for mask in &fenced.options.masks {
                 fence::read_only(&mask.bools.values);
             }
             let place = |m: String| format!("{tier}, {side:?}: {m}");

@@ -64,7 +64,7 @@ impl Hidden {
         if let Hidden::Mask(given) = self {
             let bools = pairs().map(|(i, t)| sees(i, t)).collect();
             let Table { heads, rows, keys, .. } = table(());
-            lookup.options.mask = Some(Mask::new(Table { heads, rows, keys, values: bools }, given));
+            lookup.options.masks = vec![Mask::new(Table { heads, rows, keys, values: bools }, given)];
         }
         if let Hidden::Bias(kind) = self {
             let mut values = Buffer::new(kind, q_len * kv_len);
@@ -121,7 +121,7 @@ fn check(lookup: &Lookup, what: &dyn core::fmt::Debug) -> Result<(), String> {
     let seen: Vec<usize> = (0..lookup.k.len).filter(|&t| is_seen(lookup, t)).collect();
     assert!(!seen.is_empty() && seen.len() < lookup.k.len, "nothing is hidden: {what:?}");
     let near = |heads: &Heads| heads.reordered(Order::TokenMajor);
-    let options = Options { layout: Layout::Plain, ..lookup.options.clone() };
+    let options = Options { layouts: [Layout::Plain; 2], ..lookup.options.clone() };
     let near = Lookup { k: near(&lookup.k), v: near(&lookup.v), options, ..lookup.clone() };
     // The keys and values that are read begin with a page, wherever they are.
     let bare = fence::at(Side::Start, || lookup.bare());
@@ -144,7 +144,7 @@ fn check(lookup: &Lookup, what: &dyn core::fmt::Debug) -> Result<(), String> {
         same_bits(Kind::F32, &out.bits(), &expected.bits()).map_err(|m| format!("{tier}: {m}"))?;
         same_bits(Kind::F32, &float_bits(&lse), &float_bits(&expected_lse))
             .map_err(|m| format!("{tier}, lse: {m}"))?;
-        if lookup.options.layout == Layout::Plain {
+        if lookup.options.layouts == [Layout::Plain; 2] {
             let weights = bare.scores(tier, Scores::Weights);
             same_bits(Kind::F32, &float_bits(&weights), &float_bits(&near.scores(tier, Scores::Weights)))
                 .map_err(|m| format!("{tier}, weights: {m}"))?;
@@ -163,7 +163,7 @@ fn keys_that_no_query_sees_are_never_read() {
                 let order = [Order::TokenMajor, Order::HeadMajor][(n / 2 + m + l / 2) % 2];
                 let mut lookup = paged_lookup(q_len, 210, kind, order, false);
                 hidden.set(&mut lookup);
-                lookup.options.layout = layout;
+                lookup.options.layouts = [layout; 2];
                 let what = (q_len, kind, order, hidden, layout);
                 expect(check(&lookup, &what), what);
             }

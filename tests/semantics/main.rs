@@ -59,7 +59,7 @@ fn give(lookup: &mut Lookup, hidden: Hidden, sees: &dyn Fn(usize, usize) -> bool
     match hidden {
         Hidden::Mask(given) => {
             let values = pairs().map(|(i, t)| sees(i, t)).collect();
-            lookup.options.mask = Some(Mask::new(Table { heads: 1, rows, keys, values }, given));
+            lookup.options.masks = vec![Mask::new(Table { heads: 1, rows, keys, values }, given)];
         }
         Hidden::Bias(kind) => {
             let mut values = Buffer::new(kind, rows * keys);
@@ -117,8 +117,8 @@ fn calls() -> impl Iterator<Item = (Lookup, String)> {
         let orders = [(); 4].map(|()| Order::random(&mut rng));
         let mut lookup = Shape { v_head_dim, n_kv_heads, group, kinds, orders, ..plain }.lookup();
         hide(&mut lookup, hidden);
-        lookup.options.layout = LAYOUTS[n / 2 % 3];
-        let what = format!("{hidden:?}, {q_len} x {kv_len}, {kind:?}, {:?}", lookup.options.layout);
+        lookup.options.layouts = [LAYOUTS[n / 2 % 3]; 2];
+        let what = format!("{hidden:?}, {q_len} x {kv_len}, {kind:?}, {:?}", lookup.options.layouts);
         (lookup, what)
     })
 }
@@ -210,7 +210,7 @@ fn mask_by_numbers_and_by_tensor_leave_the_same_bits() {
                 Hidden::Lens => numbers.options.end = Some(kv_len / 2 + 3),
                 _ => numbers.options.start = Some(kv_len / 2 + 3),
             }
-            tensor.options.layout = rng.pick(&LAYOUTS);
+            tensor.options.layouts = [(); 2].map(|()| rng.pick(&LAYOUTS));
             for hidden in TENSORS {
                 let mut tensor = tensor.clone();
                 give(&mut tensor, hidden, &|i, t| sees(&numbers, 0, i, t), |_| 0.0);
@@ -241,15 +241,15 @@ fn with_option(lookup: &mut Lookup, n: usize) -> &'static str {
             (0..values.len()).for_each(|i| values.set_bits(i, Kind::F16.bits((i % 5) as f32)));
             options.bias = Some(Table { heads, rows, keys, values });
         }
-        6 => options.layout = Layout::Ring(2, 9),
-        7 => options.layout = Layout::Pages(7, 3),
+        6 => options.layouts = [Layout::Ring(2, 9); 2],
+        7 => options.layouts = [Layout::Pages(7, 3); 2],
         8 => lookup.scale = Some(f32::NAN),
         9 => lookup.scale = Some(f32::INFINITY),
         10 => (options.start, options.end) = (Some(keys / 2), Some(keys)),
         11 => (lookup.causal, lookup.window) = (Causal::BottomRight, (3, 3)),
         12 => {
             let values = (0..heads * rows * keys).map(|i| i % 3 > 0).collect();
-            options.mask = Some(Mask::new(Table { heads, rows, keys, values }, Given::Bits));
+            options.masks.push(Mask::new(Table { heads, rows, keys, values }, Given::Bits));
         }
         _ => return "",
     }

@@ -1,6 +1,7 @@
-//! How many instructions a call takes, and how much stack, on a Cortex-M.
+//! How many instructions a call takes, how much stack, and what it does to its caller's registers, on a Cortex-M with a
+//! floating-point unit.
 
-use core::arch::asm;
+use core::arch::{asm, naked_asm};
 
 use cortex_m::peripheral::SYST;
 use cortex_m::peripheral::syst::SystClkSource;
@@ -74,4 +75,64 @@ pub fn stack(call: impl FnOnce()) -> usize {
         let used = |&address: &usize| (address as *const u32).read_volatile() != PAINT;
         top - (bottom..top).step_by(4).find(used).unwrap_or(top)
     }
+}
+
+/// Whether `call` leaves the registers that are its caller's as they were.
+pub fn keeps_registers<F: FnMut()>(mut call: F) -> bool {
+    unsafe extern "C" fn run<F: FnMut()>(call: *mut F) {
+        // SAFETY: what `changed_registers` was given.
+        unsafe { (*call)() };
+    }
+    // SAFETY: the function takes this pointer.
+    unsafe { changed_registers(run::<F>, &raw mut call) == 0 }
+}
+
+/// Calls a function with one number in all registers that it has to keep; returns the bits that it changed.
+///
+/// # Safety
+/// - The function may be called with the pointer.
+#[unsafe(naked)]
+unsafe extern "C" fn changed_registers<T>(_: unsafe extern "C" fn(*mut T), _: *mut T) -> u32 {
+    naked_asm!(
+        "push {{r3-r11, lr}}",
+        "vpush {{d8-d15}}",
+        "mov r2, r0",
+        "mov r0, r1",
+        "ldr r4, 2f",
+        "mov r5, r4",
+        "mov r6, r4",
+        "mov r7, r4",
+        "mov r8, r4",
+        "mov r9, r4",
+        "mov r10, r4",
+        "mov r11, r4",
+        "vmov d8, r4, r4",
+        "vmov d9, r4, r4",
+        "vmov d10, r4, r4",
+        "vmov d11, r4, r4",
+        "vmov d12, r4, r4",
+        "vmov d13, r4, r4",
+        "vmov d14, r4, r4",
+        "vmov d15, r4, r4",
+        "blx r2",
+        "ldr r0, 2f",
+        "vmov r1, r2, d8",
+        "push {{r1, r2, r4-r11}}",
+        "vpush {{d9-d15}}",
+        // 24 numbers.
+        "mov r1, #24",
+        "mov r3, #0",
+        "1:",
+        "pop {{r2}}",
+        "eor r2, r2, r0",
+        "orr r3, r3, r2",
+        "subs r1, r1, #1",
+        "bne 1b",
+        "mov r0, r3",
+        "vpop {{d8-d15}}",
+        "pop {{r3-r11, pc}}",
+        ".p2align 2",
+        "2:",
+        ".word 0x3f9e0652",
+    )
 }

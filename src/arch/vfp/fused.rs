@@ -6,8 +6,8 @@ macro_rules! one {
         concat!("vfma.f32 s", $sum, ", s", $a, ", s", $b)
     };
 }
-/// The same four times; registers at the end are free.
-macro_rules! four {
+/// The same twice; registers at the end are free.
+macro_rules! two {
     ($($sum:literal += $a:literal * $b:literal),*; $($free:literal),*) => {
         concat!($(one!($sum += $a * $b), "\n"),*)
     };

@@ -17,6 +17,16 @@ compile_error!("vectors of an M55 fuse, so all else must: build with --cfg qkv_f
 #[cfg_attr(qkv_fma, path = "fused.rs")]
 #[cfg_attr(not(qkv_fma), path = "separate.rs")]
 mod steps;
+/// `sum += a * b` four times, by the numbers of registers; those at the end are free.
+macro_rules! four {
+    ($s0:literal += $a0:literal * $b0:literal, $s1:literal += $a1:literal * $b1:literal,
+     $s2:literal += $a2:literal * $b2:literal, $s3:literal += $a3:literal * $b3:literal; $f0:literal, $f1:literal) => {
+        concat!(
+            two!($s0 += $a0 * $b0, $s1 += $a1 * $b1; $f0, $f1),
+            two!($s2 += $a2 * $b2, $s3 += $a3 * $b3; $f0, $f1)
+        )
+    };
+}
 #[macro_use]
 #[cfg_attr(qkv_mve, path = "mve.rs")]
 #[cfg_attr(not(qkv_mve), path = "single.rs")]

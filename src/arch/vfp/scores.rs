@@ -9,7 +9,7 @@ pub unsafe extern "C" fn scores(_: *mut u32) {
     naked_asm!(
         fpu!(),
         "push {{r4-r11, lr}}",
-        "vpush {{d8-d15}}",
+        "vpush {{d8-d14}}",
         // keys, apart, n, q, step, q_step, twos, one, to, add.
         "ldm r0, {{r1-r10}}",
         "2:",
@@ -67,7 +67,7 @@ pub unsafe extern "C" fn scores(_: *mut u32) {
         "it pl",
         "vstmiapl r9!, {{s0-s7}}",
         "bgt 2b",
-        "vpop {{d8-d15}}",
+        "vpop {{d8-d14}}",
         "pop {{r4-r11, pc}}",
     )
 }
@@ -79,7 +79,7 @@ pub unsafe extern "C" fn few_scores(_: *mut u32) {
     naked_asm!(
         fpu!(),
         "push {{r4-r11, lr}}",
-        "vpush {{d8-d10}}",
+        "vpush {{d8-d9}}",
         // keys, apart, n; step, q_step; to.
         "ldm r0, {{r10, r11, r12}}",
         "ldr r6, [r0, #16]",
@@ -134,7 +134,7 @@ pub unsafe extern "C" fn few_scores(_: *mut u32) {
         "add r10, r10, r11, lsl #2",
         "b 1b",
         "7:",
-        "vpop {{d8-d10}}",
+        "vpop {{d8-d9}}",
         "pop {{r4-r11, pc}}",
     )
 }

@@ -6,12 +6,35 @@ macro_rules! one {
         concat!("vmla.f32 s", $sum, ", s", $a, ", s", $b)
     };
 }
-/// The same four times; registers at the end are free.
-macro_rules! four {
-    ($($sum:literal += $a:literal * $b:literal),*; $($free:literal),*) => {
+/// The same twice, so that no sum waits for its product; registers at the end are free.
+macro_rules! two {
+    ($s0:literal += $a0:literal * $b0:literal, $s1:literal += $a1:literal * $b1:literal; $f0:literal, $f1:literal) => {
         concat!(
-            $("vmul.f32 s", $free, ", s", $a, ", s", $b, "\n",)*
-            $("vadd.f32 s", $sum, ", s", $sum, ", s", $free, "\n"),*
+            "vmul.f32 s",
+            $f0,
+            ", s",
+            $a0,
+            ", s",
+            $b0,
+            "\nvmul.f32 s",
+            $f1,
+            ", s",
+            $a1,
+            ", s",
+            $b1,
+            "\nvadd.f32 s",
+            $s0,
+            ", s",
+            $s0,
+            ", s",
+            $f0,
+            "\nvadd.f32 s",
+            $s1,
+            ", s",
+            $s1,
+            ", s",
+            $f1,
+            "\n"
         )
     };
 }

@@ -1,5 +1,5 @@
 //! Prints for products and attention of some shapes: instructions, multiply-adds, bytes of stack and of
-//! scratch. Fails if instructions depend on values.
+//! scratch. Fails if instructions depend on values, or if a call does not keep its caller's registers.
 
 #![no_std]
 #![no_main]
@@ -120,9 +120,9 @@ fn fill(x: &mut Operands, change: fn(f32) -> f32) {
     }
 }
 
-/// Prints all lines; returns whether instructions depended on shapes only.
+/// Prints all lines; returns whether instructions depended on shapes only, and registers were kept.
 fn count(gauge: &mut Gauge, x: &mut Operands) -> Result<bool, Error> {
-    let mut fixed = true;
+    let mut right = true;
     for (name, call) in CALLS {
         let mut first = None;
         for (values, change, finite) in VALUES {
@@ -143,17 +143,22 @@ fn count(gauge: &mut Gauge, x: &mut Operands) -> Result<bool, Error> {
                 println!(
                     "FAILED: {name} takes {first} instructions, and {instructions} where operands are {values}"
                 );
-                fixed = false;
+                right = false;
             }
         }
         fill(x, VALUES[0].1);
         let mut done = Ok(());
         let stack = gauge::stack(|| done = black_box(call).run(x));
         done?;
+        if !gauge::keeps_registers(|| done = black_box(call).run(x)) {
+            println!("FAILED: {name} changes registers of its caller");
+            right = false;
+        }
+        done?;
         let (instructions, multiply_adds) = (first.unwrap_or(0), call.multiply_adds());
         println!("{name} {instructions} {multiply_adds} {stack} {}", call.scratch());
     }
-    Ok(fixed)
+    Ok(right)
 }
 
 #[cortex_m_rt::entry]

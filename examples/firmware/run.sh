@@ -1,11 +1,11 @@
 #!/bin/bash
-# Builds the firmware for an emulated board and runs it: run.sh BOARD [lookup|hashes|all|counts|calls].
+# Builds the firmware for an emulated board and runs it: run.sh BOARD [lookup|hashes|all|counts|counts16|calls].
 #
 # `lookup` shows the trained model at work. `hashes` compares the bits of results with those of a PC
 # (tests/data/hashes). `all` is both. On a Cortex-M: `counts` prints a line for each of some calls, with
-# instructions, multiply-adds, bytes of stack and bytes of scratch. `calls` is the smallest firmware, in which no
-# panic, allocator or formatting may be linked. The exit status is that of the firmware. QKV_OPT_LEVEL is 3
-# without it.
+# instructions, multiply-adds, bytes of stack and bytes of scratch, `counts16` with operands of 16 bits. `calls` is
+# the smallest firmware, in which no panic, allocator or formatting may be linked. The exit status is that of the
+# firmware. QKV_OPT_LEVEL is 3 without it.
 set -euo pipefail
 . "$(dirname "$0")/../../tests/targets/env.sh"
 cd "$(dirname "$0")"
@@ -42,8 +42,8 @@ case "${1:-}" in
 esac
 case "${2:-all}" in
     all) binaries="lookup hashes" ;;
-    lookup | hashes | counts | calls) binaries="$2" ;;
-    *) fail "which firmware? lookup, hashes, all, counts or calls" ;;
+    lookup | hashes | counts | counts16 | calls) binaries="$2" ;;
+    *) fail "which firmware? lookup, hashes, all, counts, counts16 or calls" ;;
 esac
 
 need size binutils
@@ -55,14 +55,15 @@ rust_without_std "$target" ld.lld
 [ -z "$flags" ] || for_target "$target" RUSTFLAGS "$flags"
 
 build() { # binary; sets `executable`
-    local features=()
+    local features=() of="$1"
     case "$1" in
         counts) features=(--no-default-features --features print) ;;
+        counts16) of=counts ;;
         calls) features=(--no-default-features) ;;
     esac
     QKV_BOARD="$memory" CARGO_PROFILE_RELEASE_OPT_LEVEL="${QKV_OPT_LEVEL:-3}" cargo build --quiet --release --locked \
-        "${std[@]}" --target "$target" --target-dir "$target_dir/firmware" --bin "$1" "${features[@]}"
-    executable="$target_dir/firmware/$target/release/$1"
+        "${std[@]}" --target "$target" --target-dir "$target_dir/firmware" --bin "$of" "${features[@]}"
+    executable="$target_dir/firmware/$target/release/$of"
 }
 
 sizes() { # executable: bytes of the sections that a chip has to hold
@@ -94,7 +95,7 @@ for binary in $binaries; do
         lookup) run "$executable" ;;
         hashes) run "$executable" | "$root/tests/targets/compare.sh" "${group[@]}" ;;
         # 128 ns of virtual time an instruction: the gauge wants three ticks of the timer or more.
-        counts) run "$executable" -icount shift=7 ;;
+        counts | counts16) run "$executable" -icount shift=7 ;;
         calls)
             nothing_else_linked "$executable"
             run "$executable"

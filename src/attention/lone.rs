@@ -7,16 +7,15 @@ use super::keys::SequenceKeys;
 use super::mask::{bits, first_ones};
 use super::panel::Panel;
 use super::partial;
-use super::scratch::{LONE_KEYS, Scratch};
+use super::scratch::Scratch;
 use super::seen::{self, Masks};
 use crate::arch::scalar::Scalar;
 use crate::elem::sealed::Lanes;
-use crate::elem::{Elem, Kind, by_kind};
+use crate::elem::{Elem, by_kind};
 use crate::kernel::lone::{
     FLOAT, LANES, Row, Scores, Tile, Together, ZEROS, chain, few_scores, row, scores as four_scores, tile,
     weigh,
 };
-use crate::kernel::pack::{Grid, pack};
 use crate::kernel::score::{chains, steps};
 use crate::kernel::softmax::CHAINS;
 use crate::simd::Simd;
@@ -104,36 +103,27 @@ pub unsafe fn load_q(panel: &Panel, x: &Scratch) {
 #[inline(never)]
 pub unsafe fn scores(panel: &Panel, x: &Scratch, block: &Block) {
     let k = &panel.p.k;
-    let (d, mut at) = (k.dim(), (block.from, block.to));
+    let mut at = (block.from, block.to);
     while at.0 < at.1 {
         let (t, run) = next(panel, k, block, &mut at);
-        // SAFETY: keys of the block; the scratch has room for as many as are copied.
-        by_kind!(k.kind(), E => unsafe {
-            if const { matches!(E::KIND, Kind::F32) } {
-                strip(panel, x, (run.at::<f32>(0, 0), run.row_stride), (t, run.rows));
-            } else {
-                for i in (0..run.rows).step_by(LONE_KEYS) {
-                    let n = LONE_KEYS.min(run.rows - i);
-                    pack(Scalar, run.block(i, 0, n, d), Grid { dst: x.keys, stride: d, width: d });
-                    strip(panel, x, (x.keys, d), (t + i, n));
-                }
-            }
-        });
+        // SAFETY: keys of the block.
+        by_kind!(k.kind(), E => unsafe { of_run::<E>(panel, x, run, t) });
     }
 }
 
-/// Scores of `n` keys from key `t` of the block on.
-unsafe fn strip(panel: &Panel, x: &Scratch, (keys, apart): (*const f32, usize), (t, n): (usize, usize)) {
-    let d = panel.p.k.dim();
+/// Scores of some keys, which begin with key `t` of the block.
+unsafe fn of_run<E: Elem>(panel: &Panel, x: &Scratch, run: RawMat, t: usize) {
+    let (n, d, size) = (run.rows, panel.p.k.dim(), size_of::<E>());
     let chains = chains(d);
     for first in (0..chains).step_by(2) {
         let (steps, one) = steps(d, chains, first);
         let (one, add) = (one.into(), (first > 0).into());
-        let (q, step, q_step) = (x.q.wrapping_add(first * PANEL), chains * FLOAT, chains * LANES);
-        let (keys, to) = (keys.wrapping_add(first), x.scores.wrapping_add(t * PANEL));
+        let (q, step, q_step) = (x.q.wrapping_add(first * PANEL), chains * size, chains * LANES);
+        let (keys, to) = (run.at::<E>(0, first).cast_const(), x.scores.wrapping_add(t * PANEL));
         // SAFETY: as the caller promises.
         unsafe {
-            let mut x = Scores { keys, apart: apart * FLOAT, n, q, step, q_step, steps, one, to, add };
+            let mut x =
+                Scores { keys, apart: run.row_stride * size, n, q, step, q_step, steps, one, to, add };
             if panel.rows > 1 { four_scores(&mut x) } else { few_scores(&mut x) }
         }
     }

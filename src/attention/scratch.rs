@@ -14,12 +14,8 @@ const MIN_PANELS: usize = if VECTORS { 3 } else { 1 };
 pub const MAX_PANELS: usize = if VECTORS { 4 } else { 1 };
 /// What rows of values are rounded up to, so that whole vectors fit.
 const WIDTH: usize = if VECTORS { MAX_LANES } else { 4 };
-/// Values that are copied: scalar lanes read them all in place.
+/// Keys and values that are copied: scalar lanes read them all in place.
 const COPIED: usize = if VECTORS { BLOCK } else { 0 };
-/// Keys that are copied: scalar lanes widen those of a tile.
-const COPIED_KEYS: usize = if VECTORS { BLOCK } else { LONE_KEYS };
-/// Most keys of a tile of one lane that are copied.
-pub const LONE_KEYS: usize = 4;
 /// Arrays of one float a row: `m`, `l`, their totals, the factors, each row's keys, its slope and place.
 const ROW_ARRAYS: usize = 9;
 /// Floats of a row that say which keys of the block it sees.
@@ -43,7 +39,7 @@ pub struct Scratch {
     pub scores: *mut f32,
     /// A block's biases: `[rows][BIAS_STRIDE]`.
     pub biases: *mut f32,
-    /// A block's keys where they are not read in place: `[BLOCK][head_dim]`. Scalar lanes: a tile's.
+    /// A block's keys where they are not read in place: `[BLOCK][head_dim]`. Scalar lanes always read them in place.
     pub keys: *mut f32,
     /// A block's values where they are not read in place: `[BLOCK][width]`. Scalar lanes always read them in place. With
     /// several heads, the chains of values that are not complete: `[rows][width]`.
@@ -96,7 +92,7 @@ pub const fn scratch_len(q_len: usize, kv_len: usize, head_dim: usize, v_head_di
     let rows = room(q_len, MAX_PANEL);
     let values = width(v_head_dim).saturating_mul(rows * accs + COPIED);
     let q_stride = q_stride(head_dim);
-    let queries = q_stride.saturating_mul(rows + COPIED_KEYS);
+    let queries = q_stride.saturating_mul(rows + COPIED);
     let fixed = ALIGN + MAX_PANEL * BLOCK + BIASES + rows * (ROW_ARRAYS + HOLES);
     values.saturating_add(queries).saturating_add(fixed)
 }
@@ -109,8 +105,7 @@ impl Scratch {
     pub unsafe fn cut<S: Simd>(_: S, scratch: *mut f32, p: &Problem) -> Scratch {
         const { assert!(S::PANEL <= MAX_PANEL && S::LANES <= WIDTH) };
         const { assert!(S::PANEL == <S::Few as Simd>::PANEL) };
-        const { assert!(COPIED_KEYS >= if S::LANES == 1 { LONE_KEYS } else { BLOCK }) };
-        const { assert!(COPIED == 0 || COPIED >= S::PANEL) };
+        const { assert!(S::LANES == 1 || COPIED >= S::PANEL) };
         let (q_stride, width) = (q_stride(p.q.of.head_dim), width(p.v.dim()));
         let rows = room(p.q.len, S::PANEL);
         let mut at = scratch.wrapping_add(scratch.align_offset(64).min(ALIGN));
@@ -127,7 +122,7 @@ impl Scratch {
         let biases = take(BIASES);
         let values = take(COPIED * width);
         let q = take(q_stride * rows);
-        let keys = take(q_stride * COPIED_KEYS);
+        let keys = take(q_stride * COPIED);
         let acc = take(width * rows);
         let total_acc = if p.k.len > CHUNK { take(width * rows) } else { acc };
         Scratch {

@@ -38,20 +38,27 @@ unsafe fn finished(sum: f32, to: *const f32, factor: *const f32, i: usize) -> f3
     }
 }
 
-/// Returns what a function of `arch::vfp` gives, if there is such a unit and it is for elements `$E`.
+/// Returns what a function of `arch::vfp` gives, if there is such a unit and one for elements `$E`.
 macro_rules! own {
-    ($E:ty: $name:ident($($x:expr),*)) => {
+    ($name:ident($($x:expr),*)) => {
         #[cfg(all(target_arch = "arm", target_os = "none", target_abi = "eabihf"))]
-        if const { matches!(<$E as crate::elem::sealed::Lanes>::KIND, crate::elem::Kind::F32) } {
+        if const { true } {
             // SAFETY: as the caller promises.
             return unsafe { crate::arch::vfp::$name($($x),*) };
+        }
+    };
+    ($E:ty: $name:ident($($x:expr),*)) => {
+        #[cfg(all(target_arch = "arm", target_os = "none", target_abi = "eabihf"))]
+        if let Some(own) = const { crate::arch::vfp::$name(<$E as crate::elem::sealed::Lanes>::KIND) } {
+            // SAFETY: as the caller promises.
+            return unsafe { own($($x),*) };
         }
     };
 }
 
 /// `√x`.
 pub fn sqrt(x: f32) -> f32 {
-    own!(f32: sqrt(x));
+    own!(sqrt(x));
     crate::arch::scalar::sqrt(x)
 }
 
@@ -218,8 +225,8 @@ unsafe fn any_row<E: Elem, const N: usize>(x: &mut Row<E>) {
 
 /// Two chains of the scores of some keys for four queries, or one: of the features 0 and 1 of each step.
 #[repr(C)]
-pub struct Scores {
-    pub keys: *const f32,
+pub struct Scores<E> {
+    pub keys: *const E,
     /// From one key to the next.
     pub apart: usize,
     /// Keys, at least 1.
@@ -242,11 +249,11 @@ pub struct Scores {
 /// # Safety
 /// - Keys and queries are valid for all steps, the output for `n` rows, and for reading another one.
 #[inline(always)]
-pub unsafe fn scores(x: &mut Scores) {
+pub unsafe fn scores<E: Elem>(x: &mut Scores<E>) {
     debug_assert!(x.n > 0);
-    own!(f32: scores(core::ptr::from_mut(x).cast()));
+    own!(E: scores(core::ptr::from_mut(x).cast()));
     // SAFETY: as the caller promises.
-    unsafe { any_scores::<4>(x) }
+    unsafe { any_scores::<E, 4>(x) }
 }
 
 /// Computes the scores for the query of the first lane.
@@ -254,15 +261,15 @@ pub unsafe fn scores(x: &mut Scores) {
 /// # Safety
 /// - As [`scores`].
 #[inline(always)]
-pub unsafe fn few_scores(x: &mut Scores) {
+pub unsafe fn few_scores<E: Elem>(x: &mut Scores<E>) {
     debug_assert!(x.n > 0);
-    own!(f32: few_scores(core::ptr::from_mut(x).cast()));
+    own!(E: few_scores(core::ptr::from_mut(x).cast()));
     // SAFETY: as the caller promises.
-    unsafe { any_scores::<1>(x) }
+    unsafe { any_scores::<E, 1>(x) }
 }
 
 #[inline(never)]
-unsafe fn any_scores<const N: usize>(x: &mut Scores) {
+unsafe fn any_scores<E: Elem, const N: usize>(x: &mut Scores<E>) {
     for _ in 0..x.n {
         let (mut key, mut q) = (x.keys, x.q);
         let mut sums = [[0.0; N]; 2];
@@ -270,7 +277,7 @@ unsafe fn any_scores<const N: usize>(x: &mut Scores) {
         unsafe {
             for _ in 0..x.steps {
                 unrolled!(C < 2 => {
-                    let feature = *key.wrapping_add(C);
+                    let feature = (*key.wrapping_add(C)).widen();
                     unrolled!(L < N => {
                         sums[C][L] = Scalar.fma(feature, *q.wrapping_add(4 * C + L), sums[C][L]);
                     });
@@ -279,7 +286,7 @@ unsafe fn any_scores<const N: usize>(x: &mut Scores) {
             }
             unrolled!(L < N => {
                 if x.one != 0 {
-                    sums[0][L] = Scalar.fma(*key, *q.wrapping_add(L), sums[0][L]);
+                    sums[0][L] = Scalar.fma((*key).widen(), *q.wrapping_add(L), sums[0][L]);
                 }
                 let to = x.to.wrapping_add(L);
                 let sum = sums[0][L] + sums[1][L];
@@ -297,7 +304,7 @@ unsafe fn any_scores<const N: usize>(x: &mut Scores) {
 /// - The scores are valid.
 #[inline(always)]
 pub unsafe fn weigh(score: *mut f32, n: usize, top: f32) -> f32 {
-    own!(f32: weigh(score, n, top));
+    own!(weigh(score, n, top));
     // SAFETY: as the caller promises.
     unsafe { any_weigh(score, n, top) }
 }

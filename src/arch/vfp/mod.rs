@@ -32,6 +32,58 @@ macro_rules! four {
 #[cfg_attr(not(qkv_mve), path = "single.rs")]
 mod loops;
 
+/// Bytes of an element.
+macro_rules! bytes {
+    (f32) => {
+        4
+    };
+    ($half:ident) => {
+        2
+    };
+}
+/// What only elements of 16 bits have need of.
+#[cfg_attr(qkv_mve, allow(unused_macros, reason = "its loops need no more registers"))]
+macro_rules! if_half {
+    (f32 $instruction:literal) => {
+        ""
+    };
+    ($half:ident $instruction:literal) => {
+        concat!($instruction, "\n")
+    };
+}
+/// The 16 bits in a register as a float.
+#[cfg(feature = "half")]
+macro_rules! element {
+    (bf16 $bits:literal, $to:literal) => {
+        concat!("lsl ", $bits, ", ", $bits, ", #16\nvmov s", $to, ", ", $bits, "\n")
+    };
+    (f16 $bits:literal, $to:literal) => {
+        concat!("vmov s", $to, ", ", $bits, "\nvcvtb.f32.f16 s", $to, ", s", $to, "\n")
+    };
+}
+/// The function of an element's kind, by its macro, if there is one. All floating-point units of a Cortex-M have
+/// instructions for `f16`; Arm's other processors have 64-bit atomics.
+macro_rules! of_kind {
+    ($name:ident) => {
+        pub const fn $name(kind: crate::elem::Kind) -> Option<unsafe extern "C" fn(*mut u32)> {
+            use crate::elem::Kind;
+            $name!(of_f32, f32);
+            #[cfg(feature = "half")]
+            $name!(of_f16, f16);
+            #[cfg(feature = "half")]
+            $name!(of_bf16, bf16);
+            match kind {
+                Kind::F32 => Some(of_f32),
+                #[cfg(feature = "half")]
+                _ if cfg!(any(target_endian = "big", target_has_atomic = "64")) => None,
+                #[cfg(feature = "half")]
+                Kind::F16 => Some(of_f16),
+                #[cfg(feature = "half")]
+                Kind::Bf16 => Some(of_bf16),
+            }
+        }
+    };
+}
 mod products;
 mod scores;
 mod softmax;

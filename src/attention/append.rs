@@ -9,7 +9,7 @@ use crate::view::{HeadsMut, HeadsRef, RawHeads};
 /// Appending new tokens to a cache of keys or values: converted to the cache's type, and rotated if wanted.
 ///
 /// Token `i` of sequence `b` is number `appended[b] + i` of its sequence. That number says where it goes and
-/// is its position for [`rotary`](Self::rotary). Tokens that are appended one by one leave the same bits as
+/// is its position for [`rotary`](Self::rotary), unless [`positions`](Self::positions) has another. Tokens that are appended one by one leave the same bits as
 /// all at once, and the rest of the cache is not touched. A number that is stored in its own type keeps its
 /// bits.
 ///
@@ -45,6 +45,8 @@ use crate::view::{HeadsMut, HeadsRef, RawHeads};
 #[must_use = "nothing is appended until `to`, `to_ring` or `to_pages`"]
 pub struct Append<'a> {
     appended: &'a [usize],
+    offsets: Option<&'a [usize]>,
+    positions: Option<&'a [usize]>,
     rotary: Option<Rotary<'a>>,
     tier: Option<Tier>,
 }
@@ -52,10 +54,33 @@ pub struct Append<'a> {
 impl<'a> Append<'a> {
     /// Each sequence of the batch has so many tokens already.
     pub const fn new(appended: &'a [usize]) -> Self {
-        Append { appended, rotary: None, tier: None }
+        Append { appended, offsets: None, positions: None, rotary: None, tier: None }
     }
 
-    /// Tokens are rotated on their way, as keys are.
+    /// New tokens of sequences of different lengths without padding: those of sequence `b` are the tokens
+    /// `offsets[b]..offsets[b + 1]` of a view with a batch of 1, as queries of
+    /// [`q_offsets`](super::Attention::q_offsets).
+    ///
+    /// ```
+    /// use qkv::{Append, HeadsMut, HeadsRef};
+    /// // Rows of three tokens for two sequences, which have 0 and 2; the first gets two more, the second one.
+    /// let (new, mut cache) = ([1.0_f32, 2.0, 3.0], [0.0_f32; 6]);
+    /// let rows = HeadsMut::batch_token_major(&mut cache, 2, 3, 1, 1)?;
+    /// Append::new(&[0, 2]).offsets(&[0, 2, 3]).to(HeadsRef::token_major(&new, 3, 1, 1)?, rows)?;
+    /// assert_eq!(cache, [1.0, 2.0, 0.0, 0.0, 0.0, 3.0]);
+    /// # Ok::<(), qkv::Error>(())
+    /// ```
+    pub const fn offsets(self, offsets: &'a [usize]) -> Self {
+        Append { offsets: Some(offsets), ..self }
+    }
+
+    /// The position for [`rotary`](Self::rotary) of each sequence's first new token, where that is not its number: behind
+    /// padding on the left, or after a prefix that lies elsewhere.
+    pub const fn positions(self, positions: &'a [usize]) -> Self {
+        Append { positions: Some(positions), ..self }
+    }
+
+    /// Tokens are rotated on their way, as keys are. The rotary embedding's own [`offsets`](Rotary::offsets) do not count.
     pub const fn rotary(self, rotary: Rotary<'a>) -> Self {
         Append { rotary: Some(rotary), ..self }
     }
@@ -72,14 +97,13 @@ impl<'a> Append<'a> {
     /// tokens, the rotary table too few positions, or heads fewer features than are rotated;
     /// [`Error::ShapeOverflow`] if a number is beyond `usize`. The cache is untouched then.
     pub fn to<T: Elem, C: Elem>(self, tokens: HeadsRef<'_, T>, cache: HeadsMut<'_, C>) -> Result<(), Error> {
-        let (tokens, cache) = (tokens.raw, cache.raw);
-        expect_dim("batch of the cache", tokens.batch, cache.batch)?;
-        self.check(tokens, cache)?;
-        for &appended in self.appended {
-            room(cache.len, end(appended, tokens.len)?)?;
+        let (tokens, cache) = (self.checked(tokens.raw, cache.raw)?, cache.raw);
+        expect_dim("batch of the cache", self.appended.len(), cache.batch)?;
+        for b in 0..self.appended.len() {
+            room(cache.len, end(&tokens, b)?.1)?;
         }
-        // SAFETY: `check` has compared the sizes and `room` the numbers.
-        unsafe { self.put(tokens, 0, cache, |b, number| (b, number)) };
+        // SAFETY: `checked` has compared the sizes and `room` the numbers.
+        unsafe { tokens.move_to(self.tier, cache, |b, number, _| (b, number)) };
         Ok(())
     }
 
@@ -115,17 +139,16 @@ impl<'a> Append<'a> {
         tokens: HeadsRef<'_, T>,
         slots: HeadsMut<'_, C>,
     ) -> Result<(), Error> {
-        let (tokens, slots) = (tokens.raw, slots.raw);
-        expect_dim("batch of the cache", tokens.batch, slots.batch)?;
-        self.check(tokens, slots)?;
-        for &appended in self.appended {
-            end(appended, tokens.len)?;
+        let (tokens, slots) = (self.checked(tokens.raw, slots.raw)?, slots.raw);
+        expect_dim("batch of the cache", self.appended.len(), slots.batch)?;
+        for b in 0..self.appended.len() {
+            end(&tokens, b)?;
         }
-        let skip = tokens.len.saturating_sub(slots.len);
+        let tokens = Tokens { most: slots.len, ..tokens };
         let slot = |number: usize| number.checked_rem(slots.len).unwrap_or(0);
-        // SAFETY: `check` has compared the sizes; a remainder is less than the number of slots, and without
-        // slots all tokens are skipped.
-        unsafe { self.put(tokens, skip, slots, |b, number| (b, slot(number))) };
+        // SAFETY: `checked` has compared the sizes; a remainder is less than the number of slots, and without
+        // slots no token is moved.
+        unsafe { tokens.move_to(self.tier, slots, |b, number, _| (b, slot(number))) };
         Ok(())
     }
 
@@ -156,19 +179,18 @@ impl<'a> Append<'a> {
         pool: HeadsMut<'_, C>,
         table: &[u32],
     ) -> Result<(), Error> {
-        let (tokens, pool) = (tokens.raw, pool.raw);
-        let pages = table.len().checked_div(tokens.batch).unwrap_or(0);
-        expect_dim("page table (whole rows)", pages.saturating_mul(tokens.batch), table.len())?;
-        self.check(tokens, pool)?;
+        let (tokens, pool) = (self.checked(tokens.raw, pool.raw)?, pool.raw);
+        let sequences = self.appended.len();
+        let pages = table.len().checked_div(sequences).unwrap_or(0);
+        expect_dim("page table (whole rows)", pages.saturating_mul(sequences), table.len())?;
         let page = |b: usize, number: usize| {
             let page = number.checked_div(pool.len).and_then(|page| table.get(b * pages + page));
             page.map_or(0, |&page| page as usize)
         };
-        for (b, &appended) in self.appended.iter().enumerate() {
-            let end = end(appended, tokens.len)?;
+        for b in 0..sequences {
+            let (mut number, end) = end(&tokens, b)?;
             room(pages.saturating_mul(pool.len), end)?;
             // One number in each page that is written to. Without room for any there is none.
-            let mut number = appended;
             while number < end {
                 let got = page(b, number);
                 expect_one_of("page number in the table", pool.batch, got)?;
@@ -177,44 +199,27 @@ impl<'a> Append<'a> {
             }
         }
         let slot = |number: usize| number.checked_rem(pool.len).unwrap_or(0);
-        // SAFETY: `check` has compared the sizes, `room` the numbers, and the loop the pages.
-        unsafe { self.put(tokens, 0, pool, |b, number| (page(b, number), slot(number))) };
+        // SAFETY: `checked` has compared the sizes, `room` the numbers, and the loop the pages.
+        unsafe { tokens.move_to(self.tier, pool, |b, number, _| (page(b, number), slot(number))) };
         Ok(())
     }
 
-    /// Sizes that do not depend on the form of the cache, and positions.
-    fn check(&self, tokens: RawHeads, cache: RawHeads) -> Result<(), Error> {
-        expect_dim("batch (length of appended)", tokens.batch, self.appended.len())?;
-        expect_dim("n_heads of the cache", tokens.n_heads, cache.n_heads)?;
-        expect_dim("head_dim of the cache", tokens.head_dim, cache.head_dim)?;
-        let Some(rotary) = self.rotary else { return Ok(()) };
-        rotary.check(tokens.head_dim)?;
-        self.appended.iter().try_for_each(|&appended| rotary.check_positions(appended, tokens.len))
-    }
-
-    /// Writes the tokens from `skip` on to where `place(sequence, number)` says.
-    ///
-    /// # Safety
-    /// - Both are valid views with as many heads of as many features and nothing in common, `cache` for
-    ///   writing. `check` and `end` have passed.
-    /// - `place` names a token of the cache for each of these tokens.
-    unsafe fn put(
-        &self,
-        tokens: RawHeads,
-        skip: usize,
-        cache: RawHeads,
-        place: impl Fn(usize, usize) -> (usize, usize),
-    ) {
-        let tier = self.tier.or_else(|| self.rotary?.chosen_tier()).unwrap_or_else(Tier::detect);
-        let tokens = Tokens { heads: tokens, first: self.appended, rotary: self.rotary, skip };
-        // SAFETY: as the caller promises.
-        unsafe { tokens.move_to(tier, cache, |b, _, number| place(b, number)) };
+    /// The tokens, if their sizes that do not depend on the form of the cache agree, and there are their positions.
+    fn checked(&self, heads: RawHeads, cache: RawHeads) -> Result<Tokens<'_>, Error> {
+        let &Append { appended: first, offsets, rotary, .. } = self;
+        let positions = self.positions.unwrap_or(first);
+        let tokens = Tokens { heads, offsets, first, positions, rotary, most: usize::MAX };
+        tokens.check("batch (length of appended)")?;
+        expect_dim("n_heads of the cache", heads.n_heads, cache.n_heads)?;
+        expect_dim("head_dim of the cache", heads.head_dim, cache.head_dim)?;
+        Ok(tokens)
     }
 }
 
-/// Tokens of a sequence afterwards.
-fn end(appended: usize, new: usize) -> Result<usize, Error> {
-    appended.checked_add(new).ok_or(Error::ShapeOverflow)
+/// The number of the first new token of sequence `b`, and the end of them.
+fn end(tokens: &Tokens, b: usize) -> Result<(usize, usize), Error> {
+    let first = tokens.first.get(b).copied().unwrap_or(0);
+    Ok((first, first.checked_add(tokens.of(b).1).ok_or(Error::ShapeOverflow)?))
 }
 
 /// That a cache for `most` tokens holds so many.

@@ -337,7 +337,7 @@ fn at(option: Option<&[usize]>, b: usize) -> Option<usize> {
 }
 
 /// First token and number of tokens of sequence `b`, if sequences are packed.
-fn offsets_of(offsets: Option<&[usize]>, b: usize) -> Option<(usize, usize)> {
+pub fn offsets_of(offsets: Option<&[usize]>, b: usize) -> Option<(usize, usize)> {
     let (&from, &to) = (offsets?.get(b)?, offsets?.get(b + 1)?);
     Some((from, to.saturating_sub(from)))
 }
@@ -346,7 +346,7 @@ fn offsets_of(offsets: Option<&[usize]>, b: usize) -> Option<(usize, usize)> {
 ///
 /// # Errors
 /// [`Error::DimMismatch`] if the offsets do not grow from 0 to at most `len`.
-fn longest(offsets: Option<&[usize]>, len: usize, dim: &'static str) -> Result<usize, Error> {
+pub fn longest(offsets: Option<&[usize]>, len: usize, dim: &'static str) -> Result<usize, Error> {
     let Some(offsets) = offsets else { return Ok(len) };
     let (mut before, mut longest) = (0, 0);
     for (i, &offset) in offsets.iter().enumerate() {

@@ -1,5 +1,6 @@
 //! Rotary position embedding: pairs of features turn by an angle that grows with the position.
 
+use super::call::{longest, offsets_of};
 use crate::elem::Elem;
 use crate::error::{Error, expect_dim, expect_most};
 use crate::kernel::rotate::{Angles, rotate};
@@ -40,6 +41,7 @@ pub struct Rotary<'a> {
     table: &'a [f32],
     dim: usize,
     interleaved: bool,
+    offsets: Option<&'a [usize]>,
     tier: Option<Tier>,
 }
 
@@ -58,7 +60,7 @@ impl<'a> Rotary<'a> {
     /// [`Error::DimMismatch`] if `dim` is odd, or the table is not whole rows of `dim`.
     pub fn new(table: &'a [f32], dim: usize) -> Result<Self, Error> {
         check_table(dim, table.len())?;
-        Ok(Rotary { table, dim, interleaved: false, tier: None })
+        Ok(Rotary { table, dim, interleaved: false, offsets: None, tier: None })
     }
 
     /// Fills the table: pair `i` has the angle `position * base^(-2 i / dim)`, for as many positions as the
@@ -118,6 +120,12 @@ impl<'a> Rotary<'a> {
         Rotary { tier: Some(tier), ..self }
     }
 
+    /// What is rotated are sequences of different lengths without padding: the tokens `offsets[b]..offsets[b + 1]` of
+    /// views with a batch of 1 are sequence `b`, as queries of [`q_offsets`](super::Attention::q_offsets).
+    pub const fn offsets(self, offsets: &'a [usize]) -> Self {
+        Rotary { offsets: Some(offsets), ..self }
+    }
+
     /// Rotates heads where they are: token `i` of sequence `b` is at position `first[b] + i`.
     ///
     /// # Errors
@@ -125,11 +133,11 @@ impl<'a> Rotary<'a> {
     /// few positions, or heads have fewer features than are rotated; [`Error::ShapeOverflow`] if a position is.
     /// The heads are untouched then.
     pub fn rotate<T: Elem>(&self, heads: HeadsMut<'_, T>, first: &[usize]) -> Result<(), Error> {
-        self.check_call(heads.raw, first)?;
+        let tokens = self.checked(heads.raw, first)?;
         // The other features stay as they are.
         let rotated = heads.raw.of_dim(self.dim);
         // SAFETY: the view is an exclusive borrow, with at least `dim` features, all of which are rotated.
-        unsafe { self.move_to(rotated, first, rotated) };
+        unsafe { Tokens { heads: rotated, ..tokens }.move_to(None, rotated, |_, _, at| at) };
         Ok(())
     }
 
@@ -161,25 +169,22 @@ impl<'a> Rotary<'a> {
         expect_dim("tokens of the output", heads.len(), out.len())?;
         expect_dim("n_heads of the output", heads.n_heads(), out.n_heads())?;
         expect_dim("head_dim of the output", heads.head_dim(), out.head_dim())?;
-        self.check_call(heads.raw, first)?;
+        let tokens = self.checked(heads.raw, first)?;
         // SAFETY: both are views of the same sizes, and the output is an exclusive borrow.
-        unsafe { self.move_to(heads.raw, first, out.raw) };
+        unsafe { tokens.move_to(None, out.raw, |_, _, at| at) };
         Ok(())
     }
 
-    fn check_call(&self, heads: RawHeads, first: &[usize]) -> Result<(), Error> {
-        expect_dim("batch (length of first)", heads.batch, first.len())?;
-        self.check(heads.head_dim)?;
-        first.iter().try_for_each(|&first| self.check_positions(first, heads.len))
-    }
-
-    /// That a head has as many features as are rotated.
-    pub(super) fn check(&self, head_dim: usize) -> Result<(), Error> {
-        expect_most("rotary dim", head_dim, self.dim)
+    fn checked<'b>(&'b self, heads: RawHeads, first: &'b [usize]) -> Result<Tokens<'b>, Error> {
+        let &Rotary { offsets, .. } = self;
+        let tokens =
+            Tokens { heads, offsets, first, positions: first, rotary: Some(*self), most: usize::MAX };
+        tokens.check("batch (length of first)")?;
+        Ok(tokens)
     }
 
     /// That the table has positions `first..first + len`.
-    pub(super) fn check_positions(&self, first: usize, len: usize) -> Result<(), Error> {
+    fn check_positions(&self, first: usize, len: usize) -> Result<(), Error> {
         let got = first.checked_add(len).ok_or(Error::ShapeOverflow)?;
         match self.table.len().checked_div(self.dim) {
             Some(there) if len > 0 => expect_most("positions, for the rotary table,", there, got),
@@ -188,26 +193,13 @@ impl<'a> Rotary<'a> {
     }
 
     /// The angles of a position that the table has.
-    pub(super) fn angles(&self, position: usize) -> Angles<'a> {
+    fn angles(&self, position: usize) -> Angles<'a> {
         let row = position.saturating_mul(self.dim);
         let pairs = |from: usize| self.table.get(from..from.saturating_add(self.dim / 2));
         match (pairs(row), pairs(row.saturating_add(self.dim / 2))) {
             (Some(cos), Some(sin)) => Angles { cos, sin, interleaved: self.interleaved },
             _ => Angles::NONE,
         }
-    }
-
-    pub(super) fn chosen_tier(&self) -> Option<Tier> {
-        self.tier
-    }
-
-    /// # Safety
-    /// - Both are valid views of the same sizes, `out` for writing; if they are the same, of `dim` features.
-    unsafe fn move_to(&self, heads: RawHeads, first: &[usize], out: RawHeads) {
-        let tier = self.tier.unwrap_or_else(Tier::detect);
-        let tokens = Tokens { heads, first, rotary: Some(*self), skip: 0 };
-        // SAFETY: as the caller promises.
-        unsafe { tokens.move_to(tier, out, |b, i, _| (b, i)) };
     }
 }
 
@@ -221,28 +213,65 @@ fn check_table(dim: usize, len: usize) -> Result<(), Error> {
 /// Tokens on their way to another place.
 pub(super) struct Tokens<'a> {
     pub heads: RawHeads,
-    /// The number of token 0 of each sequence, which is its position too.
+    /// Where each sequence begins, and the last one's end, if they are packed.
+    pub offsets: Option<&'a [usize]>,
+    /// The number of token 0 of each sequence, and its position.
     pub first: &'a [usize],
+    pub positions: &'a [usize],
     pub rotary: Option<Rotary<'a>>,
-    /// Tokens of each sequence that stay behind.
-    pub skip: usize,
+    /// So many tokens of each sequence are moved, the last ones.
+    pub most: usize,
 }
 
 impl Tokens<'_> {
-    /// Moves each token to the sequence and token of `to` that `place(sequence, token, number)` names.
+    /// That there is a number and a position for each sequence, and what is rotated.
+    ///
+    /// # Errors
+    /// [`Error::DimMismatch`], [`Error::TooLarge`] and [`Error::ShapeOverflow`].
+    pub fn check(&self, first: &'static str) -> Result<(), Error> {
+        longest(self.offsets, self.heads.len, "last of the offsets of tokens")?;
+        let sequences = match self.offsets {
+            None => self.heads.batch,
+            Some(offsets) => {
+                expect_dim("batch of packed tokens", 1, self.heads.batch)?;
+                offsets.len().saturating_sub(1)
+            }
+        };
+        expect_dim(first, sequences, self.first.len())?;
+        expect_dim("batch (length of positions)", sequences, self.positions.len())?;
+        if let Some(rotary) = self.rotary {
+            expect_most("rotary dim", self.heads.head_dim, rotary.dim)?;
+            for (b, &position) in self.positions.iter().enumerate() {
+                rotary.check_positions(position, self.of(b).1)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Where sequence `b` begins, and how many tokens it has.
+    pub fn of(&self, b: usize) -> ((usize, usize), usize) {
+        match offsets_of(self.offsets, b) {
+            Some((from, len)) => ((0, from), len),
+            None => ((b, 0), self.heads.len),
+        }
+    }
+
+    /// Moves each token to the sequence and token of `to` that `place(sequence, number, at)` names, where `at` are those
+    /// of the token itself.
     ///
     /// # Safety
     /// - Both are valid views with as many heads of as many features, `to` for writing.
-    /// - No number overflows, and `place` names a token of `to` for each token that does not stay behind.
-    /// - [`Rotary::check`] has passed.
+    /// - No number overflows, and `place` names a token of `to` for each token that is moved.
+    /// - [`check`](Self::check) has passed.
     /// - The views have no element in common, or they are the same, `place` changes nothing, and all features
     ///   are rotated.
     pub unsafe fn move_to(
         &self,
-        tier: Tier,
+        tier: Option<Tier>,
         to: RawHeads,
-        place: impl Fn(usize, usize, usize) -> (usize, usize),
+        place: impl Fn(usize, usize, (usize, usize)) -> (usize, usize),
     ) {
+        let tier = tier.or_else(|| self.rotary?.tier).unwrap_or_else(Tier::detect);
         // Without elements there may be any number of tokens.
         if self.heads.n_heads > 0 && self.heads.head_dim > 0 {
             // SAFETY: as the caller promises.
@@ -256,15 +285,16 @@ impl Tokens<'_> {
         &self,
         s: S,
         to: RawHeads,
-        place: impl Fn(usize, usize, usize) -> (usize, usize),
+        place: impl Fn(usize, usize, (usize, usize)) -> (usize, usize),
     ) {
-        for (b, &first) in self.first.iter().enumerate() {
-            for i in self.skip..self.heads.len {
-                let angles = self.rotary.map_or(Angles::NONE, |rotary| rotary.angles(first + i));
-                let (sequence, token) = place(b, i, first + i);
+        for (b, (&first, &position)) in self.first.iter().zip(self.positions).enumerate() {
+            let ((row, from), len) = self.of(b);
+            for i in len.saturating_sub(self.most)..len {
+                let angles = self.rotary.map_or(Angles::NONE, |rotary| rotary.angles(position + i));
+                let (sequence, token) = place(b, first + i, (row, from + i));
                 // SAFETY: tokens that exist, of the same sizes, with at least twice as many features as
                 // there are angles.
-                unsafe { rotate(s, self.heads.token(b, i), angles, to.token(sequence, token)) };
+                unsafe { rotate(s, self.heads.token(row, from + i), angles, to.token(sequence, token)) };
             }
         }
     }

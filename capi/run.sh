@@ -1,6 +1,6 @@
 #!/bin/bash
-# Builds the static library and runs the C program with it: on this machine, or with `thumbv7em` on a
-# Cortex-M4F in qemu. The link proves that no panic can be reached; then a planted one shows that the proof
+# Builds the static library and runs the C programs with it: on this machine, or with `thumbv7em` on a
+# Cortex-M4F in qemu. The links prove that no panic can be reached; then a planted one shows that the proof
 # can fail.
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -15,7 +15,7 @@ need() { # program, Debian package
 
 host() { # features, C file, options of the linker
     cargo build --release --locked --features "$1"
-    gcc -std=c99 -O2 -Wall -Wextra -Wcast-qual -Werror -Iinclude -o "$out/attention" "$2" \
+    gcc -std=c99 -O2 -Wall -Wextra -Wcast-qual -Werror -Iinclude -o "$out/program" "$2" \
         "$target/release/libqkv_c.a" -Wl,--gc-sections -lm "${@:3}" 2>"$out/log" || return 1
 }
 
@@ -29,26 +29,28 @@ cortex_m() { # as host
         -Zbuild-std=core --target thumbv7em-none-eabihf
     arm-none-eabi-gcc -std=c99 -O2 -Wall -Wextra -Wcast-qual -Werror -mcpu=cortex-m4 -mthumb \
         -mfpu=fpv4-sp-d16 -mfloat-abi=hard --specs=rdimon.specs -T examples/mps2.ld -Iinclude \
-        -o "$out/attention" examples/vectors.c "$2" \
+        -o "$out/program" examples/vectors.c "$2" \
         "$target/thumbv7em-none-eabihf/release/libqkv_c.a" -Wl,--gc-sections -lm "${@:3}" 2>"$out/log" || return 1
 }
 
 case "${1:-host}" in
-    host) build=host run=("$out/attention") ;;
+    host) build=host run=("$out/program") ;;
     thumbv7em)
         build=cortex_m
         run=(timeout 300 qemu-system-arm -M mps2-an386 -nographic -monitor none -serial none
-            -semihosting-config "enable=on,target=native" -kernel "$out/attention")
+            -semihosting-config "enable=on,target=native" -kernel "$out/program")
         ;;
     *) echo "usage: capi/run.sh [host | thumbv7em]"; exit 1 ;;
 esac
 
-if ! $build prove examples/attention.c; then
-    cat "$out/log"
-    echo "capi: FAILED: it does not link, so a panic can be reached or something is missing"
-    exit 1
-fi
-"${run[@]}"
+for program in attention decode lengths; do
+    if ! $build prove "examples/$program.c"; then
+        cat "$out/log"
+        echo "capi: FAILED: $program.c does not link, so a panic can be reached or something is missing"
+        exit 1
+    fi
+    "${run[@]}"
+done
 echo "capi: links without std and without any panic path, and runs"
 
 echo "int main(void) { return 0; }" >"$out/nothing.c"

@@ -1,63 +1,14 @@
 /* Attention from C, checked against plain loops; and calls that must be refused. Runs on the host and, with
  * semihosting, on a microcontroller: see ../run.sh. */
-#include <math.h>
-#include <stdbool.h>
-#include <stdio.h>
-#include <string.h>
-
-#include "qkv.h"
+#include "check.h"
 
 enum { TOKENS = 40, HEADS = 4, KV_HEADS = 2, DIM = 12, V_DIM = 7, MAX = TOKENS * HEADS * DIM };
 
-/* All that the calls need. A PC has vectors and asks for more scratch than a microcontroller. */
-static float scratch[1 << 17];
+static float scratch[QKV_ATTENTION_SCRATCH_LEN(TOKENS, TOKENS, DIM, V_DIM)];
 static float q[MAX], k[MAX], v[MAX], out[MAX], want[MAX], lse[HEADS * TOKENS], want_lse[HEADS * TOKENS];
 static uint16_t k_half[MAX], v_half[MAX], out_half[MAX];
 static bool mask[TOKENS * TOKENS];
 static float bias[HEADS * TOKENS];
-static int failures;
-
-static void expect(bool holds, const char *what)
-{
-    if (!holds) {
-        printf("FAILED: %s\n", what);
-        failures++;
-    }
-}
-
-static void succeeds(int code, const qkv_error *error, const char *what)
-{
-    if (code != QKV_OK) {
-        printf("FAILED: %s: %s: %s, expected %u, got %u\n", what, qkv_error_text(code), error->what,
-               (unsigned)error->expected, (unsigned)error->got);
-        failures++;
-    }
-}
-
-/* That a call was refused so, and the output is as it was. */
-static void refused(int code, int as, const qkv_error *error, const char *what)
-{
-    if (code != as || error->code != as || strcmp(error->what, what) != 0) {
-        printf("FAILED: wanted \"%s\" for %s, got \"%s\" for %s\n", qkv_error_text(as), what,
-               qkv_error_text(code), error->what);
-        failures++;
-    }
-    for (size_t i = 0; i < MAX; i++)
-        if (out[i] != 77.0f) {
-            printf("FAILED: a refused call wrote: %s\n", what);
-            failures++;
-            return;
-        }
-}
-
-/* Multiples of 1/8 of -1 to 1, which every dtype holds exactly. */
-static void numbers(float *x, size_t n, uint32_t seed)
-{
-    for (size_t i = 0; i < n; i++) {
-        seed = seed * 747796405u + 2891336453u;
-        x[i] = (float)((seed >> 20) % 17) / 8 - 1;
-    }
-}
 
 static uint16_t to_bf16(float x) /* exact for these numbers */
 {
@@ -123,14 +74,6 @@ static void plain_attention(plain o, size_t q_len, size_t kv_len)
             }
             want_lse[h * q_len + i] = sum > 0 ? max + logf(sum) : -INFINITY;
         }
-}
-
-static bool close_to(const float *got, const float *wanted, size_t n, float bound)
-{
-    for (size_t i = 0; i < n; i++)
-        if (!(fabsf(got[i] - wanted[i]) <= bound) && got[i] != wanted[i])
-            return false;
-    return true;
 }
 
 static qkv_heads queries(size_t n)
@@ -259,16 +202,15 @@ static void caches_are_read_in_place(void)
 static void products_are_right(void)
 {
     enum { M = 5, K = 20, N = 18 };
-    static float packed[2 * K * 16];
+    static float packed[QKV_PACKED_LEN(K, N)];
     const qkv_mat a = { .data = q, .len = M * K, .rows = M, .cols = K };
     const qkv_mat b = { .data = k, .len = K * N, .rows = K, .cols = N };
     /* Every second row of a buffer. */
     const qkv_mat_out c = { .data = out, .len = MAX, .rows = M, .cols = N, .row_stride = 2 * N, .col_stride = 1 };
     const qkv_matmul_options options = { .has_alpha = 1, .alpha = 0.5f, .beta = 2, .bias = v, .bias_len = N };
-    const qkv_packed p = { .data = packed, .len = 2 * K * 16, .k = K, .n = N };
+    const qkv_packed p = { .data = packed, .len = QKV_PACKED_LEN(K, N), .k = K, .n = N };
     qkv_error error;
-    expect(qkv_packed_len(K, N) == 2 * K * 16, "the length of packed weights");
-    succeeds(qkv_pack(&b, QKV_F32, packed, 2 * K * 16, &error), &error, "packing");
+    succeeds(qkv_pack(&b, QKV_F32, packed, QKV_PACKED_LEN(K, N), &error), &error, "packing");
     for (int which = 0; which < 2; which++) {
         clear();
         int code = which == 0 ? qkv_matmul(&a, &b, &c, &options, NULL, qkv_matmul_scratch_len(M, K, N), &error)
@@ -341,20 +283,20 @@ static void wrong_calls_are_refused(void)
         case 20: o.lse = lse, o.lse_len = 7, as = QKV_ERROR_DIM, what = "batch * n_heads * q_len (length of lse)"; break;
         case 21: len = 3, as = QKV_ERROR_SCRATCH, what = "scratch"; break;
         }
-        refused(qkv_attention(pq, &hk, &hv, &ho, &o, s, len, &e), as, &e, what);
+        refused(qkv_attention(pq, &hk, &hv, &ho, &o, s, len, &e), as, &e, what, out, MAX);
         if (c == 13)
             expect(e.expected == 6 * KV_HEADS * DIM && e.got == e.expected - 1, "the numbers of an error");
     }
     qkv_mat a = { .data = q, .len = 6, .rows = 2, .cols = 3 }, b = { .data = k, .len = 8, .rows = 4, .cols = 2 };
     qkv_mat_out c = { .data = out, .len = 4, .rows = 2, .cols = 2 };
     qkv_matmul_options o = { .alpha = 2 };
-    refused(qkv_matmul(&a, &b, &c, NULL, NULL, 0, &e), QKV_ERROR_DIM, &e, "k (rows of B)");
-    refused(qkv_matmul(&a, &b, &c, &o, NULL, 0, &e), QKV_ERROR_OPTION, &e, "has_alpha");
-    refused(qkv_pack(&b, QKV_F32, out, 63, &e), QKV_ERROR_BUFFER, &e, "storage");
-    refused(qkv_pack(&b, 77, out, 64, &e), QKV_ERROR_DTYPE, &e, "dtype");
-    refused(qkv_softmax_rows(&a, &c, &e), QKV_ERROR_DIM, &e, "columns of the output");
-    refused(qkv_log_sum_exp_rows(&a, out, 1, &e), QKV_ERROR_DIM, &e, "length of the output (rows)");
-    refused(qkv_softmax_rows_in_place(NULL, &e), QKV_ERROR_NULL, &e, "x");
+    refused(qkv_matmul(&a, &b, &c, NULL, NULL, 0, &e), QKV_ERROR_DIM, &e, "k (rows of B)", out, MAX);
+    refused(qkv_matmul(&a, &b, &c, &o, NULL, 0, &e), QKV_ERROR_OPTION, &e, "has_alpha", out, MAX);
+    refused(qkv_pack(&b, QKV_F32, out, 63, &e), QKV_ERROR_BUFFER, &e, "storage", out, MAX);
+    refused(qkv_pack(&b, 77, out, 64, &e), QKV_ERROR_DTYPE, &e, "dtype", out, MAX);
+    refused(qkv_softmax_rows(&a, &c, &e), QKV_ERROR_DIM, &e, "columns of the output", out, MAX);
+    refused(qkv_log_sum_exp_rows(&a, out, 1, &e), QKV_ERROR_DIM, &e, "length of the output (rows)", out, MAX);
+    refused(qkv_softmax_rows_in_place(NULL, &e), QKV_ERROR_NULL, &e, "x", out, MAX);
     /* Details that lie in an output: the code alone. */
     union { qkv_error e; float f[64]; unsigned char bytes[256]; } both;
     memset(&both, 7, sizeof both);
@@ -379,7 +321,5 @@ int main(void)
     products_are_right();
     rows_are_right();
     wrong_calls_are_refused();
-    if (failures == 0)
-        printf("attention.c: all right\n");
-    return failures != 0;
+    return result("attention.c");
 }

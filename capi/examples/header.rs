@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-const SOURCES: [&str; 7] = ["tensor", "tier", "error", "matmul", "options", "attention", "softmax"];
+const SOURCES: [&str; 8] = ["tensor", "tier", "error", "matmul", "options", "attention", "append", "softmax"];
 
 fn main() -> ExitCode {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -18,6 +18,27 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* Lengths for static arrays: at least what qkv_matmul_scratch_len, qkv_attention_scratch_len and qkv_packed_len return,
+ * and for scratch at least 1. For Arm of 32 bits, RISC-V and Xtensa, where the library has no vectors, scratch is up to
+ * 128 floats longer, elsewhere it may be many times as long. A scratch that is too short is refused. Arguments are not negative
+ * and are used more than once. */
+#define QKV_LEAST(a, b) ((size_t)(a) < (size_t)(b) ? (size_t)(a) : (size_t)(b))
+#define QKV_PACKED_LEN(k, n) ((size_t)(k) * (((size_t)(n) + 15) / 16 * 16))
+#if defined(__arm__) || defined(__riscv) || defined(__xtensa__)
+#define QKV_BLOCKED_LEN(m, k, n) \
+  (16 + QKV_LEAST(m, 8) * (16 + QKV_LEAST(k, 512) + ((k) > 512 ? QKV_LEAST((n) + 15, 512) : 0)))
+#define QKV_ATTENTION_SCRATCH_LEN(q_len, kv_len, head_dim, v_head_dim) \
+  (316 + 4 * (size_t)(head_dim) + ((kv_len) > 1024 ? 8 : 4) * ((size_t)(v_head_dim) + 3))
+#else
+#define QKV_BLOCKED_LEN(m, k, n) \
+  (1168 + QKV_LEAST(k, 512) * (72 + QKV_LEAST((n) + 15, 2048)) \
+   + ((k) > 512 ? QKV_LEAST(m, 288) * QKV_LEAST((n) + 15, 512) : 0))
+#define QKV_ATTENTION_SCRATCH_LEN(q_len, kv_len, head_dim, v_head_dim) \
+  (9040 + 256 * ((size_t)(head_dim) + 3) + ((kv_len) > 1024 ? 448 : 256) * ((size_t)(v_head_dim) + 15))
+#endif
+#define QKV_MATMUL_SCRATCH_LEN(m, k, n) \
+  ((m) > 64 || (k) > 64 || (n) > 64 ? QKV_BLOCKED_LEN(m, k, n) : (size_t)1)
+
 // 32-bit floats.
 #define QKV_F32 0
 
@@ -252,6 +273,41 @@ typedef struct qkv_attention_options {
   uint32_t tier;
 } qkv_attention_options;
 
+// Rotary embedding by a table of yours: at each position a pair (x1, x2) of features becomes
+// `(x1 cos - x2 sin, x2 cos + x1 sin)`. The bits are the same on every target.
+typedef struct qkv_rotary {
+  // `[positions][2][dim / 2]`: for each position the cosines of all pairs, then their sines. Where positions grow
+  // for ever, as over a ring, the angles of the next token alone will do, as those of position 0.
+  const float *table;
+  size_t table_len;
+  // So many features of each head are rotated, the first ones; 0 is all of them.
+  size_t dim;
+  // 1: features `2 i` and `2 i + 1` are a pair, and not `i` and `i + dim / 2`.
+  uint32_t interleaved;
+  // For `qkv_rotate`, packed sequences: those of sequence b are the tokens `offsets[b]` to `offsets[b + 1]` of a
+  // batch of 1. One more than there are sequences. `qkv_append` has its own.
+  const size_t *offsets;
+  size_t offsets_len;
+} qkv_rotary;
+
+// How tokens are appended. All zeros is to rows, without rotation.
+typedef struct qkv_append_options {
+  // Tokens are rotated on their way, as keys are; or NULL.
+  const struct qkv_rotary *rotary;
+  // The position of each sequence's first new token, where that is not its number.
+  const size_t *positions;
+  size_t positions_len;
+  // Packed sequences: new tokens of sequence b are the tokens `offsets[b]` to `offsets[b + 1]` of a batch of 1.
+  // One more than there are sequences.
+  const size_t *offsets;
+  size_t offsets_len;
+  // How the cache lies: QKV_KV_ROWS, QKV_KV_RING or QKV_KV_PAGES.
+  uint32_t kv_layout;
+  // `[sequences][pages]`, for pages, and else NULL.
+  const uint32_t *page_table;
+  size_t page_table_len;
+} qkv_append_options;
+
 #ifdef __cplusplus
 extern "C" {
 #endif // __cplusplus
@@ -309,6 +365,29 @@ int qkv_attention(const struct qkv_heads *q,
                   float *scratch,
                   size_t scratch_len,
                   struct qkv_error *error);
+
+// Appends new keys or values to a cache, converted to its type. Token i of sequence b is number
+// `appended[b] + i` of its sequence: that is its place and, where it is rotated, its position. `appended_len` is
+// how many sequences there are. The rest of the cache is not touched. `options` may be NULL.
+//
+// Number n goes to token n of rows, to slot `n % cache->tokens` of a ring, or to token `n % cache->tokens` of
+// page `page_table[b * pages + n / cache->tokens]`. Of more new tokens than a ring has slots the last ones are
+// written. After n tokens in all attention takes a ring with a `kv_len` of n, or from `n > cache->tokens` on with
+// one of `cache->tokens` and a `kv_first` of `n % cache->tokens`.
+int qkv_append(const struct qkv_heads *tokens,
+               const size_t *appended,
+               size_t appended_len,
+               const struct qkv_heads_out *cache,
+               const struct qkv_append_options *options,
+               struct qkv_error *error);
+
+// Rotates heads where they are, as queries are: token i of sequence b is at position `first[b] + i`. `first_len` is
+// how many sequences there are.
+int qkv_rotate(const struct qkv_heads_out *x,
+               const size_t *first,
+               size_t first_len,
+               const struct qkv_rotary *rotary,
+               struct qkv_error *error);
 
 // The softmax of each row of `x` to the same row of `out`.
 int qkv_softmax_rows(const struct qkv_mat *x,

@@ -8,6 +8,8 @@
 
 // The planted panic stands alone: the others are not what shows that the proof can fail, and take long to link.
 #[cfg(not(feature = "bad"))]
+mod append;
+#[cfg(not(feature = "bad"))]
 mod attention;
 #[cfg(not(feature = "bad"))]
 mod error;

@@ -179,7 +179,8 @@ impl AttentionOptions {
     }
 }
 
-fn flag(what: &'static str, value: u32) -> Result<bool, Refusal> {
+/// 0 or 1.
+pub fn flag(what: &'static str, value: u32) -> Result<bool, Refusal> {
     match value {
         0 => Ok(false),
         1 => Ok(true),

@@ -1,6 +1,6 @@
 //! Self-attention in one call: `Q = X W_Q, K = X W_K, V = X W_V, out = softmax(scale·Q Kᵀ) V W_O`.
 
-use crate::attention::{Attention, attention_scratch_len, group};
+use crate::attention::{Attention, Rotary, attention_scratch_len, group};
 use crate::elem::Elem;
 use crate::error::{Error, expect_dim, expect_scratch};
 use crate::kernel::pack::unpack_row;
@@ -12,7 +12,7 @@ use crate::view::{HeadsMut, HeadsRef, MatMut, MatRef};
 /// X is `len` x `d_model`. W_Q is `d_model` x (`n_heads` · `head_dim`), W_K and W_V are `d_model` x
 /// (`n_kv_heads` · `head_dim`) and (`n_kv_heads` · `v_head_dim`), each head's columns side by side. The
 /// output is `len` x (`n_heads` · `v_head_dim`), or `len` x the columns of W_O if there is one. Weights are matrices, or
-/// packed: the same bits.
+/// packed: the same bits. Projections may have biases, and queries and keys be rotated.
 ///
 /// ```
 /// use qkv::{MatMut, MatRef, SelfAttention};
@@ -40,12 +40,14 @@ use crate::view::{HeadsMut, HeadsRef, MatMut, MatRef};
 #[derive(Clone, Copy)]
 #[must_use = "options do nothing until `run`"]
 pub struct SelfAttention<'w, W: Elem> {
-    w_q: Weights<'w, W>,
-    w_k: Weights<'w, W>,
-    w_v: Weights<'w, W>,
-    w_o: Option<Weights<'w, W>>,
+    q: Projection<'w, W>,
+    k: Projection<'w, W>,
+    v: Projection<'w, W>,
+    o: Option<Weights<'w, W>>,
+    o_bias: Option<&'w [f32]>,
     n_heads: usize,
     n_kv_heads: usize,
+    rotary: Option<Rotary<'w>>,
     attention: Attention<'w>,
 }
 
@@ -70,16 +72,38 @@ impl<W: Elem> Weights<'_, W> {
             Weights::Packed(w) => w.n,
         }
     }
+}
 
-    /// `out = X W`.
-    fn project<X: Elem, O: Elem>(
+/// `X W + bias`.
+#[derive(Clone, Copy)]
+struct Projection<'w, W: Elem> {
+    weights: Weights<'w, W>,
+    bias: Option<&'w [f32]>,
+}
+
+impl<'w, W: Elem> Projection<'w, W> {
+    const fn of(weights: Weights<'w, W>) -> Self {
+        Projection { weights, bias: None }
+    }
+
+    const fn with(self, bias: &'w [f32]) -> Self {
+        Projection { bias: Some(bias), ..self }
+    }
+
+    fn check(&self, dim: &'static str, rows: usize, bias: &'static str) -> Result<(), Error> {
+        expect_dim(dim, rows, self.weights.rows())?;
+        self.bias.map_or(Ok(()), |values| expect_dim(bias, self.weights.cols(), values.len()))
+    }
+
+    fn run<X: Elem, O: Elem>(
         self,
-        product: Matmul,
+        product: Matmul<'w>,
         x: MatRef<'_, X>,
         out: MatMut<'_, O>,
         scratch: &mut [f32],
     ) -> Result<(), Error> {
-        match self {
+        let product = self.bias.map_or(product, |bias| product.bias(bias));
+        match self.weights {
             Weights::Rows(w) => product.run(x, w, out, scratch),
             Weights::Packed(w) => product.run_packed(x, w, out, scratch),
         }
@@ -114,7 +138,18 @@ impl<'w, W: Elem> SelfAttention<'w, W> {
     }
 
     const fn of(w_q: Weights<'w, W>, w_k: Weights<'w, W>, w_v: Weights<'w, W>, n_heads: usize) -> Self {
-        SelfAttention { w_q, w_k, w_v, w_o: None, n_heads, n_kv_heads: n_heads, attention: Attention::new() }
+        let (q, k, v) = (Projection::of(w_q), Projection::of(w_k), Projection::of(w_v));
+        SelfAttention {
+            q,
+            k,
+            v,
+            o: None,
+            o_bias: None,
+            n_heads,
+            n_kv_heads: n_heads,
+            rotary: None,
+            attention: Attention::new(),
+        }
     }
 
     /// Fewer key heads than query heads (grouped or multi-query attention).
@@ -124,12 +159,37 @@ impl<'w, W: Elem> SelfAttention<'w, W> {
 
     /// An output projection W_O of (`n_heads` · `v_head_dim`) rows.
     pub const fn output(self, w_o: MatRef<'w, W>) -> Self {
-        SelfAttention { w_o: Some(Weights::Rows(w_o)), ..self }
+        SelfAttention { o: Some(Weights::Rows(w_o)), ..self }
     }
 
     /// As [`output`](Self::output), with packed weights.
     pub const fn packed_output(self, w_o: PackedMat<'w, W>) -> Self {
-        SelfAttention { w_o: Some(Weights::Packed(w_o)), ..self }
+        SelfAttention { o: Some(Weights::Packed(w_o)), ..self }
+    }
+
+    /// Rows that are added to Q, K and V, as long as they are wide.
+    ///
+    /// ```
+    /// use qkv::{MatMut, MatRef, SelfAttention};
+    /// let (x, w, zero) = ([1.0_f32, 2.0], MatRef::new(&[1.0_f32], 1, 1)?, [0.0]);
+    /// let layer = SelfAttention::new(w, w, w, 1).biases(&zero, &zero, &[10.0]);
+    /// let (mut out, mut scratch) = ([0.0_f32; 2], vec![0.0; layer.scratch_len(2)]);
+    /// layer.run(MatRef::new(&x, 2, 1)?, MatMut::new(&mut out, 2, 1)?, &mut scratch)?;
+    /// assert!(out.iter().all(|&x| x > 11.0 && x < 12.0));
+    /// # Ok::<(), qkv::Error>(())
+    /// ```
+    pub const fn biases(self, q: &'w [f32], k: &'w [f32], v: &'w [f32]) -> Self {
+        SelfAttention { q: self.q.with(q), k: self.k.with(k), v: self.v.with(v), ..self }
+    }
+
+    /// A row that is added to what W_O gives, as long as that is wide.
+    pub const fn output_bias(self, bias: &'w [f32]) -> Self {
+        SelfAttention { o_bias: Some(bias), ..self }
+    }
+
+    /// Queries and keys are rotated: token `i` is at position `i`.
+    pub const fn rotary(self, rotary: Rotary<'w>) -> Self {
+        SelfAttention { rotary: Some(rotary), ..self }
     }
 
     /// Options of the attention: all but the projections and the heads.
@@ -139,7 +199,7 @@ impl<'w, W: Elem> SelfAttention<'w, W> {
 
     /// Sizes by rounding down; [`checked`](Self::checked) finds what does not divide.
     const fn sizes(&self) -> Sizes {
-        let (q, k, v) = (self.w_q.cols(), self.w_k.cols(), self.w_v.cols());
+        let (q, k, v) = (self.q.weights.cols(), self.k.weights.cols(), self.v.weights.cols());
         const fn divided(n: usize, by: usize) -> usize {
             match n.checked_div(by) {
                 Some(each) => each,
@@ -150,11 +210,16 @@ impl<'w, W: Elem> SelfAttention<'w, W> {
         Sizes { head_dim, v_head_dim, q, k, v, heads: v_head_dim.saturating_mul(self.n_heads) }
     }
 
+    fn output_projection(&self) -> Option<Projection<'w, W>> {
+        self.o.map(|weights| Projection { weights, bias: self.o_bias })
+    }
+
     fn checked(&self) -> Result<Sizes, Error> {
         let sizes = self.sizes();
-        let rows = self.w_q.rows();
-        expect_dim("rows of W_K (d_model)", rows, self.w_k.rows())?;
-        expect_dim("rows of W_V (d_model)", rows, self.w_v.rows())?;
+        let rows = self.q.weights.rows();
+        self.q.check("rows of W_Q (d_model)", rows, "columns of W_Q (length of its bias)")?;
+        self.k.check("rows of W_K (d_model)", rows, "columns of W_K (length of its bias)")?;
+        self.v.check("rows of W_V (d_model)", rows, "columns of W_V (length of its bias)")?;
         let product = |heads: usize, dim: usize| heads.checked_mul(dim).ok_or(Error::ShapeOverflow);
         expect_dim("columns of W_Q (n_heads * head_dim)", product(self.n_heads, sizes.head_dim)?, sizes.q)?;
         expect_dim(
@@ -168,8 +233,10 @@ impl<'w, W: Elem> SelfAttention<'w, W> {
             sizes.v,
         )?;
         group(self.n_heads, self.n_kv_heads)?;
-        if let Some(w_o) = &self.w_o {
-            expect_dim("rows of W_O (n_heads * v_head_dim)", sizes.heads, w_o.rows())?;
+        const O_BIAS: &str = "columns of W_O (length of its bias)";
+        match self.output_projection() {
+            Some(o) => o.check("rows of W_O (n_heads * v_head_dim)", sizes.heads, O_BIAS)?,
+            None => self.o_bias.map_or(Ok(()), |bias| expect_dim(O_BIAS, 0, bias.len()))?,
         }
         Ok(sizes)
     }
@@ -182,9 +249,9 @@ impl<'w, W: Elem> SelfAttention<'w, W> {
         let Sizes { head_dim, v_head_dim, q, k, v, heads } = self.sizes();
         let columns = q.saturating_add(k).saturating_add(v).saturating_add(heads);
         // It never falls when a size grows.
-        let projections = matmul_scratch_len(len, self.w_q.rows(), max(q, max(k, v)));
-        let output = match &self.w_o {
-            Some(w_o) => matmul_scratch_len(len, heads, w_o.cols()),
+        let projections = matmul_scratch_len(len, self.q.weights.rows(), max(q, max(k, v)));
+        let output = match &self.o {
+            Some(o) => matmul_scratch_len(len, heads, o.cols()),
             None => 0,
         };
         let inner = max(attention_scratch_len(len, len, head_dim, v_head_dim), max(projections, output));
@@ -205,9 +272,9 @@ impl<'w, W: Elem> SelfAttention<'w, W> {
     ) -> Result<(), Error> {
         let sizes = self.checked()?;
         let len = x.rows();
-        expect_dim("columns of X (d_model)", self.w_q.rows(), x.cols())?;
+        expect_dim("columns of X (d_model)", self.q.weights.rows(), x.cols())?;
         expect_dim("rows of the output", len, out.rows())?;
-        expect_dim("columns of the output", self.w_o.map_or(sizes.heads, |w_o| w_o.cols()), out.cols())?;
+        expect_dim("columns of the output", self.o.map_or(sizes.heads, |o| o.cols()), out.cols())?;
         let needed = self.scratch_len(len);
         expect_scratch(needed, scratch.len())?;
         let short = Error::ScratchTooShort { needed, got: scratch.len() };
@@ -225,9 +292,13 @@ impl<'w, W: Elem> SelfAttention<'w, W> {
             None => Matmul::new(),
             Some(tier) => Matmul::new().tier(tier),
         };
-        self.w_q.project(product, x, MatMut::new(q, len, sizes.q)?, rest)?;
-        self.w_k.project(product, x, MatMut::new(k, len, sizes.k)?, rest)?;
-        self.w_v.project(product, x, MatMut::new(v, len, sizes.v)?, rest)?;
+        self.q.run(product, x, MatMut::new(q, len, sizes.q)?, rest)?;
+        self.k.run(product, x, MatMut::new(k, len, sizes.k)?, rest)?;
+        self.v.run(product, x, MatMut::new(v, len, sizes.v)?, rest)?;
+        if let Some(rotary) = self.rotary {
+            rotary.rotate(HeadsMut::token_major(q, len, self.n_heads, sizes.head_dim)?, &[0])?;
+            rotary.rotate(HeadsMut::token_major(k, len, self.n_kv_heads, sizes.head_dim)?, &[0])?;
+        }
         self.attention.run(
             HeadsRef::token_major(q, len, self.n_heads, sizes.head_dim)?,
             HeadsRef::token_major(k, len, self.n_kv_heads, sizes.head_dim)?,
@@ -235,8 +306,8 @@ impl<'w, W: Elem> SelfAttention<'w, W> {
             HeadsMut::token_major(heads, len, self.n_heads, sizes.v_head_dim)?,
             rest,
         )?;
-        match self.w_o {
-            Some(w_o) => w_o.project(product, MatRef::new(heads, len, sizes.heads)?, out, rest),
+        match self.output_projection() {
+            Some(o) => o.run(product, MatRef::new(heads, len, sizes.heads)?, out, rest),
             None => {
                 for (i, row) in heads.chunks_exact(sizes.heads.max(1)).enumerate() {
                     // SAFETY: as many rows, each as long as the output's, which is a valid view.

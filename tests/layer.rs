@@ -6,9 +6,11 @@ mod common;
 use common::buffer::Kind;
 use common::mat::{Layout, Mat};
 use common::reference::U;
-use common::{Rng, expect, nan_scratch, same_bits, tiers};
-use qkv::{Attention, Error, HeadsMut, HeadsRef, MatMut, MatRef, Matmul, PackedMat, SelfAttention, Tier};
-use qkv::{attention_scratch_len, matmul_scratch_len};
+use common::{Rng, expect, mismatch, nan_scratch, same_bits, tiers};
+use qkv::{
+    Attention, Error, HeadsMut, HeadsRef, MatMut, MatRef, Matmul, PackedMat, Rotary, SelfAttention, Tier,
+};
+use qkv::{Elem, attention_scratch_len, matmul_scratch_len};
 
 /// Sizes and types of a layer.
 #[derive(Clone, Copy, Debug)]
@@ -35,6 +37,17 @@ struct Layer {
     w_v: Mat,
     w_o: Option<Mat>,
     out: Mat,
+    more: Option<More>,
+}
+
+/// What a layer has beside its weights.
+#[derive(Debug)]
+struct More {
+    /// Of Q, K, V and the output.
+    biases: [Vec<f32>; 4],
+    /// As many features are rotated, by these angles.
+    dim: usize,
+    angles: Vec<f32>,
 }
 
 impl Shape {
@@ -52,11 +65,41 @@ impl Shape {
         let mut weight = |kind: Kind| kind.bits(size * rng.unit());
         let [w_q, w_k, w_v] = [w_q, w_k, w_v].map(|w| w.fill_bits(&mut weight));
         let w_o = w_o.map(|w| w.fill_bits(&mut weight));
-        Layer { shape: self, x: x.random(&mut rng), w_q, w_k, w_v, w_o, out }
+        Layer { shape: self, x: x.random(&mut rng), w_q, w_k, w_v, w_o, out, more: None }
     }
 }
 
 impl Layer {
+    fn with_more(self) -> Layer {
+        let dim = self.shape.head_dim & !1;
+        let mut angles = vec![0.0; Rotary::table_len(self.shape.len, dim)];
+        Rotary::fill_table(dim, 100.0, &mut angles).expect("whole positions");
+        let bias = |w: &Mat| (0..w.cols).map(|j| (j % 7) as f32 * 0.25 - 0.75).collect::<Vec<f32>>();
+        let none = Vec::new();
+        let biases =
+            [bias(&self.w_q), bias(&self.w_k), bias(&self.w_v), self.w_o.as_ref().map_or(none, bias)];
+        Layer { more: Some(More { biases, dim, angles }), ..self }
+    }
+
+    fn rotary(&self) -> Option<Rotary<'_>> {
+        self.more.as_ref().map(|more| Rotary::new(&more.angles, more.dim).expect("whole positions"))
+    }
+
+    fn bias(&self, i: usize) -> Option<&[f32]> {
+        self.more.as_ref().map(|more| &*more.biases[i])
+    }
+
+    /// The layer with its options.
+    fn set<'a, W: Elem>(&'a self, layer: SelfAttention<'a, W>, tier: Tier) -> SelfAttention<'a, W> {
+        let layer = layer.kv_heads(self.shape.n_kv_heads).attention(self.options(tier));
+        match (&self.more, self.rotary()) {
+            (Some(More { biases: [q, k, v, o], .. }), Some(rotary)) => {
+                layer.output_bias(o).biases(q, k, v).rotary(rotary)
+            }
+            _ => layer,
+        }
+    }
+
     fn options(&self, tier: Tier) -> Attention<'static> {
         if self.shape.causal { Attention::new().causal().tier(tier) } else { Attention::new().tier(tier) }
     }
@@ -64,9 +107,8 @@ impl Layer {
     fn run(&self, tier: Tier) -> Mat {
         let mut out = self.out.clone();
         with_type!(self.w_q.kind(), W => {
-            let layer = SelfAttention::new(self.w_q.view::<W>(), self.w_k.view(), self.w_v.view(), self.shape.n_heads)
-                .kv_heads(self.shape.n_kv_heads)
-                .attention(self.options(tier));
+            let layer = SelfAttention::new(self.w_q.view::<W>(), self.w_k.view(), self.w_v.view(), self.shape.n_heads);
+            let layer = self.set(layer, tier);
             let layer = match &self.w_o {
                 Some(w_o) => layer.output(w_o.view()),
                 None => layer,
@@ -88,9 +130,7 @@ impl Layer {
             let mut o = self.w_o.as_ref().map(storage).unwrap_or_default();
             let pack = |w: &Mat, to| PackedMat::pack(w.view::<W>(), to).expect("as long");
             let (q, k, v) = (pack(&self.w_q, &mut q), pack(&self.w_k, &mut k), pack(&self.w_v, &mut v));
-            let layer = SelfAttention::packed(q, k, v, self.shape.n_heads)
-                .kv_heads(self.shape.n_kv_heads)
-                .attention(self.options(tier));
+            let layer = self.set(SelfAttention::packed(q, k, v, self.shape.n_heads), tier);
             let layer = match &self.w_o {
                 Some(w_o) => layer.packed_output(pack(w_o, &mut o)),
                 None => layer,
@@ -106,35 +146,39 @@ impl Layer {
     /// The same by the calls it stands for.
     fn compose(&self, tier: Tier) -> Vec<u32> {
         let Shape { len, n_heads, n_kv_heads, head_dim, v_head_dim, .. } = self.shape;
-        let (q, k, v) = (
-            product(tier, &self.x, &self.w_q),
-            product(tier, &self.x, &self.w_k),
-            product(tier, &self.x, &self.w_v),
-        );
+        let [mut q, mut k, v] = [(&self.w_q, 0), (&self.w_k, 1), (&self.w_v, 2)]
+            .map(|(w, i)| product(tier, &self.x, w, self.bias(i)).values());
+        if let Some(rotary) = self.rotary() {
+            for (x, n_heads) in [(&mut q, n_heads), (&mut k, n_kv_heads)] {
+                let heads = HeadsMut::token_major(x, len, n_heads, head_dim).expect("len rows");
+                rotary.rotate(heads, &[0]).expect("sizes agree");
+            }
+        }
         let mut heads = Mat::new(Kind::F32, len, n_heads * v_head_dim, Layout::ROWS);
         let mut scratch = nan_scratch(attention_scratch_len(len, len, head_dim, v_head_dim));
         let (start, end) = (heads.start, heads.end);
         let common::buffer::Buffer::F32(data) = &mut heads.buffer else { unreachable!("f32 heads") };
         self.options(tier)
             .run(
-                HeadsRef::token_major(&q.values(), len, n_heads, head_dim).expect("len rows"),
-                HeadsRef::token_major(&k.values(), len, n_kv_heads, head_dim).expect("len rows"),
-                HeadsRef::token_major(&v.values(), len, n_kv_heads, v_head_dim).expect("len rows"),
+                HeadsRef::token_major(&q, len, n_heads, head_dim).expect("len rows"),
+                HeadsRef::token_major(&k, len, n_kv_heads, head_dim).expect("len rows"),
+                HeadsRef::token_major(&v, len, n_kv_heads, v_head_dim).expect("len rows"),
                 HeadsMut::token_major(&mut data[start..end], len, n_heads, v_head_dim).expect("len rows"),
                 &mut scratch,
             )
             .expect("sizes agree");
-        let last = self.w_o.as_ref().map(|w_o| product(tier, &heads, w_o));
+        let last = self.w_o.as_ref().map(|w_o| product(tier, &heads, w_o, self.bias(3)));
         last.unwrap_or(heads).values().iter().map(|&x| self.out.kind().bits(x)).collect()
     }
 }
 
-/// `A B` in `f32`.
-fn product(tier: Tier, a: &Mat, b: &Mat) -> Mat {
+/// `A B + bias` in `f32`.
+fn product(tier: Tier, a: &Mat, b: &Mat, bias: Option<&[f32]>) -> Mat {
     let mut c = Mat::new(Kind::F32, a.rows, b.cols, Layout::ROWS);
     let mut scratch = nan_scratch(matmul_scratch_len(a.rows, a.cols, b.cols));
     with_type!(a.kind(), A => with_type!(b.kind(), B => {
-        Matmul::new().tier(tier).run(a.view::<A>(), b.view::<B>(), c.view_mut::<f32>(), &mut scratch).expect("sizes agree");
+        let product = bias.map_or(Matmul::new(), |bias| Matmul::new().bias(bias)).tier(tier);
+        product.run(a.view::<A>(), b.view::<B>(), c.view_mut::<f32>(), &mut scratch).expect("sizes agree");
     }));
     c
 }
@@ -198,18 +242,20 @@ fn attend(shape: &Shape, q: &Bounded, k: &Bounded, v: &Bounded) -> Bounded {
     out
 }
 
+const ONE: Shape = Shape {
+    len: 1,
+    d_model: 1,
+    n_heads: 1,
+    n_kv_heads: 1,
+    head_dim: 1,
+    v_head_dim: 1,
+    columns: None,
+    causal: false,
+    kinds: [Kind::F32; 3],
+};
+
 fn shapes() -> Vec<Shape> {
-    let base = Shape {
-        len: 1,
-        d_model: 1,
-        n_heads: 1,
-        n_kv_heads: 1,
-        head_dim: 1,
-        v_head_dim: 1,
-        columns: None,
-        causal: false,
-        kinds: [Kind::F32; 3],
-    };
+    let base = ONE;
     let mut shapes = vec![
         base,
         Shape { len: 5, d_model: 7, n_heads: 2, n_kv_heads: 2, head_dim: 3, v_head_dim: 3, ..base },
@@ -258,8 +304,8 @@ fn shapes() -> Vec<Shape> {
 
 #[test]
 fn layer_has_the_bits_of_its_calls() {
-    for (seed, shape) in shapes().into_iter().enumerate() {
-        let layer = shape.layer(seed as u64);
+    let plain = || shapes().into_iter().enumerate().map(|(seed, shape)| (shape, shape.layer(seed as u64)));
+    for (shape, layer) in plain().chain(plain().map(|(shape, layer)| (shape, layer.with_more()))) {
         for tier in tiers() {
             let out = layer.run(tier);
             expect(out.check_guards(&layer.out), (tier, shape));
@@ -302,19 +348,8 @@ fn layer_agrees_with_the_reference() {
 fn empty_layers_are_ok() {
     for tier in tiers() {
         for (len, d_model, columns) in [(0, 4, None), (3, 0, None), (0, 0, Some(2)), (2, 4, Some(0))] {
-            let kinds = [Kind::F32; 3];
-            let (n_heads, n_kv_heads, head_dim, v_head_dim) = (2, 1, 2, 2);
-            let shape = Shape {
-                len,
-                d_model,
-                n_heads,
-                n_kv_heads,
-                head_dim,
-                v_head_dim,
-                columns,
-                causal: true,
-                kinds,
-            };
+            let heads = Shape { n_heads: 2, head_dim: 2, v_head_dim: 2, causal: true, ..ONE };
+            let shape = Shape { len, d_model, columns, ..heads };
             let out = shape.layer(1).run(tier);
             assert!(out.bits().iter().all(|&bits| bits == 0), "{tier} {shape:?}");
         }
@@ -343,7 +378,7 @@ fn refused(change: &dyn Fn(&mut [usize; 12])) -> (Option<Error>, bool) {
 #[test]
 fn layer_refuses_each_size_that_disagrees_by_name() {
     assert_eq!(refused(&|_| {}), (None, false));
-    let mismatch = |dim, expected, got| (Some(Error::DimMismatch { dim, expected, got }), true);
+    let mismatch = |dim, expected, got| (mismatch::<()>(dim, expected, got).err(), true);
     assert_eq!(refused(&|sizes| sizes[1] = 5), mismatch("columns of X (d_model)", 4, 5));
     assert_eq!(refused(&|sizes| sizes[2] = 5), mismatch("rows of W_K (d_model)", 5, 4));
     assert_eq!(refused(&|sizes| sizes[3] = 5), mismatch("columns of W_Q (n_heads * head_dim)", 4, 5));
@@ -358,6 +393,31 @@ fn layer_refuses_each_size_that_disagrees_by_name() {
         untouched && matches!(error, Some(Error::ScratchTooShort { needed, got }) if got + 1 == needed),
         "{error:?}"
     );
+}
+
+#[test]
+fn layer_refuses_biases_and_angles_that_do_not_fit() {
+    let (data, bias) = ([0.5_f32; 60], [0.0_f32; 6]);
+    let w = MatRef::new(&data, 4, 4).expect("60 are enough");
+    let plain = SelfAttention::new(w, w, w, 2);
+    let (good, short) = (&bias[..4], &bias[..3]);
+    let rotary = Rotary::new(&bias, 2).expect("three positions");
+    let wide = Rotary::new(&data[..16], 4).expect("four positions");
+    let too_large = |what, most, got| Err(Error::TooLarge { what, most, got });
+    for (layer, expected) in [
+        (plain.biases(short, good, good), mismatch("columns of W_Q (length of its bias)", 4, 3)),
+        (plain.biases(good, short, good), mismatch("columns of W_K (length of its bias)", 4, 3)),
+        (plain.biases(good, good, short), mismatch("columns of W_V (length of its bias)", 4, 3)),
+        (plain.output_bias(good), mismatch("columns of W_O (length of its bias)", 0, 4)),
+        (plain.output(w).output_bias(short), mismatch("columns of W_O (length of its bias)", 4, 3)),
+        (plain.rotary(rotary), too_large("positions, for the rotary table,", 3, 4)),
+        (plain.rotary(wide), too_large("rotary dim", 2, 4)),
+        (plain.rotary(rotary.offsets(&[0, 4])), too_large("positions, for the rotary table,", 3, 4)),
+    ] {
+        let (mut out, mut scratch) = ([7.0_f32; 16], nan_scratch(layer.scratch_len(4)));
+        let result = layer.run(w, MatMut::new(&mut out, 4, 4).expect("16 numbers"), &mut scratch);
+        assert_eq!((result, out), (expected, [7.0; 16]));
+    }
 }
 
 #[test]

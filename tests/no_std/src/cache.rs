@@ -33,8 +33,10 @@ fn all<T: Number, C: Number>() -> Check {
             let tokens = HeadsRef::head_major(unknown(x.as_slice()), len, heads, dim)?;
             let (before, after) = tokens.split_at_row(unknown(7))?;
             for (there, new) in [(0, before), (7, after)] {
-                let there = unknown([there]);
-                let append = Append::new(&there).rotary(rotary).tier(tier);
+                // One packed sequence, whose positions are its numbers.
+                let (there, offsets) = (unknown([there]), unknown([0, new.len()]));
+                let append =
+                    Append::new(&there).positions(&there).offsets(&offsets).rotary(rotary).tier(tier);
                 append.to(new, HeadsMut::token_major(unknown(rows.as_mut_slice()), len, heads, dim)?)?;
                 append.to_ring(new, HeadsMut::token_major(unknown(ring.as_mut_slice()), len, heads, dim)?)?;
                 let pool = unknown(pool.as_mut_slice());
@@ -56,7 +58,7 @@ fn all<T: Number, C: Number>() -> Check {
             rotary.rotate_to(HeadsRef::token_major(q, 1, heads, dim)?, &unknown([39]), to)?;
             again.iter_mut().zip(q).for_each(|(to, &x)| *to = x);
             let to = HeadsMut::token_major(unknown(again.as_mut_slice()), 1, heads, dim)?;
-            rotary.rotate(to, &unknown([39]))?;
+            rotary.offsets(&unknown([0, 1])).rotate(to, &unknown([39]))?;
             ensure(again == turned_q, "rotated in place")?;
 
             let view = HeadsRef::token_major(rows.as_slice(), len, heads, dim)?;

@@ -1,6 +1,6 @@
 //! The layer in one call, which must leave the bits of its parts called one by one.
 
-use qkv::{Attention, HeadsMut, HeadsRef, MatMut, MatRef, Matmul, SelfAttention, Tier, bf16};
+use qkv::{Attention, HeadsMut, HeadsRef, MatMut, MatRef, Matmul, Rotary, SelfAttention, Tier, bf16};
 
 use crate::data::{Number, at, numbers, unknown};
 use crate::{Check, ensure};
@@ -52,6 +52,15 @@ fn all<X: Number, W: Number>() -> Check {
         ensure(same(out, heads, len * n_heads * dv), "a layer without output projection")?;
         layer.output(w_o).run(x, MatMut::new(out, len, d_out)?, scratch)?;
         ensure(same(out, want, len * d_out), "a layer")?;
+        // Nothing is added, and every angle is 0.
+        let (zeros, mut table) = ([0.0; MAX], [0.0; 13 * 6]);
+        table.chunks_exact_mut(6).for_each(|row| row[..3].fill(1.0));
+        let rotary = Rotary::new(unknown(table.as_slice()), unknown(6))?;
+        let bias = |n: usize| zeros.get(..n).unwrap_or_default();
+        let (q, k, v) = (bias(n_heads * d), bias(n_kv_heads * d), bias(n_kv_heads * dv));
+        let more = layer.output(w_o).biases(q, k, v).output_bias(bias(d_out)).rotary(rotary);
+        more.run(x, MatMut::new(out, len, d_out)?, scratch)?;
+        ensure(same(out, want, len * d_out), "a layer with biases and rotation")?;
         let wrong = layer.output(w_o).run(x, MatMut::new(out, len, unknown(16))?, scratch);
         ensure(wrong.is_err(), "a wrong shape is an error")?;
     }

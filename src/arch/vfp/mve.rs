@@ -98,9 +98,8 @@ macro_rules! features_of_two {
         "ldr r2, [r11]\nldr r4, [r12]\nlsl r1, r2, #16\nbfc r2, #0, #16\nlsl r3, r4, #16\nbfc r4, #0, #16\n"
     };
     (f16) => {
-        "ldr r1, [r11]\nldr r2, [r12]\nvmov s18, s19, r1, r2
-        vcvtb.f32.f16 s16, s18\nvcvtt.f32.f16 s17, s18\nvmov r1, r2, s16, s17
-        vcvtb.f32.f16 s16, s19\nvcvtt.f32.f16 s17, s19\nvmov r3, r4, s16, s17\n"
+        "ldr r1, [r11]\nldr r2, [r12]\nvmov s16, s17, r1, r2
+        vcvtb.f32.f16 q5, q4\nvcvtt.f32.f16 q4, q4\nvmov r1, r3, s20, s21\nvmov r2, r4, s16, s17\n"
     };
 }
 /// Steps of `scores`. Each key's chains of even features are q0 and q1, those of odd ones q2 and q3.
@@ -156,7 +155,8 @@ macro_rules! four_keys {
         )
     };
 }
-/// `weigh`, unless it is asked for a single weight: the four chains are lanes. As `kernel::exp` has it.
+/// `weigh`, unless it is asked for a single weight: the four chains are lanes. As `kernel::exp` has it. Exponents are not
+/// positive, or NaN, which must stay: as bits, what is below the least is above it, and NaN is not.
 macro_rules! four_weights {
     () => {
         "cmp r1, #1
@@ -174,7 +174,7 @@ macro_rules! four_weights {
         11:
         vldrw.u32 q2, [r0, q1]
         vsub.f32 q2, q2, r2
-        vpt.f32 lt, q2, r3
+        vpt.u32 hi, q2, r3
         vdupt.32 q2, r3
         vdup.32 q3, r5
         vfma.f32 q3, q2, r4

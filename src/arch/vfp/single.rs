@@ -70,16 +70,18 @@ macro_rules! neighbours {
         concat!(
             "4:
             subs r12, r12, #1
-            bmi 41f\n",
+            bmi 41f
+            42:\n",
             columns!($kind 20, 21, 22, 23),
             columns!($kind 24, 25, 26, 27),
             row_of_two!(1: 0, 1, 2, 3),
             row_of_two!(2: 4, 5, 6, 7),
             row_of_two!(3: 8, 9, 10, 11),
             row_of_two!(4: 12, 13, 14, 15),
-            "subs r12, r12, #1
-            bpl 4b
-            b 12f
+            "subs r12, r12, #2
+            bpl 42b
+            cmn r12, #2
+            beq 12f
             41:\n",
             columns!($kind 20, 21, 22, 23),
             "vldr s16, [r1]
@@ -116,8 +118,7 @@ macro_rules! eight_columns {
             pair!(f16 12 => 8, 9),
             pair!(f16 13 => 10, 11),
             pair!(f16 14 => 12, 13),
-            "vmov.f32 s16, s15\n",
-            pair!(f16 16 => 14, 15)
+            pair!(f16 15 => 14, 15)
         )
     };
 }
@@ -198,23 +199,23 @@ macro_rules! features_of_four {
     (bf16 $at:tt) => {
         concat!(
             word!($at "r11", "r1"),
-            pair!(bf16 "r11", "r12" => 8, 9),
+            pair!(bf16 "r11", "lr" => 8, 9),
             word!($at "r11", "r2"),
-            pair!(bf16 "r11", "r12" => 10, 11),
+            pair!(bf16 "r11", "lr" => 10, 11),
             word!($at "r11", "r3"),
-            pair!(bf16 "r11", "r12" => 12, 13),
+            pair!(bf16 "r11", "lr" => 12, 13),
             word!($at "r11", "r4"),
-            pair!(bf16 "r11", "r12" => 14, 15)
+            pair!(bf16 "r11", "lr" => 14, 15)
         )
     };
     (f16 $at:tt) => {
         concat!(
             word!($at "r11", "r1"),
-            word!($at "r12", "r2"),
-            "vmov s16, s17, r11, r12\n",
+            word!($at "lr", "r2"),
+            "vmov s16, s17, r11, lr\n",
             word!($at "r11", "r3"),
-            word!($at "r12", "r4"),
-            "vmov s18, s19, r11, r12\n",
+            word!($at "lr", "r4"),
+            "vmov s18, s19, r11, lr\n",
             pair!(f16 16 => 8, 9),
             pair!(f16 17 => 10, 11),
             pair!(f16 18 => 12, 13),
@@ -235,7 +236,6 @@ macro_rules! word {
 macro_rules! four_keys {
     ($kind:ident) => {
         concat!(
-            if_half!($kind "push {{r11, r12}}"),
             "cmp r6, #2 * ", bytes!($kind), "
             bne 3f
             b 9f
@@ -258,7 +258,7 @@ macro_rules! four_keys {
             bpl 2b
             10:
 ",
-            if_half!($kind "pop {{r11, r12}}"),
+            if_half!($kind "ldr r11, [r0, #4]"),
             "ldr lr, [r0, #28]
             cmp lr, #0
             beq 4f

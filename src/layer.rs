@@ -187,7 +187,7 @@ impl<'w, W: Elem> SelfAttention<'w, W> {
         SelfAttention { o_bias: Some(bias), ..self }
     }
 
-    /// Queries and keys are rotated: token `i` is at position `i`.
+    /// Queries and keys are rotated: row `i` of X is at position `i`.
     pub const fn rotary(self, rotary: Rotary<'w>) -> Self {
         SelfAttention { rotary: Some(rotary), ..self }
     }
@@ -261,8 +261,8 @@ impl<'w, W: Elem> SelfAttention<'w, W> {
     /// Computes the layer: `out = softmax(scale·(X W_Q)(X W_K)ᵀ)(X W_V)`, times W_O if there is one.
     ///
     /// # Errors
-    /// [`Error::DimMismatch`] by the name of the matrix that does not fit, whatever [`Attention::run`] refuses of the options, or
-    /// [`Error::ScratchTooShort`] with less than [`scratch_len`](Self::scratch_len) `f32`s. The output
+    /// [`Error::DimMismatch`] by the name of the matrix or bias that does not fit, [`Error::ShapeOverflow`], whatever
+    /// [`Attention::run`] and [`Rotary::rotate`] refuse of the options, or [`Error::ScratchTooShort`] with less than [`scratch_len`](Self::scratch_len) `f32`s. The output
     /// is untouched then.
     pub fn run<X: Elem, O: Elem>(
         &self,

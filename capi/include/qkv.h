@@ -84,13 +84,13 @@
 // A buffer has fewer elements than its sizes and strides reach.
 #define QKV_ERROR_BUFFER 6
 
-// Sizes times strides do not fit in `size_t`, or a buffer does not fit in memory.
+// Sizes times strides, or a token's number or position, do not fit in `size_t`, or a buffer does not fit in memory.
 #define QKV_ERROR_OVERFLOW 7
 
 // Two elements of an output would share a place.
 #define QKV_ERROR_STRIDES 8
 
-// Two arguments disagree on a size.
+// Two arguments disagree on a size, or one is larger than another allows.
 #define QKV_ERROR_DIM 9
 
 // The scratch is shorter than the `_scratch_len` function says.
@@ -242,7 +242,8 @@ typedef struct qkv_attention_options {
   const size_t *kv_starts;
   size_t kv_starts_len;
   // Packed sequences: queries, and outputs, of sequence b are the tokens `q_offsets[b]` to
-  // `q_offsets[b + 1]` of a batch of 1. One more than there are sequences.
+  // `q_offsets[b + 1]` of a batch of 1. One more than there are sequences: they begin with 0 and end with
+  // all tokens.
   const size_t *q_offsets;
   size_t q_offsets_len;
   // The same for keys and values.
@@ -285,7 +286,8 @@ typedef struct qkv_rotary {
   // 1: features `2 i` and `2 i + 1` are a pair, and not `i` and `i + dim / 2`.
   uint32_t interleaved;
   // For `qkv_rotate`, packed sequences: those of sequence b are the tokens `offsets[b]` to `offsets[b + 1]` of a
-  // batch of 1. One more than there are sequences. `qkv_append` has its own.
+  // batch of 1. One more than there are sequences: they begin with 0 and end with
+  // all tokens. `qkv_append` has its own.
   const size_t *offsets;
   size_t offsets_len;
 } qkv_rotary;
@@ -298,7 +300,7 @@ typedef struct qkv_append_options {
   const size_t *positions;
   size_t positions_len;
   // Packed sequences: new tokens of sequence b are the tokens `offsets[b]` to `offsets[b + 1]` of a batch of 1.
-  // One more than there are sequences.
+  // One more than there are sequences: they begin with 0 and end with all tokens.
   const size_t *offsets;
   size_t offsets_len;
   // How the cache lies: QKV_KV_ROWS, QKV_KV_RING or QKV_KV_PAGES.

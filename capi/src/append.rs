@@ -23,7 +23,8 @@ pub struct Rotary {
     /// 1: features `2 i` and `2 i + 1` are a pair, and not `i` and `i + dim / 2`.
     pub interleaved: u32,
     /// For `qkv_rotate`, packed sequences: those of sequence b are the tokens `offsets[b]` to `offsets[b + 1]` of a
-    /// batch of 1. One more than there are sequences. `qkv_append` has its own.
+    /// batch of 1. One more than there are sequences: they begin with 0 and end with
+    /// all tokens. `qkv_append` has its own.
     pub offsets: *const usize,
     pub offsets_len: usize,
 }
@@ -38,7 +39,7 @@ pub struct AppendOptions {
     pub positions: *const usize,
     pub positions_len: usize,
     /// Packed sequences: new tokens of sequence b are the tokens `offsets[b]` to `offsets[b + 1]` of a batch of 1.
-    /// One more than there are sequences.
+    /// One more than there are sequences: they begin with 0 and end with all tokens.
     pub offsets: *const usize,
     pub offsets_len: usize,
     /// How the cache lies: QKV_KV_ROWS, QKV_KV_RING or QKV_KV_PAGES.

@@ -16,11 +16,11 @@ pub const ERROR_OPTION: c_int = 4;
 pub const ERROR_OVERLAP: c_int = 5;
 /// A buffer has fewer elements than its sizes and strides reach.
 pub const ERROR_BUFFER: c_int = 6;
-/// Sizes times strides do not fit in `size_t`, or a buffer does not fit in memory.
+/// Sizes times strides, or a token's number or position, do not fit in `size_t`, or a buffer does not fit in memory.
 pub const ERROR_OVERFLOW: c_int = 7;
 /// Two elements of an output would share a place.
 pub const ERROR_STRIDES: c_int = 8;
-/// Two arguments disagree on a size.
+/// Two arguments disagree on a size, or one is larger than another allows.
 pub const ERROR_DIM: c_int = 9;
 /// The scratch is shorter than the `_scratch_len` function says.
 pub const ERROR_SCRATCH: c_int = 10;
@@ -109,9 +109,9 @@ pub extern "C" fn qkv_error_text(code: c_int) -> *const c_char {
         ERROR_OPTION => c"an option has a value without a meaning, or lacks its has_ field",
         ERROR_OVERLAP => c"memory that is written overlaps other memory of the call",
         ERROR_BUFFER => c"a buffer has fewer elements than its sizes and strides reach",
-        ERROR_OVERFLOW => c"sizes times strides do not fit in size_t",
+        ERROR_OVERFLOW => c"sizes times strides, or a token's number or position, do not fit in size_t",
         ERROR_STRIDES => c"two elements of an output would share a place",
-        ERROR_DIM => c"two arguments disagree on a size",
+        ERROR_DIM => c"two arguments disagree on a size, or one is larger than another allows",
         ERROR_SCRATCH => c"the scratch is too short",
         _ => c"refused for another reason",
     };

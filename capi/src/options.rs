@@ -41,7 +41,8 @@ pub struct AttentionOptions {
     pub kv_starts: *const usize,
     pub kv_starts_len: usize,
     /// Packed sequences: queries, and outputs, of sequence b are the tokens `q_offsets[b]` to
-    /// `q_offsets[b + 1]` of a batch of 1. One more than there are sequences.
+    /// `q_offsets[b + 1]` of a batch of 1. One more than there are sequences: they begin with 0 and end with
+    /// all tokens.
     pub q_offsets: *const usize,
     pub q_offsets_len: usize,
     /// The same for keys and values.

@@ -2,10 +2,10 @@
 # Builds the firmware for an emulated board and runs it: run.sh BOARD [lookup|hashes|all|counts|counts16|calls].
 #
 # `lookup` shows the trained model at work. `hashes` compares the bits of results with those of a PC
-# (tests/data/hashes). `all` is both. On a Cortex-M: `counts` prints a line for each of some calls, with
-# instructions, multiply-adds, bytes of stack and bytes of scratch, `counts16` with operands of 16 bits. `calls` is
-# the smallest firmware, in which no panic, allocator or formatting may be linked. The exit status is that of the
-# firmware. QKV_OPT_LEVEL is 3 without it.
+# (tests/data/hashes). `all` is both. On a Cortex-M with a floating-point unit: `counts` prints a line for each of
+# some calls, with instructions, multiply-adds, bytes of stack and bytes of scratch, `counts16` with operands of 16 bits.
+# `calls` is the smallest firmware, in which no panic, allocator or formatting may be linked. The exit status is that of
+# the firmware. QKV_OPT_LEVEL is 3 without it.
 set -euo pipefail
 . "$(dirname "$0")/../../tests/targets/env.sh"
 cd "$(dirname "$0")"

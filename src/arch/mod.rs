@@ -1,4 +1,4 @@
-//! The tiers: one file each. Instructions are named here, and in `tier`, which asks the CPU, nowhere else.
+//! The tiers: one file each, and the scalar tier's loops in assembly. Instructions are named here, and in `tier`, which asks the CPU, nowhere else.
 
 #[cfg(all(target_arch = "x86_64", not(target_os = "none"), not(target_os = "uefi")))]
 pub mod avx2;

@@ -9,9 +9,9 @@ use crate::view::{HeadsMut, HeadsRef, RawHeads};
 /// Appending new tokens to a cache of keys or values: converted to the cache's type, and rotated if wanted.
 ///
 /// Token `i` of sequence `b` is number `appended[b] + i` of its sequence. That number says where it goes and
-/// is its position for [`rotary`](Self::rotary), unless [`positions`](Self::positions) has another. Tokens that are appended one by one leave the same bits as
-/// all at once, and the rest of the cache is not touched. A number that is stored in its own type keeps its
-/// bits.
+/// is its position for [`rotary`](Self::rotary), unless [`positions`](Self::positions) has another. Tokens that are
+/// appended one by one leave the same bits as all at once, and the rest of the cache is not touched. A number that is
+/// stored in its own type keeps its bits.
 ///
 /// ```
 /// use qkv::{Append, Attention, HeadsMut, HeadsRef, Rotary, attention_scratch_len};
@@ -93,7 +93,7 @@ impl<'a> Append<'a> {
     /// Token number `n` of a sequence goes to token `n` of the cache.
     ///
     /// # Errors
-    /// [`Error::DimMismatch`] if batches, heads or features disagree; [`Error::TooLarge`] if the cache has too few
+    /// [`Error::DimMismatch`] if batches, offsets, positions, heads or features disagree; [`Error::TooLarge`] if the cache has too few
     /// tokens, the rotary table too few positions, or heads fewer features than are rotated;
     /// [`Error::ShapeOverflow`] if a number is beyond `usize`. The cache is untouched then.
     pub fn to<T: Elem, C: Elem>(self, tokens: HeadsRef<'_, T>, cache: HeadsMut<'_, C>) -> Result<(), Error> {

@@ -65,7 +65,7 @@ impl Call {
     /// Without `out` the caller wants something else of the rows.
     ///
     /// # Errors
-    /// [`Error::DimMismatch`] and [`Error::ShapeOverflow`].
+    /// [`Error::DimMismatch`], [`Error::HeadsDoNotDivide`], [`Error::TooLarge`] and [`Error::ShapeOverflow`].
     pub fn new(
         options: &Attention,
         q: RawHeads,
@@ -345,7 +345,7 @@ pub fn offsets_of(offsets: Option<&[usize]>, b: usize) -> Option<(usize, usize)>
 /// The longest of the packed sequences, or `len`.
 ///
 /// # Errors
-/// [`Error::DimMismatch`] if the offsets do not grow from 0 to at most `len`.
+/// [`Error::DimMismatch`] if the offsets do not begin with 0, fall, or do not end with `len`.
 pub fn longest(offsets: Option<&[usize]>, len: usize, dim: &'static str) -> Result<usize, Error> {
     let Some(offsets) = offsets else { return Ok(len) };
     let (mut before, mut longest) = (0, 0);

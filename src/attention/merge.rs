@@ -78,7 +78,7 @@ impl Attention<'_> {
     ///
     /// # Errors
     /// [`Error::DimMismatch`] if `states` does not hold whole chunks of the output's rows, if it holds none,
-    /// or if the sinks or `lse` do not fit.
+    /// or if the sinks or `lse` do not fit; [`Error::ShapeOverflow`] if rows are more than can be counted.
     pub fn merge<O: Elem>(
         self,
         states: &mut [f32],

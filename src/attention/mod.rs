@@ -128,8 +128,9 @@ impl Attention<'_> {
     /// Computes the attention.
     ///
     /// # Errors
-    /// [`Error::DimMismatch`], [`Error::HeadsDoNotDivide`], [`Error::TooLarge`] for lengths and pages that are not there, or
-    /// [`Error::ScratchTooShort`] with less than [`attention_scratch_len`] `f32`s. The output is untouched then.
+    /// [`Error::DimMismatch`], [`Error::HeadsDoNotDivide`], [`Error::TooLarge`] for lengths and pages that are not there,
+    /// [`Error::ShapeOverflow`], or [`Error::ScratchTooShort`] with less than [`attention_scratch_len`] `f32`s. The output is
+    /// untouched then.
     pub fn run<Q: Elem, O: Elem>(
         self,
         q: HeadsRef<'_, Q>,

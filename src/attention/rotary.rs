@@ -129,9 +129,9 @@ impl<'a> Rotary<'a> {
     /// Rotates heads where they are: token `i` of sequence `b` is at position `first[b] + i`.
     ///
     /// # Errors
-    /// [`Error::DimMismatch`] if `first` is not one position for each sequence; [`Error::TooLarge`] if the table has too
-    /// few positions, or heads have fewer features than are rotated; [`Error::ShapeOverflow`] if a position is.
-    /// The heads are untouched then.
+    /// [`Error::DimMismatch`] if `first` is not one position for each sequence, or the offsets do not fit the tokens;
+    /// [`Error::TooLarge`] if the table has too few positions, or heads have fewer features than are rotated;
+    /// [`Error::ShapeOverflow`] if a position is beyond `usize`. The heads are untouched then.
     pub fn rotate<T: Elem>(&self, heads: HeadsMut<'_, T>, first: &[usize]) -> Result<(), Error> {
         let tokens = self.checked(heads.raw, first)?;
         // The other features stay as they are.

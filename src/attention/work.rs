@@ -58,7 +58,7 @@ impl<'a> Attention<'a> {
     /// [`run`](Self::run), or [`run_with_lse`](Self::run_with_lse), cut into items.
     ///
     /// # Errors
-    /// As there.
+    /// As there, and [`Error::ShapeOverflow`] if there are more items than can be counted.
     pub fn split<Q: Elem, O: Elem>(
         self,
         q: HeadsRef<'a, Q>,

@@ -8,8 +8,8 @@
 //! few_scores  K q for one query
 //! ```
 //! Few loops, each for any strides: flash is small. Sums start with what is said, and may be added to what is in
-//! memory, times a factor: `to = to factor + c`. All steps are in bytes. With floats these are the loops of
-//! `arch::vfp` where there are such instructions, with the same bits.
+//! memory, times a factor: `to = to factor + c`. All steps are in bytes. All but `chain` are the loops of
+//! `arch::vfp` where there are such instructions, for elements of 16 bits too, with the same bits.
 
 use super::unrolled::unrolled;
 use super::{exp::exp_weight, softmax::CHAINS};

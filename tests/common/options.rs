@@ -1,4 +1,4 @@
-//! Options of attention beside its sizes and places: masks, biases, rules, softcap, lengths, and where keys
+//! Options of attention beside its sizes and types: masks, biases, rules, softcap, lengths, and where keys
 //! lie. Each as the crate takes it and as plain loops ask for it.
 
 use core::ops::Range;

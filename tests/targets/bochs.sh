@@ -9,7 +9,7 @@ set -euo pipefail
 cd "$root"
 
 # Test binaries and their arguments. Not among them: `layers`, which reads sources, `conformance`, whose time nobody has
-# measured there, and `refused`, `stack` and `corners`, which are younger than its last run.
+# measured there, and `refused`, `stack`, `corners`, `sequences` and `append_packed`, which are younger than its last run.
 tests="
 hashes --nocapture
 matmul --skip few_rows_

@@ -1,6 +1,6 @@
 #!/bin/bash
 # The checks on other targets that take little time: firmware on Cortex-M4F, M7 and M55 and on RISC-V, and the same
-# bits as a PC there, in wasm and on AArch64; a C program on the Cortex-M4F. Installs from Debian what is
+# bits as a PC there, in wasm and on AArch64; C programs on the Cortex-M4F. Installs from Debian what is
 # missing, if it may.
 set -euo pipefail
 cd "$(dirname "$0")/../.."

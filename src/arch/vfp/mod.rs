@@ -8,7 +8,8 @@
 //! makes it `vfma`, which rounds once and takes an M7 or M55 one cycle; `--cfg qkv_mve` beside it, on an M55, gives
 //! the inner loops to its vectors: four sums an instruction. A library is not told for which processor it is built.
 //!
-//! Functions take one pointer to what they are asked for, whose words the comments name in order.
+//! All but `weigh` and `sqrt` are asked for by the kind of elements, and take one pointer to what they are asked for, whose
+//! words the comments name in order.
 
 #[cfg(all(qkv_mve, not(qkv_fma)))]
 compile_error!("vectors of an M55 fuse, so all else must: build with --cfg qkv_fma too");

@@ -22,7 +22,7 @@ macro_rules! scores {
                 fpu!(),
                 "push {{r4-r11, lr}}",
                 "vpush {{d8-d14}}",
-                // keys, apart, n, q, step, q_step, twos, one, to, add.
+                // keys, apart, n, q, step, q_step, steps, one, to, add.
                 "ldm r0, {{r1-r10}}",
                 "2:",
                 "mov r0, #0",

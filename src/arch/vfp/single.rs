@@ -1,4 +1,4 @@
-//! Loops that compute a sum an instruction.
+//! Loops of the scalar unit: one sum at a time.
 
 /// What the assembler is told to expect.
 macro_rules! fpu {
@@ -96,7 +96,7 @@ macro_rules! neighbours {
         )
     };
 }
-/// Eight neighbours at r4 as floats, s8 to s15. Free are r6, r12 and lr.
+/// Eight neighbours at r4 as floats, s8 to s15. Free are r6, r12, lr and s16.
 macro_rules! eight_columns {
     (f32) => {
         "vldmia r4, {{s8-s15}}"
@@ -188,7 +188,7 @@ macro_rules! two_features {
         )
     };
 }
-/// Two features of four keys, at r1 to r4; at "8" the pointers move on. Free are r11 and r12.
+/// Two features of four keys, at r1 to r4; at "8" the pointers move on. Free are r11, lr and s16 to s19.
 macro_rules! features_of_four {
     (f32 8) => {
         "vldmia r1!, {{s8, s9}}\nvldmia r2!, {{s10, s11}}\nvldmia r3!, {{s12, s13}}\nvldmia r4!, {{s14, s15}}\n"

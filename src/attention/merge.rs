@@ -52,7 +52,7 @@ impl Attention<'_> {
     /// # Errors
     /// As [`run`](Self::run), and [`Error::DimMismatch`] if `states` is not [`states_len`] long.
     pub fn partial<Q: Elem>(
-        self,
+        &self,
         q: HeadsRef<'_, Q>,
         k: impl Keys,
         v: impl Keys,
@@ -60,14 +60,14 @@ impl Attention<'_> {
         states: &mut [f32],
         scratch: &mut [f32],
     ) -> Result<(), Error> {
-        let call = Call::new(&self, q.raw, k.raw(), v.raw(), None, None)?;
+        let call = Call::new(self, q.raw, k.raw(), v.raw(), None, None)?;
         call.expect_states(chunks.len(), states.len())?;
         // Of no rows there may be any number of chunks.
         if call.sequences == 0 {
             return expect_scratch(call.scratch_len(), scratch.len());
         }
         for (place, chunk) in chunks.enumerate() {
-            call.chunk(chunk, states.as_mut_ptr(), place).run(&self, scratch)?;
+            call.chunk(chunk, states.as_mut_ptr(), place).run(self, scratch)?;
         }
         Ok(())
     }
@@ -80,7 +80,7 @@ impl Attention<'_> {
     /// [`Error::DimMismatch`] if `states` does not hold whole chunks of the output's rows, if it holds none,
     /// or if the sinks or `lse` do not fit; [`Error::ShapeOverflow`] if rows are more than can be counted.
     pub fn merge<O: Elem>(
-        self,
+        &self,
         states: &mut [f32],
         out: HeadsMut<'_, O>,
         lse: Option<&mut [f32]>,

@@ -132,7 +132,7 @@ impl Attention<'_> {
     /// [`Error::ShapeOverflow`], or [`Error::ScratchTooShort`] with less than [`attention_scratch_len`] `f32`s. The output is
     /// untouched then.
     pub fn run<Q: Elem, O: Elem>(
-        self,
+        &self,
         q: HeadsRef<'_, Q>,
         k: impl Keys,
         v: impl Keys,
@@ -140,8 +140,8 @@ impl Attention<'_> {
         scratch: &mut [f32],
     ) -> Result<(), Error> {
         let mut call = Call::unchecked(q.raw, k.raw(), v.raw(), Some(out.raw));
-        call.check(&self, false, None)?;
-        call.run(&self, scratch)
+        call.check(self, false, None)?;
+        call.run(self, scratch)
     }
 
     /// As [`run`](Self::run), and writes the natural logarithm of the sum of each row's exponentials,
@@ -152,7 +152,7 @@ impl Attention<'_> {
     /// # Errors
     /// As [`run`](Self::run), and [`Error::DimMismatch`] if `lse` is not `batch * n_heads * q_len` long.
     pub fn run_with_lse<Q: Elem, O: Elem>(
-        self,
+        &self,
         q: HeadsRef<'_, Q>,
         k: impl Keys,
         v: impl Keys,
@@ -161,8 +161,8 @@ impl Attention<'_> {
         scratch: &mut [f32],
     ) -> Result<(), Error> {
         let mut call = Call::unchecked(q.raw, k.raw(), v.raw(), Some(out.raw));
-        call.check(&self, false, Some((lse, partial::log_sum)))?;
-        call.run(&self, scratch)
+        call.check(self, false, Some((lse, partial::log_sum)))?;
+        call.run(self, scratch)
     }
 }
 

@@ -60,7 +60,7 @@ impl Attention<'_> {
     /// # Errors
     /// As [`run`](Self::run), where the scratch is for a `v_head_dim` of 0, and [`Error::NotForPacked`] for packed sequences.
     pub fn weights<Q: Elem, O: Elem>(
-        self,
+        &self,
         q: HeadsRef<'_, Q>,
         k: impl Keys,
         out: TensorMut<'_, O>,
@@ -78,7 +78,7 @@ impl Attention<'_> {
     /// As [`weights`](Self::weights); [`Error::TooLarge`] for heads or queries that do not exist,
     /// [`Error::NotForPacked`] for packed sequences.
     pub fn scores<Q: Elem, O: Elem>(
-        self,
+        &self,
         q: HeadsRef<'_, Q>,
         k: impl Keys,
         which: Scores,
@@ -91,7 +91,7 @@ impl Attention<'_> {
         let options = match which {
             Scores::Raw => plain,
             Scores::Capped => self.softcap.map_or(plain, |cap| plain.softcap(cap)),
-            Scores::Masked | Scores::Weights => self,
+            Scores::Masked | Scores::Weights => *self,
         };
         let k = k.raw();
         let call = Call::new(&options, q.raw, k, k.without_features(), None, None)?;

@@ -5,6 +5,8 @@ mod few;
 mod groups;
 mod lone;
 mod packed;
+#[cfg(feature = "rayon")]
+mod parallel;
 mod small;
 mod store;
 mod tiles;
@@ -188,8 +190,7 @@ impl<'a> Matmul<'a> {
         c: MatMut<'_, C>,
         scratch: &mut [f32],
     ) -> Result<(), Error> {
-        let b = Rhs::Packed { ptr: b.ptr.cast(), kind: B::KIND, k: b.k, n: b.n };
-        self.compute(&mut self.product(a.raw, b, c.raw), scratch)
+        self.compute(&mut self.product(a.raw, b.rhs(), c.raw), scratch)
     }
 
     #[inline(always)]

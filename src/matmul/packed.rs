@@ -4,6 +4,7 @@ use core::fmt;
 use core::marker::PhantomData;
 use core::mem::MaybeUninit;
 
+use super::Rhs;
 use crate::elem::{Elem, Kind, by_kind};
 #[cfg(feature = "half")]
 use crate::elem::{f32_to_bf16, f32_to_f16};
@@ -171,6 +172,11 @@ impl<'a, T: Elem> PackedMat<'a, T> {
             PackedMat { ptr, n, ..self }
         };
         Ok((part(0, col), part(col, self.n - col)))
+    }
+
+    #[inline(always)]
+    pub(super) fn rhs(&self) -> Rhs {
+        Rhs::Packed { ptr: self.ptr.cast(), kind: T::KIND, k: self.k, n: self.n }
     }
 
     /// Rows of the matrix.

@@ -75,9 +75,9 @@ impl fmt::Display for Error {
             Error::SliceTooShort { needed, got } => {
                 write!(f, "slice too short: the shape and strides need {needed} elements, it has {got}")
             }
-            Error::ShapeOverflow => {
-                f.write_str("overflow: sizes times strides, or a token's number or position, exceed usize")
-            }
+            Error::ShapeOverflow => f.write_str(
+                "shape overflow: sizes times strides, or a token's number or position, exceed usize",
+            ),
             Error::OverlappingStrides { stride, needed } => write!(
                 f,
                 "overlapping strides: a mutable view needs a stride of at least {needed} here, got {stride}"

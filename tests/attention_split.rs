@@ -90,7 +90,7 @@ fn work_items_have_the_bits_of_the_whole_on_any_number_of_threads() {
             let merged = with_lse(&lookup, |out, lse| {
                 let (q, k, v) = operands();
                 let rows = lookup.q.len * lookup.q.n_heads;
-                let chunks = lookup.k.len.div_ceil(KEYS_PER_STATE);
+                let chunks = lookup.k.len.div_ceil(KEYS_PER_STATE).max(1);
                 let mut states = nan_scratch(states_len(chunks, rows, lookup.v.head_dim));
                 let work = lookup.options(tier).split_keys(q, k, v, &mut states);
                 let mut work = work.expect("sizes agree");
@@ -99,12 +99,6 @@ fn work_items_have_the_bits_of_the_whole_on_any_number_of_threads() {
                     take_all(work.parts(3), needed, 2);
                 } else {
                     on_threads(&mut work, 4);
-                }
-                if chunks == 0 {
-                    // Nothing to merge: the state of no keys is one chunk that does not exist.
-                    states = nan_scratch(states_len(1, rows, lookup.v.head_dim));
-                    let mut scratch = nan_scratch(lookup.scratch_len());
-                    lookup.options(tier).partial(q, k, v, 0..1, &mut states, &mut scratch).expect("sizes");
                 }
                 lookup.options(tier).merge(&mut states, out, Some(lse)).expect("sizes agree");
             });

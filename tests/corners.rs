@@ -3,7 +3,8 @@
 mod common;
 
 use common::{nan_scratch, tiers};
-use qkv::{Attention, HeadsMut, HeadsRef, Keys, Paged, Ring, Scores, TensorMut, attention_scratch_len};
+use qkv::{Attention, HeadsMut, HeadsRef, KEYS_PER_STATE, Keys, Paged, Ring, Scores, TensorMut};
+use qkv::{attention_scratch_len, states_len};
 
 /// One head of `dim` features.
 fn head(data: &[f32], dim: usize) -> HeadsRef<'_, f32> {
@@ -17,7 +18,7 @@ fn bits(x: &[f32]) -> Vec<u32> {
 fn run(options: Attention, q: HeadsRef<f32>, k: impl Keys, v: impl Keys, dim: usize) -> Vec<f32> {
     let mut out = vec![7.0_f32; q.len() * dim];
     let view = HeadsMut::token_major(&mut out, q.len(), 1, dim).expect("as long");
-    let mut scratch = nan_scratch(attention_scratch_len(q.len(), 200, q.head_dim(), dim));
+    let mut scratch = nan_scratch(attention_scratch_len(q.len(), 2000, q.head_dim(), dim));
     options.run(q, k, v, view, &mut scratch).expect("sizes agree");
     out
 }
@@ -211,4 +212,31 @@ fn sizes_beyond_memory_are_refused_or_nothing() {
     let mut scratch = nan_scratch(attention_scratch_len(1, 0, 1, 0));
     assert_eq!(Attention::new().alibi(&[0.5]).weights(q, k, view, &mut scratch), Ok(()));
     assert_eq!(qkv::states_len(1, 1, usize::MAX), usize::MAX);
+}
+
+#[test]
+fn states_hold_nothing_of_the_scratch() {
+    for (kv_len, dim) in [(5, 1), (1030, 3), (0, 17)] {
+        let data: Vec<f32> = (0..kv_len.max(1) * dim).map(|i| (i % 7) as f32).collect();
+        let (q, keys) =
+            (head(&data[..dim], dim), HeadsRef::token_major(&data, kv_len, 1, dim).expect("as many"));
+        let chunks = kv_len.div_ceil(KEYS_PER_STATE).max(1);
+        for tier in tiers() {
+            let options = Attention::new().tier(tier);
+            let mut scratch = vec![4242.0; attention_scratch_len(1, kv_len, dim, dim)];
+            let mut states = vec![f32::NAN; states_len(chunks, 1, dim)];
+            let mut work = options.split_keys(q, keys, keys, &mut states).expect("sizes agree");
+            work.items().for_each(|item| item.run(&mut scratch).expect("enough"));
+            for state in states.chunks(states_len(1, 1, dim)) {
+                assert!(
+                    state[2 + dim..].iter().all(|x| x.to_bits() == 0),
+                    "{tier} {kv_len} {dim}: {state:?}"
+                );
+            }
+            let mut out = vec![f32::NAN; dim];
+            let to = HeadsMut::token_major(&mut out, 1, 1, dim).expect("a row");
+            options.merge(&mut states, to, None).expect("whole chunks");
+            assert_eq!(bits(&out), bits(&run(options, q, keys, keys, dim)), "{tier} {kv_len} {dim}");
+        }
+    }
 }

@@ -88,7 +88,7 @@ pub struct Paged<'a, T: Elem> {
 
 impl<'a, T: Elem> Paged<'a, T> {
     /// The keys of `sequences` sequences, `len` each, or fewer where [`kv_lens`](super::Attention::kv_lens) says so. `table` is `[sequences][pages]`; entries for keys beyond a
-    /// sequence's length are not used.
+    /// sequence's length are not used. All others must name pages of the pool, any for keys that no query sees.
     ///
     /// # Errors
     /// [`Error::DimMismatch`] if the table is not `sequences` whole rows, [`Error::TooLarge`] if these have too few pages for

@@ -14,7 +14,7 @@ use crate::view::{HeadsMut, HeadsRef, RawHeads};
 pub const KEYS_PER_STATE: usize = CHUNK;
 
 /// `f32`s of the partial states of `states` chunks of keys for `rows = batch * n_heads * q_len` rows;
-/// `usize::MAX` if that is more than fits.
+/// `usize::MAX` if that is more than fits. Fewer on targets without vectors, whose states are not merged elsewhere.
 pub const fn states_len(states: usize, rows: usize, v_head_dim: usize) -> usize {
     // Rounding up has no room there.
     if v_head_dim > isize::MAX as usize && rows > 0 && states > 0 {
@@ -31,7 +31,8 @@ impl Attention<'_> {
     /// sequences all of their tokens.
     ///
     /// If the keys are the part `from..` of a longer cache, the mask must be told:
-    /// `.causal().offset(kv_len - q_len - from)`, with the whole `kv_len`.
+    /// `.causal().offset(kv_len - q_len - from)`, with the whole `kv_len`; masks, biases and rules are then those of that
+    /// part, and `from` is a multiple of [`KEYS_PER_STATE`] if the bits are to be those of one call.
     ///
     /// ```
     /// use qkv::{Attention, HeadsMut, HeadsRef, KEYS_PER_STATE, attention_scratch_len, states_len};

@@ -202,7 +202,7 @@ pub unsafe fn close_row(p: &Problem, x: &Scratch, r: usize, (query, head): (usiz
     // SAFETY: as the caller promises.
     unsafe {
         if let Some(states) = p.call.states {
-            (states.keep)(states.ptr, x, r, row);
+            (states.keep)(states.ptr, x, r, row, p.v.dim());
             return false;
         }
         let mut shrunk = 1.0;
@@ -218,19 +218,20 @@ pub unsafe fn close_row(p: &Problem, x: &Scratch, r: usize, (query, head): (usiz
 }
 
 /// [`keep_state`], linked only where it is asked for.
-pub type Keep = unsafe fn(*mut f32, &Scratch, usize, usize);
+pub type Keep = unsafe fn(*mut f32, &Scratch, usize, usize, usize);
 
-/// Writes row `r` of the total to the states, as that of row `row` of the call.
+/// Writes row `r` of the total, of `dim` values, to the states, as that of row `row` of the call, and zeros behind it.
 ///
 /// # Safety
 /// - The total holds row `r`, the states have row `row`.
-pub unsafe fn keep_state(states: *mut f32, x: &Scratch, r: usize, row: usize) {
+pub unsafe fn keep_state(states: *mut f32, x: &Scratch, r: usize, row: usize, dim: usize) {
     // SAFETY: as the caller promises.
     unsafe {
         let state = states.add(row * (STATE + x.width));
         state.write(*x.total_m.add(r));
         state.add(1).write(*x.total_l.add(r));
-        core::ptr::copy_nonoverlapping(x.total_acc.add(r * x.width), state.add(STATE), x.width);
+        core::ptr::copy_nonoverlapping(x.total_acc.add(r * x.width), state.add(STATE), dim);
+        state.add(STATE + dim).write_bytes(0, x.width.saturating_sub(dim));
     }
 }
 

@@ -18,6 +18,7 @@ use crate::view::{HeadsMut, HeadsRef};
 ///
 /// It borrows the operands and the scratch: keep it in one function, or in an `async` task. What is under way lies in the scratch. Rows whose last tile has been taken are in the output; the others
 /// hold what they held. Dropping it leaves the call unfinished.
+#[must_use = "nothing is computed until `step`"]
 pub struct Steps<'a> {
     options: Attention<'a>,
     call: Call,

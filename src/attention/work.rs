@@ -28,6 +28,7 @@ use crate::view::{HeadsMut, HeadsRef};
 /// assert_eq!(out, x);
 /// # Ok::<(), qkv::Error>(())
 /// ```
+#[must_use = "nothing is computed until its items run"]
 pub struct Work<'a> {
     options: Attention<'a>,
     call: Call,
@@ -40,6 +41,7 @@ pub struct Work<'a> {
 }
 
 /// A part of a call that writes rows of its own.
+#[must_use = "nothing is computed until `run`"]
 pub struct Item<'a> {
     work: &'a Work<'a>,
     /// Each is a run of queries of a key head, of a chunk of keys, of a sequence.
@@ -73,10 +75,11 @@ impl<'a> Attention<'a> {
     }
 
     /// [`partial`](Self::partial) of all chunks of keys, cut into items: for few rows over many keys, when
-    /// heads are too few for the threads. `states` are then for [`merge`](Self::merge).
+    /// heads are too few for the threads. `states` are then for [`merge`](Self::merge): of as many chunks of
+    /// [`KEYS_PER_STATE`] as the keys of a sequence take, the longest if they are packed, and of one if there are none.
     ///
     /// # Errors
-    /// As there, for `kv_len` keys in chunks of [`KEYS_PER_STATE`].
+    /// As there.
     pub fn split_keys<Q: Elem>(
         self,
         q: HeadsRef<'a, Q>,
@@ -85,7 +88,7 @@ impl<'a> Attention<'a> {
         states: &'a mut [f32],
     ) -> Result<Work<'a>, Error> {
         let call = Call::new(&self, q.raw, k.raw(), v.raw(), None, None)?;
-        let chunks = 0..call.kv_len.div_ceil(KEYS_PER_STATE);
+        let chunks = 0..call.kv_len.div_ceil(KEYS_PER_STATE).max(1);
         call.expect_states(chunks.len(), states.len())?;
         Work::of(self, call, states.as_mut_ptr(), chunks)
     }
@@ -207,7 +210,8 @@ impl Item<'_> {
     /// Computes the item.
     ///
     /// # Errors
-    /// [`Error::ScratchTooShort`] with less than [`Work::scratch_len`] `f32`s.
+    /// [`Error::ScratchTooShort`] with less than [`Work::scratch_len`] `f32`s. The item is used up; [`Work::items`] gives it
+    /// once more.
     pub fn run(self, scratch: &mut [f32]) -> Result<(), Error> {
         expect_scratch(self.work.scratch_len(), scratch.len())?;
         self.compute(scratch);

@@ -21,9 +21,13 @@ use crate::view::RawMat;
 /// Rows of the first tile of a group.
 const FIRST: usize = 8;
 /// From so many rows on a B of 16 bits is better copied than widened again and again, and packed weights than read across
-/// cache lines.
+/// cache lines. Tiers that do not fuse have no instructions that widen either: from the third tile on.
 pub const fn many<S: Simd>() -> usize {
-    if fills_panels::<S>() { 24 } else { 96 }
+    match (fills_panels::<S>(), S::FUSED) {
+        (true, _) => 24,
+        (_, true) => 96,
+        _ => 2 * S::MR + 1,
+    }
 }
 /// A B of so many bytes is not even copied by tiles that do it on their way: the L1 holds it.
 const SMALL: usize = 40 << 10;

@@ -19,56 +19,57 @@ macro_rules! four_at {
     };
 }
 /// All steps of `tile` whose columns are neighbours in `b`: at "4" a row's elements in `a` are neighbours, at "3" its
-/// rows. Rows of sums are q0 to q3; loads lie between multiply-adds, and none waits for the one before it.
+/// rows. Rows of sums are q0 to q3; loads lie between multiply-adds, and with floats none waits for
+/// the one before it.
 macro_rules! neighbours {
     ($kind:ident) => {
         concat!(
-        "4:
-        add r12, r12, #1
-        lsr lr, r12, #1
-        wls lr, lr, 42f
-        41:
-        ldrd r6, r7, [r1], #8\n",
-        four_at!($kind "r5" => 4),
-        "add r5, r5, r10
-        ldrd r8, r11, [r2], #8
-        vfma.f32 q0, q4, r6\n",
-        four_at!($kind "r5" => 5),
-        "vfma.f32 q1, q4, r8
-        add r5, r5, r10
-        vfma.f32 q0, q5, r7
-        ldrd r6, r7, [r3], #8
-        vfma.f32 q1, q5, r11
-        ldrd r8, r11, [r4], #8
-        vfma.f32 q2, q4, r6
-        vfma.f32 q3, q4, r8
-        vfma.f32 q2, q5, r7
-        vfma.f32 q3, q5, r11
-        le lr, 41b
-        42:
-        lsls r12, r12, #31
-        beq 12f
-        ldr r6, [r1]
-        ldr r7, [r2]
-        ldr r8, [r3]
-        ldr r11, [r4]
-        mov lr, #1
-        b 31f
-        3:
-        add lr, r12, #1
-        30:
-        ldrd r6, r7, [r1]
-        ldrd r8, r11, [r1, #8]
-        add r1, r1, r9
-        31:\n",
-        four_at!($kind "r5" => 4),
-        "add r5, r5, r10
-        vfma.f32 q0, q4, r6
-        vfma.f32 q1, q4, r7
-        vfma.f32 q2, q4, r8
-        vfma.f32 q3, q4, r11
-        le lr, 30b
-        b 12f"
+            "4:
+            add r12, r12, #1
+            lsr lr, r12, #1
+            wls lr, lr, 42f
+            41:
+            ldrd r6, r7, [r1], #8\n",
+            four_at!($kind "r5" => 4),
+            "add r5, r5, r10
+            ldrd r8, r11, [r2], #8
+            vfma.f32 q0, q4, r6\n",
+            four_at!($kind "r5" => 5),
+            "vfma.f32 q1, q4, r8
+            add r5, r5, r10
+            vfma.f32 q0, q5, r7
+            ldrd r6, r7, [r3], #8
+            vfma.f32 q1, q5, r11
+            ldrd r8, r11, [r4], #8
+            vfma.f32 q2, q4, r6
+            vfma.f32 q3, q4, r8
+            vfma.f32 q2, q5, r7
+            vfma.f32 q3, q5, r11
+            le lr, 41b
+            42:
+            lsls r12, r12, #31
+            beq 12f
+            ldr r6, [r1]
+            ldr r7, [r2]
+            ldr r8, [r3]
+            ldr r11, [r4]
+            mov lr, #1
+            b 31f
+            3:
+            add lr, r12, #1
+            30:
+            ldrd r6, r7, [r1]
+            ldrd r8, r11, [r1, #8]
+            add r1, r1, r9
+            31:\n",
+            four_at!($kind "r5" => 4),
+            "add r5, r5, r10
+            vfma.f32 q0, q4, r6
+            vfma.f32 q1, q4, r7
+            vfma.f32 q2, q4, r8
+            vfma.f32 q3, q4, r11
+            le lr, 30b
+            b 12f"
         )
     };
 }
@@ -107,22 +108,22 @@ macro_rules! two_keys {
     ($kind:ident) => {
         concat!(
             "push {{r1-r4}}
-        b 4f
-        3:\n",
+            b 4f
+            3:\n",
             features_of_two!($kind),
             "add r11, r11, r5
-        add r12, r12, r5
-        vldrw.u32 q4, [lr]
-        vldrw.u32 q5, [lr, #16]
-        add lr, lr, r6
-        vfma.f32 q0, q4, r1
-        vfma.f32 q1, q4, r3
-        vfma.f32 q2, q5, r2
-        vfma.f32 q3, q5, r4
-        4:
-        subs r0, r0, #1
-        bpl 3b
-        pop {{r1-r4}}"
+            add r12, r12, r5
+            vldrw.u32 q4, [lr]
+            vldrw.u32 q5, [lr, #16]
+            add lr, lr, r6
+            vfma.f32 q0, q4, r1
+            vfma.f32 q1, q4, r3
+            vfma.f32 q2, q5, r2
+            vfma.f32 q3, q5, r4
+            4:
+            subs r0, r0, #1
+            bpl 3b
+            pop {{r1-r4}}"
         )
     };
 }
@@ -130,28 +131,28 @@ macro_rules! two_keys {
 macro_rules! four_keys {
     ($kind:ident) => {
         concat!(
-        "vmov s8, s9, r1, r2
-        vmov s10, s11, r3, r4
-        mov r3, #0
-        mov r4, #", bytes!($kind), "
-        wls lr, r8, 9f
-        8:\n",
-        four_at!($kind "r3, q2" => 3),
-        four_at!($kind "r4, q2" => 4),
-        "ldr r1, [r5]
-        ldr r2, [r5, #16]
-        add r5, r5, r7
-        vadd.i32 q2, q2, r6
-        vfma.f32 q0, q3, r1
-        vfma.f32 q1, q4, r2
-        le lr, 8b
-        9:
-        ldr lr, [r0, #28]
-        cmp lr, #0
-        beq 4f
-        ldr r1, [r5]\n",
-        four_at!($kind "r3, q2" => 3),
-        "vfma.f32 q0, q3, r1"
+            "vmov s8, s9, r1, r2
+            vmov s10, s11, r3, r4
+            mov r3, #0
+            mov r4, #", bytes!($kind), "
+            wls lr, r8, 9f
+            8:\n",
+            four_at!($kind "r3, q2" => 3),
+            four_at!($kind "r4, q2" => 4),
+            "ldr r1, [r5]
+            ldr r2, [r5, #16]
+            add r5, r5, r7
+            vadd.i32 q2, q2, r6
+            vfma.f32 q0, q3, r1
+            vfma.f32 q1, q4, r2
+            le lr, 8b
+            9:
+            ldr lr, [r0, #28]
+            cmp lr, #0
+            beq 4f
+            ldr r1, [r5]\n",
+            four_at!($kind "r3, q2" => 3),
+            "vfma.f32 q0, q3, r1"
         )
     };
 }

@@ -31,22 +31,8 @@ macro_rules! columns {
 macro_rules! pair {
     (bf16 $word:literal, $free:literal => $low:literal, $high:literal) => {
         concat!(
-            "lsl ",
-            $free,
-            ", ",
-            $word,
-            ", #16\nbfc ",
-            $word,
-            ", #0, #16\n",
-            "vmov s",
-            $low,
-            ", s",
-            $high,
-            ", ",
-            $free,
-            ", ",
-            $word,
-            "\n"
+            concat!("lsl ", $free, ", ", $word, ", #16\nbfc ", $word, ", #0, #16\n"),
+            concat!("vmov s", $low, ", s", $high, ", ", $free, ", ", $word, "\n")
         )
     };
     (f16 $word:literal => $low:literal, $high:literal) => {
@@ -223,6 +209,7 @@ macro_rules! features_of_four {
         )
     };
 }
+/// A word, at "8" that of a pointer which moves on.
 #[cfg(feature = "half")]
 macro_rules! word {
     (8 $to:literal, $at:literal) => {
@@ -256,8 +243,7 @@ macro_rules! four_keys {
             "3:
             subs r8, r8, #1
             bpl 2b
-            10:
-",
+            10:\n",
             if_half!($kind "ldr r11, [r0, #4]"),
             "ldr lr, [r0, #28]
             cmp lr, #0
@@ -267,7 +253,6 @@ macro_rules! four_keys {
             first_feature!($kind "r2", "lr", 10),
             first_feature!($kind "r3", "lr", 12),
             first_feature!($kind "r4", "lr", 14),
-
             one!(0 += 8 * 16),
             "\n",
             one!(1 += 10 * 16),

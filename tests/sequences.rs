@@ -9,7 +9,7 @@ use common::buffer::{Buffer, Kind, Typed};
 use common::heads::Heads;
 use common::options::{Given, Layout, Mask, Options, Table};
 use common::{GUARD, Rng, expect, nan_scratch, same_bits, tiers};
-use qkv::{Attention, HeadsMut, HeadsRef, Keys, Paged, Ring, TensorRef, Tier, attention_scratch_len};
+use qkv::{HeadsMut, HeadsRef, Keys, Paged, Ring, TensorRef, Tier, attention_scratch_len};
 
 /// Some sequences whose options differ in their numbers alone.
 struct Sequences {
@@ -114,7 +114,7 @@ impl Sequences {
             options = options.kv_offsets(&kv_offsets);
         }
         for mask in &self.masks {
-            options = self.masked(options, mask);
+            options = mask.set(options, self.sizes(&mask.bools));
         }
         if let Some(bias) = &self.bias {
             options = with_type!(bias.values.kind(), T => {
@@ -160,20 +160,6 @@ impl Sequences {
             }
         }
         rows
-    }
-
-    fn masked<'a>(&self, options: Attention<'a>, mask: &'a Mask) -> Attention<'a> {
-        let [batch, heads, rows, keys] = self.sizes(&mask.bools);
-        match mask.given {
-            Given::Bools => {
-                options.mask(TensorRef::new(&mask.bools.values, [batch, heads, rows, keys]).expect("a mask"))
-            }
-            Given::Bits => {
-                let bytes = [batch, heads, rows, keys.div_ceil(8)];
-                options.mask_bits(TensorRef::new(&mask.bits, bytes).expect("a mask"))
-            }
-            Given::Rule => options.mask_rule(mask),
-        }
     }
 
     fn sizes<T>(&self, table: &Table<T>) -> [usize; 4] {

@@ -93,8 +93,8 @@ impl<'a> Append<'a> {
     /// Token number `n` of a sequence goes to token `n` of the cache.
     ///
     /// # Errors
-    /// [`Error::DimMismatch`] if batches, offsets, positions, heads or features disagree; [`Error::TooLarge`] if the cache has too few
-    /// tokens, the rotary table too few positions, or heads fewer features than are rotated;
+    /// [`Error::DimMismatch`] if batches, offsets, positions, heads or features disagree; [`Error::TooLarge`] if the
+    /// cache has too few tokens, the rotary table too few positions, or heads fewer features than are rotated;
     /// [`Error::ShapeOverflow`] if a number is beyond `usize`. The cache is untouched then.
     pub fn to<T: Elem, C: Elem>(self, tokens: HeadsRef<'_, T>, cache: HeadsMut<'_, C>) -> Result<(), Error> {
         let (tokens, cache) = (self.checked(tokens.raw, cache.raw)?, cache.raw);

@@ -120,8 +120,8 @@ impl<'a> Attention<'a> {
     }
 
     /// Sequences of different lengths without padding: the queries, and the output, of sequence `b` are the
-    /// tokens `offsets[b]..offsets[b + 1]`: offsets begin with 0 and end with all tokens. The views have a batch of 1, the log-sum-exps are
-    /// `[n_heads][tokens]`. Keys and values are a batch, or pages, of as many sequences, or packed by
+    /// tokens `offsets[b]..offsets[b + 1]`: offsets begin with 0 and end with all tokens. The views have a batch of 1, the
+    /// log-sum-exps are `[n_heads][tokens]`. Keys and values are a batch, or pages, of as many sequences, or packed by
     /// [`kv_offsets`](Self::kv_offsets).
     ///
     /// ```

@@ -1,8 +1,9 @@
 //! Products on the threads of rayon's pool: columns of C for each, or rows where columns are few.
 
-use super::{Matmul, PackedMat, Rhs, matmul_scratch_len};
+use super::{Matmul, PackedMat, Product, Rhs, compute, matmul_scratch_len};
 use crate::elem::Elem;
 use crate::error::Error;
+use crate::tier::Tier;
 use crate::view::{MatMut, MatRef};
 
 /// Columns and rows are given to threads by so many: whole tiles.
@@ -32,8 +33,7 @@ impl Matmul<'_> {
         c: MatMut<'_, C>,
         scratch: &mut [f32],
     ) -> Result<(), Error> {
-        self.check(&mut self.product(a.raw, Rhs::Strided(b.raw), c.raw), scratch.len())?;
-        self.shared(a, b, c, scratch)
+        self.on_threads(self.product(a.raw, Rhs::Strided(b.raw), c.raw), scratch)
     }
 
     /// As [`run_parallel`](Self::run_parallel), with B packed.
@@ -47,105 +47,66 @@ impl Matmul<'_> {
         c: MatMut<'_, C>,
         scratch: &mut [f32],
     ) -> Result<(), Error> {
-        self.check(&mut self.product(a.raw, b.rhs(), c.raw), scratch.len())?;
-        self.shared(a, b, c, scratch)
+        self.on_threads(self.product(a.raw, b.rhs(), c.raw), scratch)
     }
 
-    /// A product whose sizes agree, with scratch for one thread at least.
-    fn shared<A: Elem, B: Columns, C: Elem>(
-        self,
-        a: MatRef<'_, A>,
-        b: B,
-        c: MatMut<'_, C>,
-        scratch: &mut [f32],
-    ) -> Result<(), Error> {
-        let needed = matmul_scratch_len(a.rows(), a.cols(), c.cols());
+    fn on_threads(self, mut product: Product, scratch: &mut [f32]) -> Result<(), Error> {
+        let needed = matmul_scratch_len(product.a.rows, product.a.cols, product.c.cols);
+        self.check(&mut product, scratch.len())?;
         let room = scratch.len().checked_div(needed).unwrap_or(1);
-        self.on(room.min(rayon::current_num_threads()), needed, a, b, c, scratch)
+        let tier = self.tier.unwrap_or_else(Tier::detect);
+        Part(product).on(tier, room.min(rayon::current_num_threads()), needed, scratch);
+        Ok(())
     }
+}
 
-    /// On so many threads, each with as much scratch as is `needed`.
-    fn on<A: Elem, B: Columns, C: Elem>(
-        self,
-        threads: usize,
-        needed: usize,
-        a: MatRef<'_, A>,
-        b: B,
-        c: MatMut<'_, C>,
-        scratch: &mut [f32],
-    ) -> Result<(), Error> {
+/// A checked product, or some columns or rows of one.
+struct Part(Product);
+// SAFETY: A and B are only read, and C is an exclusive borrow, of which each part has elements of its own.
+unsafe impl Send for Part {}
+
+impl Part {
+    /// Computes it on so many threads, each with as much scratch as is `needed`.
+    fn on(self, tier: Tier, threads: usize, needed: usize, scratch: &mut [f32]) {
         // Where the threads of the left half end, among units of `each`.
         let cut = |size: usize, each: usize| {
             let units = size.div_ceil(each);
             (threads > 1 && units >= threads).then(|| units * (threads / 2) / threads * each)
         };
-        let (cols, rows) = (cut(c.cols(), COLS), cut(c.rows(), ROWS));
-        let (parts, [left, right]) = match (cols, rows) {
-            (Some(col), _) => {
-                let ((b_left, b_right), (c_left, c_right)) = (b.split(col)?, c.split_at_col(col)?);
-                let [bias_left, bias_right] = match self.bias.and_then(|bias| bias.split_at_checked(col)) {
-                    Some((left, right)) => [Some(left), Some(right)],
-                    None => [None; 2],
-                };
-                let of = |bias| Matmul { bias, ..self };
-                (((a, b_left, c_left), (a, b_right, c_right)), [of(bias_left), of(bias_right)])
-            }
-            (None, Some(row)) => {
-                let ((a_left, a_right), (c_left, c_right)) = (a.split_at_row(row)?, c.split_at_row(row)?);
-                (((a_left, b, c_left), (a_right, b, c_right)), [self; 2])
-            }
-            (None, None) => return b.run(self, a, c, scratch),
+        let Product { a, b, c, bias, .. } = self.0;
+        let (left, right) = if let Some(col) = cut(c.cols, COLS) {
+            let part = |from: usize, n: usize| {
+                let bias = if bias.is_null() { bias } else { bias.wrapping_add(from) };
+                Product { b: b.cols(from, n), c: c.block(0, from, c.rows, n), bias, ..self.0 }
+            };
+            (part(0, col), part(col, c.cols - col))
+        } else if let Some(row) = cut(c.rows, ROWS) {
+            let part = |from: usize, m: usize| Product {
+                a: a.block(from, 0, m, a.cols),
+                c: c.block(from, 0, m, c.cols),
+                ..self.0
+            };
+            (part(0, row), part(row, c.rows - row))
+        } else {
+            return compute(tier, &self.0, scratch);
         };
-        let half = threads / 2;
-        let short = Error::ScratchTooShort { needed: needed.saturating_mul(threads), got: scratch.len() };
-        let (first, second) = scratch.split_at_mut_checked(needed * half).ok_or(short)?;
-        let ((a1, b1, c1), (a2, b2, c2)) = parts;
-        let (one, other) = rayon::join(
-            move || left.on(half, needed, a1, b1, c1, first),
-            move || right.on(threads - half, needed, a2, b2, c2, second),
+        let (left, right, half) = (Part(left), Part(right), threads / 2);
+        let (first, second) = scratch.split_at_mut((needed * half).min(scratch.len()));
+        rayon::join(
+            move || left.on(tier, half, needed, first),
+            move || right.on(tier, threads - half, needed, second),
         );
-        one.and(other)
     }
 }
 
-/// A B that can be cut by columns.
-trait Columns: Copy + Send {
-    fn split(self, col: usize) -> Result<(Self, Self), Error>;
-    fn run<A: Elem, C: Elem>(
-        self,
-        product: Matmul,
-        a: MatRef<'_, A>,
-        c: MatMut<'_, C>,
-        scratch: &mut [f32],
-    ) -> Result<(), Error>;
-}
-
-impl<B: Elem> Columns for MatRef<'_, B> {
-    fn split(self, col: usize) -> Result<(Self, Self), Error> {
-        self.split_at_col(col)
-    }
-    fn run<A: Elem, C: Elem>(
-        self,
-        product: Matmul,
-        a: MatRef<'_, A>,
-        c: MatMut<'_, C>,
-        scratch: &mut [f32],
-    ) -> Result<(), Error> {
-        product.run(a, self, c, scratch)
-    }
-}
-
-impl<B: Elem> Columns for PackedMat<'_, B> {
-    fn split(self, col: usize) -> Result<(Self, Self), Error> {
-        self.split_at_col(col)
-    }
-    fn run<A: Elem, C: Elem>(
-        self,
-        product: Matmul,
-        a: MatRef<'_, A>,
-        c: MatMut<'_, C>,
-        scratch: &mut [f32],
-    ) -> Result<(), Error> {
-        product.run_packed(a, self, c, scratch)
+impl Rhs {
+    /// `n` columns from column `from` on, which begins a panel.
+    fn cols(self, from: usize, n: usize) -> Rhs {
+        match self {
+            Rhs::Strided(b) => Rhs::Strided(b.block(0, from, b.rows, n)),
+            Rhs::Packed { ptr, kind, k, .. } => {
+                Rhs::Packed { ptr: ptr.wrapping_add(from * k * kind.size()), kind, k, n }
+            }
+        }
     }
 }

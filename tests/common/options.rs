@@ -67,7 +67,7 @@ impl Given {
 #[derive(Clone, Debug)]
 pub struct Mask {
     pub bools: Table<Vec<bool>>,
-    pub bits: Vec<u8>,
+    bits: Vec<u8>,
     pub given: Given,
 }
 
@@ -77,6 +77,19 @@ impl Mask {
         let eight = |bools: &[bool]| (0..bools.len()).fold(0, |byte, i| byte | u8::from(bools[i]) << i);
         let bits: Vec<u8> = rows.flat_map(|row| row.chunks(8).map(eight)).collect();
         Mask { bools, bits, given }
+    }
+}
+
+impl Mask {
+    /// Set on `attention`, as a tensor of these sizes: batch, heads, rows and keys.
+    pub fn set<'a>(&'a self, attention: Attention<'a>, sizes: [usize; 4]) -> Attention<'a> {
+        let [batch, heads, rows, keys] = sizes;
+        let bytes = [batch, heads, rows, keys.div_ceil(8)];
+        match self.given {
+            Given::Bools => attention.mask(TensorRef::new(&self.bools.values, sizes).expect("sizes")),
+            Given::Bits => attention.mask_bits(TensorRef::new(&self.bits, bytes).expect("sizes")),
+            Given::Rule => attention.mask_rule(self),
+        }
     }
 }
 
@@ -225,14 +238,7 @@ impl Options {
             attention = attention.kv_lens(core::slice::from_ref(end));
         }
         for mask in &self.masks {
-            let sizes = mask.bools.sizes();
-            let [batch, heads, rows, keys] = sizes;
-            let bytes = [batch, heads, rows, keys.div_ceil(8)];
-            attention = match mask.given {
-                Given::Bools => attention.mask(TensorRef::new(&mask.bools.values, sizes).expect("sizes")),
-                Given::Bits => attention.mask_bits(TensorRef::new(&mask.bits, bytes).expect("sizes")),
-                Given::Rule => attention.mask_rule(mask),
-            };
+            attention = mask.set(attention, mask.bools.sizes());
         }
         if let Some(cap) = self.softcap {
             attention = attention.softcap(cap);

@@ -62,17 +62,26 @@ macro_rules! element {
         concat!("vmov s", $to, ", ", $bits, "\nvcvtb.f32.f16 s", $to, ", s", $to, "\n")
     };
 }
-/// The function of an element's kind, by its macro, if there is one. All floating-point units of a Cortex-M have
+/// The function of an element's kind, whose body is a macro's, if there is one: as that of [`kernel::lone`](crate::kernel::lone). All floating-point units of a Cortex-M have
 /// instructions for `f16`; Arm's other processors have 64-bit atomics.
 macro_rules! of_kind {
     ($name:ident) => {
         pub const fn $name(kind: crate::elem::Kind) -> Option<unsafe extern "C" fn(*mut u32)> {
             use crate::elem::Kind;
-            $name!(of_f32, f32);
+            #[unsafe(naked)]
+            unsafe extern "C" fn of_f32(_: *mut u32) {
+                $name!(f32)
+            }
             #[cfg(feature = "half")]
-            $name!(of_f16, f16);
+            #[unsafe(naked)]
+            unsafe extern "C" fn of_f16(_: *mut u32) {
+                $name!(f16)
+            }
             #[cfg(feature = "half")]
-            $name!(of_bf16, bf16);
+            #[unsafe(naked)]
+            unsafe extern "C" fn of_bf16(_: *mut u32) {
+                $name!(bf16)
+            }
             match kind {
                 Kind::F32 => Some(of_f32),
                 #[cfg(feature = "half")]

@@ -65,8 +65,8 @@ pub unsafe fn alibi(panel: &Panel, x: &Scratch, block: Option<&Block>) {
     for (r, (query, head)) in p.rows(panel.kv_head, panel.first).enumerate().take(panel.rows) {
         // SAFETY: rows of the panel.
         unsafe {
-            *x.slope.add(r) = -slopes.get(head).copied().unwrap_or(0.0);
-            *x.place.add(r) = p.mask.place(query);
+            *x.slope().add(r) = -slopes.get(head).copied().unwrap_or(0.0);
+            *x.place().add(r) = p.mask.place(query);
         }
     }
 }
@@ -127,7 +127,7 @@ unsafe fn linear<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
             for lane in (0..panel.all_lanes::<S>()).step_by(S::LANES) {
                 // SAFETY: as the caller promises. Lanes without a row hold anything.
                 unsafe {
-                    let (slope, place) = (s.load(x.slope.add(lane)), s.load(x.place.add(lane)));
+                    let (slope, place) = (s.load(x.slope().add(lane)), s.load(x.place().add(lane)));
                     for t in block.from..block.to {
                         let at = x.scores.add(t * S::PANEL + lane);
                         let key = s.splat((block.start + t) as f32);

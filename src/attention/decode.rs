@@ -77,8 +77,8 @@ pub unsafe fn load_q<S: Simd>(s: S, panel: &Panel, x: &Scratch) {
                 let row = if p.q.of.kind == Kind::F32 && d == width {
                     q.at::<f32>(query, 0).cast_const()
                 } else {
-                    pack(s, q.block(query, 0, 1, d), Grid { dst: x.keys, stride: width, width });
-                    x.keys.cast_const()
+                    pack(s, q.block(query, 0, 1, d), Grid { dst: x.keys(), stride: width, width });
+                    x.keys().cast_const()
                 };
                 let to = x.q.wrapping_add(r * chains);
                 match chains {
@@ -230,7 +230,7 @@ unsafe fn group<S: Simd, E: Elem, const C: usize, const NQ: usize, const P: usiz
     (ahead, next): (Option<(Ahead, &Block)>, &mut Asked),
 ) {
     let mut group =
-        Group::<E, P> { place, which, shift: 0, d: panel.p.k.dim(), q: x.q, buffer: x.keys, to: x.scores };
+        Group::<E, P> { place, which, shift: 0, d: panel.p.k.dim(), q: x.q, buffer: x.keys(), to: x.scores };
     let k = &panel.p.k;
     for h in 0..panel.heads {
         if let Some((ahead, block)) = ahead {

@@ -255,7 +255,8 @@ unsafe fn columns<S: Simd, E: Elem, const MR: usize, const NV: usize>(
     (from, to): (usize, usize),
     c: usize,
 ) {
-    let (block, &Scratch { values, acc, factor, width, .. }) = (strips.block, strips.x);
+    let (block, x, width) = (strips.block, strips.x, strips.x.width);
+    let (values, acc, factor) = (x.values(), x.acc(), x.factor());
     let (begins, ends) = (head.open(block), head.close(block));
     let left = strips.cols - c;
     // Chains that go on lie in the order in which they are used.

@@ -149,15 +149,15 @@ pub unsafe fn weights(panel: &Panel, x: &Scratch, block: &Block) {
             for t in (from..first).chain(end..to) {
                 *at(t) = f32::NEG_INFINITY;
             }
-            let m = *x.m.add(r);
+            let m = *x.m().add(r);
             let mut top = m;
             for t in from..to {
                 let score = *at(t);
                 top = if score > top { score } else { top };
             }
             let sum = weigh(at(from), to - from, top);
-            *x.l.add(r) = Scalar.fma(*x.l.add(r), exp(x, r, m, top), sum);
-            *x.m.add(r) = top;
+            *x.l().add(r) = Scalar.fma(*x.l().add(r), exp(x, r, m, top), sum);
+            *x.m().add(r) = top;
         }
     }
 }
@@ -166,7 +166,7 @@ pub unsafe fn weights(panel: &Panel, x: &Scratch, block: &Block) {
 unsafe fn exp(x: &Scratch, r: usize, m: f32, top: f32) -> f32 {
     // SAFETY: as the caller promises.
     unsafe {
-        let factor = x.factor.add(r);
+        let factor = x.factor().add(r);
         *factor = m;
         weigh(factor, 1, top);
         *factor
@@ -182,14 +182,14 @@ pub unsafe fn merge(x: &Scratch, rows: usize) {
     for r in 0..rows {
         // SAFETY: as the caller promises.
         unsafe {
-            let (m1, m2) = (*x.total_m.add(r), *x.m.add(r));
+            let (m1, m2) = (*x.total_m().add(r), *x.m().add(r));
             let m = if m1 > m2 { m1 } else { m2 };
             let (f1, f2) = (exp(x, r, m1, m), exp(x, r, m2, m));
             let merged = |total: *mut f32, chunk: *mut f32| *total = Scalar.fma(*total, f1, *chunk * f2);
-            *x.total_m.add(r) = m;
-            merged(x.total_l.add(r), x.l.add(r));
+            *x.total_m().add(r) = m;
+            merged(x.total_l().add(r), x.l().add(r));
             for c in r * x.width..(r + 1) * x.width {
-                merged(x.total_acc.add(c), x.acc.add(c));
+                merged(x.total_acc().add(c), x.acc().add(c));
             }
         }
     }
@@ -251,8 +251,8 @@ impl<'a> Part<'a> {
     /// Sums of the columns `c..end`, 1 or 8 at a time, or 4 of four rows.
     unsafe fn sums<E: Elem>(&self, (c, end): (usize, usize), at_a_time: usize) {
         let &Part { panel, x, block, r, more, .. } = self;
-        let factor = if block.first { core::ptr::null() } else { x.factor.wrapping_add(r).cast_const() };
-        let to = (x.acc.wrapping_add(r * x.width + c), x.width * FLOAT, factor);
+        let factor = if block.first { core::ptr::null() } else { x.factor().wrapping_add(r).cast_const() };
+        let to = (x.acc().wrapping_add(r * x.width + c), x.width * FLOAT, factor);
         // SAFETY: as the caller promises.
         unsafe {
             let apart = panel.p.call.v.in_runs.filter(|_| more.0 < more.1);
@@ -414,7 +414,7 @@ pub unsafe fn finish(panel: &Panel, x: &Scratch) {
             if !partial::close_row(p, x, r, (query, head)) {
                 continue;
             }
-            let (acc, inverse) = (x.total_acc.add(r * x.width), *x.factor.add(r));
+            let (acc, inverse) = (x.total_acc().add(r * x.width), *x.factor().add(r));
             by_kind!(p.out.of.kind, E => {
                 let to = p.out.head(head).at::<E>(query, 0);
                 for c in 0..p.out.of.head_dim {

@@ -104,7 +104,7 @@ impl Walk<'_> {
     /// Goes on from where an earlier run of the same panel, with the same scratch, was.
     pub fn resume(&mut self, so_far: SoFar) {
         if so_far.merged {
-            partial::begin_total(&mut self.x);
+            self.x.begin_total();
         }
         self.so_far = so_far;
     }
@@ -220,7 +220,7 @@ impl Walk<'_> {
                 }
             }
         } else {
-            partial::begin_total(&mut self.x);
+            self.x.begin_total();
             self.so_far.merged = true;
         }
     }
@@ -254,7 +254,7 @@ impl Walk<'_> {
             let (mut query, mut left) = (0.0, group.get() - first % group);
             for r in 0..lanes {
                 // SAFETY: the arrays have room for the panel's lanes.
-                unsafe { (*self.x.from.add(r), *self.x.to.add(r)) = seen(query) };
+                unsafe { (*self.x.from().add(r), *self.x.to().add(r)) = seen(query) };
                 if r + 1 < panel.rows {
                     left -= 1;
                     if left == 0 {
@@ -262,7 +262,7 @@ impl Walk<'_> {
                     }
                 }
             }
-            for array in [self.x.from, self.x.to] {
+            for array in [self.x.from(), self.x.to()] {
                 for h in 1..panel.heads {
                     // SAFETY: as above.
                     unsafe { core::ptr::copy_nonoverlapping(array, array.add(h * panel.lanes), lanes) };

@@ -33,8 +33,8 @@ pub const STATE: usize = 2;
 pub unsafe fn start(x: &Scratch, rows: usize) {
     // SAFETY: as the caller promises.
     unsafe {
-        core::slice::from_raw_parts_mut(x.m, rows).fill(NO_MAX);
-        core::slice::from_raw_parts_mut(x.l, rows).fill(0.0);
+        core::slice::from_raw_parts_mut(x.m(), rows).fill(NO_MAX);
+        core::slice::from_raw_parts_mut(x.l(), rows).fill(0.0);
     }
 }
 
@@ -68,11 +68,11 @@ unsafe fn lane_weights<S: Simd>(s: S, x: &Scratch, block: &Block, lane: usize) {
             all = some;
             (first, end) = (s.splat(some.0 as f32), s.splat(some.1 as f32));
         } else if block.partial {
-            (first, end) = (s.load(x.from.add(lane)), s.load(x.to.add(lane)));
+            (first, end) = (s.load(x.from().add(lane)), s.load(x.to().add(lane)));
             let (mut latest, mut earliest) = (0.0, BLOCK as f32);
             let (mut least, mut most) = (BLOCK as f32, 0.0);
             for row in lane..lane + S::LANES {
-                let (first, end) = (*x.from.add(row), *x.to.add(row));
+                let (first, end) = (*x.from().add(row), *x.to().add(row));
                 latest = if first > latest { first } else { latest };
                 earliest = if end < earliest { end } else { earliest };
                 least = if first < least { first } else { least };
@@ -92,7 +92,7 @@ unsafe fn lane_weights<S: Simd>(s: S, x: &Scratch, block: &Block, lane: usize) {
         for t in (block.from..from).chain(to..block.to) {
             s.store(at(t), s.splat(0.0));
         }
-        let m = s.load(x.m.add(lane));
+        let m = s.load(x.m().add(lane));
         let mut top = m;
         let unseen = s.splat(f32::NEG_INFINITY);
         if block.holes {
@@ -122,17 +122,10 @@ unsafe fn lane_weights<S: Simd>(s: S, x: &Scratch, block: &Block, lane: usize) {
         }
         let sum = columns(s, at(from), S::PANEL, to - from, top);
         let factor = exp_weight(s, s.sub(m, top));
-        s.store(x.l.add(lane), s.fma(s.load(x.l.add(lane)), factor, sum));
-        s.store(x.m.add(lane), top);
-        s.store(x.factor.add(lane), factor);
+        s.store(x.l().add(lane), s.fma(s.load(x.l().add(lane)), factor, sum));
+        s.store(x.m().add(lane), top);
+        s.store(x.factor().add(lane), factor);
     }
-}
-
-/// Moves the chunk's state into the total, which held nothing.
-pub fn begin_total(x: &mut Scratch) {
-    core::mem::swap(&mut x.m, &mut x.total_m);
-    core::mem::swap(&mut x.l, &mut x.total_l);
-    core::mem::swap(&mut x.acc, &mut x.total_acc);
 }
 
 /// Merges the chunk's state into the total, on its right.
@@ -147,15 +140,15 @@ pub unsafe fn merge<S: Simd>(s: S, x: &Scratch, rows: usize) {
             for r in 0..rows {
                 // SAFETY: as the caller promises. One row at a time: a chunk is merged once in 1,024 keys.
                 unsafe {
-                    let (m1, m2) = (*x.total_m.add(r), *x.m.add(r));
+                    let (m1, m2) = (*x.total_m().add(r), *x.m().add(r));
                     let m = if m1 > m2 { m1 } else { m2 };
                     let f1 = exp_weight(s, s.splat(m1 - m));
                     let f2 = exp_weight(s, s.splat(m2 - m));
                     let merged = |a, b| s.fma(a, f1, s.mul(b, f2));
-                    let l = merged(s.splat(*x.total_l.add(r)), s.splat(*x.l.add(r)));
-                    *x.total_m.add(r) = m;
-                    s.store_partial(x.total_l.add(r), 1, l);
-                    let (to, from) = (x.total_acc.add(r * x.width), x.acc.add(r * x.width));
+                    let l = merged(s.splat(*x.total_l().add(r)), s.splat(*x.l().add(r)));
+                    *x.total_m().add(r) = m;
+                    s.store_partial(x.total_l().add(r), 1, l);
+                    let (to, from) = (x.total_acc().add(r * x.width), x.acc().add(r * x.width));
                     let mut c = 0;
                     while c < x.width {
                         s.store(to.add(c), merged(s.load(to.add(c)), s.load(from.add(c))));
@@ -228,9 +221,9 @@ pub unsafe fn keep_state(states: *mut f32, x: &Scratch, r: usize, row: usize, di
     // SAFETY: as the caller promises.
     unsafe {
         let state = states.add(row * (STATE + x.width));
-        state.write(*x.total_m.add(r));
-        state.add(1).write(*x.total_l.add(r));
-        core::ptr::copy_nonoverlapping(x.total_acc.add(r * x.width), state.add(STATE), dim);
+        state.write(*x.total_m().add(r));
+        state.add(1).write(*x.total_l().add(r));
+        core::ptr::copy_nonoverlapping(x.total_acc().add(r * x.width), state.add(STATE), dim);
         state.add(STATE + dim).write_bytes(0, x.width.saturating_sub(dim));
     }
 }
@@ -242,8 +235,8 @@ pub unsafe fn keep_state(states: *mut f32, x: &Scratch, r: usize, row: usize, di
 pub unsafe fn divide(x: &Scratch, r: usize, shrunk: f32) {
     // SAFETY: as the caller promises.
     unsafe {
-        let l = *x.total_l.add(r);
-        *x.factor.add(r) = if l == 0.0 { 0.0 } else { shrunk / l };
+        let l = *x.total_l().add(r);
+        *x.factor().add(r) = if l == 0.0 { 0.0 } else { shrunk / l };
     }
 }
 
@@ -256,7 +249,7 @@ pub type LogSum = unsafe fn(&Scratch, usize) -> f32;
 /// - The total holds row `r`.
 pub unsafe fn log_sum(x: &Scratch, r: usize) -> f32 {
     // SAFETY: as the caller promises.
-    let (m, l) = unsafe { (*x.total_m.add(r), *x.total_l.add(r)) };
+    let (m, l) = unsafe { (*x.total_m().add(r), *x.total_l().add(r)) };
     if l == 0.0 { f32::NEG_INFINITY } else { m + libm::logf(l) }
 }
 
@@ -279,14 +272,14 @@ unsafe fn one_more<S: Simd>(s: S, x: &Scratch, r: usize, score: f32) -> f32 {
         || {
             // SAFETY: as the caller promises.
             unsafe {
-                let m = *x.total_m.add(r);
+                let m = *x.total_m().add(r);
                 let top = if score > m { score } else { m };
                 let old = exp_weight(s, s.splat(m - top));
                 let new = exp_weight(s, s.splat(score - top));
-                *x.total_m.add(r) = top;
-                s.store_partial(x.factor.add(r), 1, old);
-                s.store_partial(x.total_l.add(r), 1, s.fma(s.splat(*x.total_l.add(r)), old, new));
-                *x.factor.add(r)
+                *x.total_m().add(r) = top;
+                s.store_partial(x.factor().add(r), 1, old);
+                s.store_partial(x.total_l().add(r), 1, s.fma(s.splat(*x.total_l().add(r)), old, new));
+                *x.factor().add(r)
             }
         },
     )
@@ -300,7 +293,7 @@ unsafe fn one_more<S: Simd>(s: S, x: &Scratch, r: usize, score: f32) -> f32 {
 pub unsafe fn scaled_row<S: Simd, E: Elem>(s: S, x: &Scratch, r: usize, out: *mut E, cols: usize) {
     // SAFETY: as the caller promises; `width` is at least `cols`, in whole vectors.
     unsafe {
-        let (acc, inverse) = (x.total_acc.add(r * x.width), s.splat(*x.factor.add(r)));
+        let (acc, inverse) = (x.total_acc().add(r * x.width), s.splat(*x.factor().add(r)));
         // Adding 0 turns -0 into 0: whether a masked key's 0 x v was added shows in nothing else.
         let value = |c: usize| s.fma(s.load(acc.add(c)), inverse, s.splat(0.0));
         let mut c = 0;

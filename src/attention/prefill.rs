@@ -165,7 +165,7 @@ impl Strip<'_> {
             let n = if left == most + 1 && most > 2 { most - 1 } else { left.min(most) };
             let keys = match self.copied {
                 false => self.keys_in_place(t),
-                true => Rows { ptr: self.x.keys.wrapping_add(t * d), row_stride: d, col_stride: 1 },
+                true => Rows { ptr: self.x.keys().wrapping_add(t * d), row_stride: d, col_stride: 1 },
             };
             // SAFETY: keys `t..t + n` of the block, lanes of the panel.
             with_score_rows!(S, n, MR => unsafe { self.tile::<S, MR, NV>(s, lane, t, keys) });
@@ -209,6 +209,6 @@ unsafe fn bring<S: Simd>(s: S, panel: &Panel, x: &Scratch, start: usize, keys: u
     let d = panel.p.k.dim();
     for (t, rows) in panel.p.k.runs(panel.kv_head, start, keys) {
         // SAFETY: as the caller promises.
-        unsafe { pack(s, rows, Grid { dst: x.keys.wrapping_add(t * d), stride: d, width: d }) };
+        unsafe { pack(s, rows, Grid { dst: x.keys().wrapping_add(t * d), stride: d, width: d }) };
     }
 }

@@ -16,6 +16,11 @@ pub const MAX_PANELS: usize = if VECTORS { 4 } else { 1 };
 const WIDTH: usize = if VECTORS { MAX_LANES } else { 4 };
 /// Keys and values that are copied: scalar lanes read them all in place.
 const COPIED: usize = if VECTORS { BLOCK } else { 0 };
+/// What is copied: biases, keys and values. Scalar lanes read them all in place.
+const COPIES: usize = if VECTORS { 3 } else { 0 };
+const COPY_OF_BIASES: usize = 0;
+const COPY_OF_KEYS: usize = 1;
+const COPY_OF_VALUES: usize = 2;
 /// Arrays of one float a row: `m`, `l`, their totals, the factors, each row's keys, its slope and place.
 const ROW_ARRAYS: usize = 9;
 /// Floats of a row that say which keys of the block it sees.
@@ -27,42 +32,41 @@ const BIASES: usize = if VECTORS { MAX_PANEL * BIAS_STRIDE } else { 0 };
 /// Floats to move the scratch to a cache line.
 const ALIGN: usize = 16;
 
+/// The running softmax of each row: over a chunk of keys, or over all chunks before it.
+#[derive(Clone, Copy)]
+struct State {
+    /// Maxima, and `apart` floats behind them the sums.
+    m: *mut f32,
+    /// Weighted values: `[rows][width]`.
+    acc: *mut f32,
+}
+
+impl State {
+    /// The same from row `r` on, of `width` values.
+    #[inline(always)]
+    fn at_row(&self, r: usize, width: usize) -> State {
+        State { m: self.m.wrapping_add(r), acc: self.acc.wrapping_add(r * width) }
+    }
+}
+
 /// The parts of the scratch. Rows' arrays have room for a whole panel, one panel's behind the other's;
 /// all panels share the scores.
 #[derive(Clone, Copy)]
 pub struct Scratch {
+    chunk: State,
+    total: State,
+    /// The other arrays of a float a row, from one to the next so many floats.
+    rows: *mut f32,
+    apart: usize,
     /// Scaled queries: `[head_dim][lanes]` with rows in the lanes, else as `decode::load_q` has them; in
     /// both cases `q_stride` floats a row.
     pub q: *mut f32,
     pub q_stride: usize,
     /// Scores, then weights: `[BLOCK][PANEL]`.
     pub scores: *mut f32,
-    /// A block's biases: `[rows][BIAS_STRIDE]`.
-    pub biases: *mut f32,
-    /// A block's keys where they are not read in place: `[BLOCK][head_dim]`. Scalar lanes always read them in place.
-    pub keys: *mut f32,
-    /// A block's values where they are not read in place: `[BLOCK][width]`. Scalar lanes always read them in place. With
-    /// several heads, the chains of values that are not complete: `[rows][width]`.
-    pub values: *mut f32,
-    /// Weighted values of the chunk and of the chunks before: `[rows][width]`.
-    pub acc: *mut f32,
-    pub total_acc: *mut f32,
     pub width: usize,
-    /// Maximum and sum of the chunk and of the chunks before, a float a row.
-    pub m: *mut f32,
-    pub l: *mut f32,
-    pub total_m: *mut f32,
-    pub total_l: *mut f32,
-    /// What the state shrinks by: `e^(m - m')`.
-    pub factor: *mut f32,
-    /// First key and end of the keys that each row sees, within the block; only where they differ.
-    pub from: *mut f32,
-    pub to: *mut f32,
-    /// Each row's slope of linear biases, negated, and its own key, if there are such biases.
-    pub slope: *mut f32,
-    pub place: *mut f32,
-    /// The keys of the block that each row sees, as `seen` has them; only where that is not an interval.
-    pub holes: [*mut f32; HOLES],
+    /// What is copied.
+    copies: [*mut f32; COPIES],
 }
 
 /// Floats that a row of `v_head_dim` weighted values takes.
@@ -114,37 +118,28 @@ impl Scratch {
             at = at.wrapping_add(len);
             part
         };
-        // One by one: a loop over an array of them would be one at opt-level "s".
-        let (m, l, total_m, total_l) = (take(rows), take(rows), take(rows), take(rows));
-        let (factor, from, to, slope, place) = (take(rows), take(rows), take(rows), take(rows), take(rows));
-        let holes = [take(rows), take(rows)];
+        let (m, total_m) = (take(2 * rows), take(2 * rows));
+        let arrays = take((ROW_ARRAYS - 4 + HOLES) * rows);
         let scores = take(BLOCK * S::PANEL);
-        let biases = take(BIASES);
-        let values = take(COPIED * width);
+        let (biases, values) = (take(BIASES), take(COPIED * width));
         let q = take(q_stride * rows);
         let keys = take(q_stride * COPIED);
         let acc = take(width * rows);
         let total_acc = if p.k.len > CHUNK { take(width * rows) } else { acc };
+        let mut copies = [biases; COPIES];
+        for (to, copy) in copies.iter_mut().zip([biases, keys, values]) {
+            *to = copy;
+        }
         Scratch {
+            chunk: State { m, acc },
+            total: State { m: total_m, acc: total_acc },
+            rows: arrays,
+            apart: rows,
             q,
             q_stride,
             scores,
-            biases,
-            keys,
-            values,
-            acc,
-            total_acc,
             width,
-            m,
-            l,
-            total_m,
-            total_l,
-            factor,
-            from,
-            to,
-            slope,
-            place,
-            holes,
+            copies,
         }
     }
 
@@ -152,56 +147,144 @@ impl Scratch {
     /// weighted values each; `factor` is a float.
     pub fn of_states(total: *mut f32, chunk: *mut f32, width: usize, factor: *mut f32) -> Scratch {
         let none = core::ptr::null_mut();
+        let of = |m: *mut f32| State { m, acc: m.wrapping_add(STATE) };
         Scratch {
+            chunk: of(chunk),
+            total: of(total),
+            rows: factor,
+            apart: 1,
             q: none,
             q_stride: 0,
             scores: none,
-            biases: none,
-            keys: none,
-            values: none,
-            acc: chunk.wrapping_add(STATE),
-            total_acc: total.wrapping_add(STATE),
             width,
-            m: chunk,
-            l: chunk.wrapping_add(1),
-            total_m: total,
-            total_l: total.wrapping_add(1),
-            factor,
-            from: none,
-            to: none,
-            slope: none,
-            place: none,
-            holes: [none; HOLES],
+            copies: [none; COPIES],
         }
     }
 
     /// The same for a panel whose rows have room from row `r` on.
     pub fn panel(&self, r: usize) -> Scratch {
-        Scratch { scores: self.scores, values: self.values, ..self.at_row(r) }
+        Scratch { scores: self.scores, copies: self.copies, ..self.at_row(r) }
     }
 
     /// The same from row `r` on.
     #[inline(always)]
     pub fn at_row(&self, r: usize) -> Scratch {
-        let row = |array: *mut f32| array.wrapping_add(r);
-        let wide = |array: *mut f32| array.wrapping_add(r * self.width);
+        let mut copies = self.copies;
+        if let Some(values) = copies.get_mut(COPY_OF_VALUES) {
+            *values = values.wrapping_add(r * self.width);
+        }
         Scratch {
+            chunk: self.chunk.at_row(r, self.width),
+            total: self.total.at_row(r, self.width),
+            rows: self.rows.wrapping_add(r),
             q: self.q.wrapping_add(r * self.q_stride),
-            scores: row(self.scores),
-            values: wide(self.values),
-            acc: wide(self.acc),
-            total_acc: wide(self.total_acc),
-            m: row(self.m),
-            l: row(self.l),
-            total_m: row(self.total_m),
-            total_l: row(self.total_l),
-            factor: row(self.factor),
-            from: row(self.from),
-            to: row(self.to),
-            slope: row(self.slope),
-            place: row(self.place),
-            holes: self.holes.map(row),
+            scores: self.scores.wrapping_add(r),
+            copies,
             ..*self
         }
+    }
+
+    /// Moves the chunk's state into the total, which held nothing.
+    pub fn begin_total(&mut self) {
+        core::mem::swap(&mut self.chunk, &mut self.total);
+    }
+
+    /// Maxima of the chunk.
+    #[inline(always)]
+    pub fn m(&self) -> *mut f32 {
+        self.chunk.m
+    }
+
+    /// Sums of the chunk.
+    #[inline(always)]
+    pub fn l(&self) -> *mut f32 {
+        self.chunk.m.wrapping_add(self.apart)
+    }
+
+    /// Weighted values of the chunk: `[rows][width]`.
+    #[inline(always)]
+    pub fn acc(&self) -> *mut f32 {
+        self.chunk.acc
+    }
+
+    /// Maxima of the chunks before.
+    #[inline(always)]
+    pub fn total_m(&self) -> *mut f32 {
+        self.total.m
+    }
+
+    /// Sums of the chunks before.
+    #[inline(always)]
+    pub fn total_l(&self) -> *mut f32 {
+        self.total.m.wrapping_add(self.apart)
+    }
+
+    /// Weighted values of the chunks before.
+    #[inline(always)]
+    pub fn total_acc(&self) -> *mut f32 {
+        self.total.acc
+    }
+
+    /// What the state shrinks by: `e^(m - m')`.
+    #[inline(always)]
+    pub fn factor(&self) -> *mut f32 {
+        self.rows
+    }
+
+    /// The first key that each row sees, within the block; only where they differ.
+    #[inline(always)]
+    pub fn from(&self) -> *mut f32 {
+        self.array(1)
+    }
+
+    /// The end of the keys that each row sees.
+    #[inline(always)]
+    pub fn to(&self) -> *mut f32 {
+        self.array(2)
+    }
+
+    /// Each row's slope of linear biases, negated, if there are such biases.
+    pub fn slope(&self) -> *mut f32 {
+        self.array(3)
+    }
+
+    /// Each row's own key, if there are linear biases.
+    pub fn place(&self) -> *mut f32 {
+        self.array(4)
+    }
+
+    /// The keys of the block that each row sees, as `seen` has them; only where that is not an interval.
+    #[inline(always)]
+    pub fn holes(&self) -> [*mut f32; HOLES] {
+        [self.array(5), self.array(6)]
+    }
+
+    #[inline(always)]
+    fn array(&self, i: usize) -> *mut f32 {
+        self.rows.wrapping_add(i * self.apart)
+    }
+
+    /// A block's biases: `[rows][BIAS_STRIDE]`.
+    #[inline(always)]
+    pub fn biases(&self) -> *mut f32 {
+        self.copy(COPY_OF_BIASES)
+    }
+
+    /// A block's keys where they are not read in place: `[BLOCK][head_dim]`.
+    #[inline(always)]
+    pub fn keys(&self) -> *mut f32 {
+        self.copy(COPY_OF_KEYS)
+    }
+
+    /// A block's values where they are not read in place: `[BLOCK][width]`. With several heads, the chains of values that
+    /// are not complete: `[rows][width]`.
+    #[inline(always)]
+    pub fn values(&self) -> *mut f32 {
+        self.copy(COPY_OF_VALUES)
+    }
+
+    #[inline(always)]
+    fn copy(&self, i: usize) -> *mut f32 {
+        self.copies.get(i).copied().unwrap_or(self.scores)
     }
 }

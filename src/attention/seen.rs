@@ -193,7 +193,7 @@ pub fn same_for_all(bias: &RawTensor) -> bool {
 
 /// Where the block's biases of the row in lane `lane` are copied to.
 pub fn bias_row(x: &Scratch, lane: usize) -> *mut f32 {
-    x.biases.wrapping_add(lane * BIAS_STRIDE)
+    x.biases().wrapping_add(lane * BIAS_STRIDE)
 }
 
 /// Takes from each row's word what `seen` does not give for it. What rows share is looked at once.
@@ -213,8 +213,8 @@ fn each<T>(words: &mut [u64], rows: impl Iterator<Item = *const T>, seen: impl F
 unsafe fn put(x: &Scratch, lane: usize, word: u64) {
     // SAFETY: as the caller promises.
     unsafe {
-        x.holes[0].add(lane).write(f32::from_bits(word as u32));
-        x.holes[1].add(lane).write(f32::from_bits((word >> 32) as u32));
+        x.holes()[0].add(lane).write(f32::from_bits(word as u32));
+        x.holes()[1].add(lane).write(f32::from_bits((word >> 32) as u32));
     }
 }
 
@@ -224,7 +224,7 @@ unsafe fn put(x: &Scratch, lane: usize, word: u64) {
 /// - `x` has it for row `r`.
 pub unsafe fn of_row(x: &Scratch, r: usize) -> u64 {
     // SAFETY: as the caller promises.
-    let [low, high] = x.holes.map(|half| u64::from(unsafe { half.add(r).read() }.to_bits()));
+    let [low, high] = x.holes().map(|half| u64::from(unsafe { half.add(r).read() }.to_bits()));
     high << 32 | low
 }
 
@@ -241,7 +241,7 @@ pub unsafe fn keys_of(x: &Scratch, block: Block, r: usize, n: usize) -> (usize, 
             if some == 0 { (block.to, block.to) } else { hull(some) }
         } else if block.partial {
             // Both ends grow with the row.
-            (*x.from.add(r) as usize, *x.to.add(r + n - 1) as usize)
+            (*x.from().add(r) as usize, *x.to().add(r + n - 1) as usize)
         } else {
             (block.from, block.to)
         }
@@ -256,7 +256,7 @@ pub unsafe fn keys_of(x: &Scratch, block: Block, r: usize, n: usize) -> (usize, 
 #[inline(always)]
 pub unsafe fn hide<S: Simd>(s: S, x: &Scratch, lane: usize, keys: (usize, usize), mut top: S::V) -> S::V {
     let none = s.splat(f32::NEG_INFINITY);
-    for (half, &word) in x.holes.iter().enumerate() {
+    for (half, &word) in x.holes().iter().enumerate() {
         // SAFETY: as the caller promises.
         let mut word = unsafe { s.load(word.add(lane)) };
         // The last key's bit is the sign.

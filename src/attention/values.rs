@@ -25,7 +25,7 @@ use crate::simd::Simd;
 /// - `x` has room for `rows` rows.
 pub unsafe fn clear(x: &Scratch, rows: usize) {
     // SAFETY: as the caller promises.
-    unsafe { core::slice::from_raw_parts_mut(x.acc, rows * x.width) }.fill(0.0);
+    unsafe { core::slice::from_raw_parts_mut(x.acc(), rows * x.width) }.fill(0.0);
 }
 
 /// Adds the block's values, weighted.
@@ -45,15 +45,15 @@ pub unsafe fn apply<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: &mut Block
             while unseen != 0 {
                 // What no row sees is not read: its weights of 0 need finite values.
                 let (t, n) = first_ones(unseen);
-                core::slice::from_raw_parts_mut(x.values.add(t * x.width), n * x.width).fill(0.0);
+                core::slice::from_raw_parts_mut(x.values().add(t * x.width), n * x.width).fill(0.0);
                 unseen &= !bits(t, t + n);
             }
             for (t, rows) in v.runs(panel.kv_head, block.start, block.keys & !block.values_there) {
-                let to = Grid { dst: x.values.add(t * x.width), stride: x.width, width: x.width };
+                let to = Grid { dst: x.values().add(t * x.width), stride: x.width, width: x.width };
                 pack(s, rows, to);
             }
             block.values_there |= block.keys;
-            let first = Run { t: 0, end: BLOCK, first: x.values.cast_const() };
+            let first = Run { t: 0, end: BLOCK, first: x.values().cast_const() };
             return many(s, panel, x, *block, (first, x.width), dim.next_multiple_of(S::LANES));
         }
         if panel.in_lanes {
@@ -114,7 +114,8 @@ unsafe fn whole<S: Simd, const MR: usize, const NV: usize>(
     c: usize,
     mut later: Lines,
 ) {
-    let (block, &Scratch { acc, factor, width, .. }, first) = (strips.block, strips.x, &strips.first);
+    let (block, x, first) = (strips.block, strips.x, &strips.first);
+    let (acc, factor, width) = (x.acc(), x.factor(), x.width);
     let ptr = first.first.wrapping_add(from.wrapping_sub(first.t).wrapping_mul(strips.row_stride) + c);
     let v = Panels { ptr, row_stride: strips.row_stride, panel_stride: PANEL_COLS, col_stride: 1 };
     let acc = acc.wrapping_add(r * width + c);

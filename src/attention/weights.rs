@@ -263,7 +263,7 @@ impl Wanted {
                                 }
                                 if weights {
                                     let (m, inverse) =
-                                        (s.splat(*x.total_m.add(lane)), s.splat(inverse(x, lane)));
+                                        (s.splat(*x.total_m().add(lane)), s.splat(inverse(x, lane)));
                                     number = s.mul(exp_weight(s, s.sub(number, m)), inverse);
                                 }
                                 let at = row.cast::<E>().wrapping_add(block.start + t);
@@ -296,7 +296,7 @@ impl Wanted {
                     let (from, to) = lone::keys_of(&walk.panel, &walk.x, &block, lane);
                     (from as f32, to as f32)
                 } else {
-                    (*walk.x.from.add(lane), *walk.x.to.add(lane))
+                    (*walk.x.from().add(lane), *walk.x.to().add(lane))
                 };
             }
             let (keys, none) = (s.add(s.load(INDICES.as_ptr()), s.splat(t as f32)), s.splat(self.none()));
@@ -322,7 +322,7 @@ impl Wanted {
                         let unseen = unseen_weight(x, lane);
                         core::slice::from_raw_parts_mut(row, start).fill(unseen);
                         core::slice::from_raw_parts_mut(row.add(end), self.keys - end).fill(unseen);
-                        let (m, inverse) = (s.splat(*x.total_m.add(lane)), s.splat(inverse(x, lane)));
+                        let (m, inverse) = (s.splat(*x.total_m().add(lane)), s.splat(inverse(x, lane)));
                         let scores = core::slice::from_raw_parts_mut(row.add(start), end - start);
                         weights_of(s, scores, m, inverse);
                     }
@@ -343,7 +343,7 @@ unsafe fn unseen_weight(x: &Scratch, lane: usize) -> f32 {
 #[inline(always)]
 unsafe fn inverse(x: &Scratch, lane: usize) -> f32 {
     // SAFETY: as the caller promises.
-    let l = unsafe { *x.total_l.add(lane) };
+    let l = unsafe { *x.total_l().add(lane) };
     if l == 0.0 { 0.0 } else { 1.0 / l }
 }
 

@@ -13,8 +13,7 @@ use crate::arch::scalar::Scalar;
 use crate::elem::sealed::Lanes;
 use crate::elem::{Elem, by_kind};
 use crate::kernel::lone::{
-    FLOAT, LANES, Row, Scores, Tile, Together, ZEROS, chain, few_scores, row, scores as four_scores, tile,
-    weigh,
+    FLOAT, LANES, Scores, Tile, Together, ZEROS, chain, few_scores, row, scores as four_scores, tile, weigh,
 };
 use crate::kernel::score::{chains, steps};
 use crate::kernel::softmax::CHAINS;
@@ -285,22 +284,36 @@ impl<'a> Part<'a> {
             // SAFETY: as the caller promises.
             unsafe {
                 while more.0 < more.1 {
-                    self.of_run::<E>(&run, columns, at_a_time, start, into);
+                    self.of_each_run::<E>(&run, columns, at_a_time, start, into);
                     run = next(panel, &panel.p.v, block, &mut more);
                     start = at.cast_const();
                 }
                 if let Some(masks) = masks(panel, block) {
-                    self.of_run::<E>(&run, columns, at_a_time, start, into);
+                    self.of_each_run::<E>(&run, columns, at_a_time, start, into);
                     (masks.add)(self, (to, factor), first, core::slice::from_raw_parts_mut(at, at_a_time));
                 } else {
-                    self.of_run::<E>(&run, columns, at_a_time, start, (to, to_row, factor));
+                    self.of_each_run::<E>(&run, columns, at_a_time, start, (to, to_row, factor));
                 }
             }
         }
     }
 
-    /// Sums of some keys, which begin with what is at `start`.
+    /// [`of_run`](Self::of_run), not inlined.
     #[inline(never)]
+    unsafe fn of_each_run<E: Elem>(
+        &self,
+        run: &(usize, RawMat),
+        columns: (usize, usize),
+        at_a_time: usize,
+        start: *const f32,
+        to: (*mut f32, usize, *const f32),
+    ) {
+        // SAFETY: as the caller promises.
+        unsafe { self.of_run::<E>(run, columns, at_a_time, start, to) }
+    }
+
+    /// Sums of some keys, which begin with what is at `start`.
+    #[inline(always)]
     unsafe fn of_run<E: Elem>(
         &self,
         &(t, run): &(usize, RawMat),
@@ -314,30 +327,30 @@ impl<'a> Part<'a> {
         let (k, left, a_step, b_step) = (run.rows, end - c, LANES, run.row_stride * size_of::<E>());
         // SAFETY: as the caller promises.
         unsafe {
-            if at_a_time == 4 {
-                let (together, a_row, b_column) = (Together::Both, FLOAT, size_of::<E>());
-                let (a_next, b_next, to_next) = (0, 4 * b_column, 4 * FLOAT);
-                tile(&mut Tile {
-                    a,
-                    a_row,
-                    b,
-                    b_column,
-                    a_step,
-                    b_step,
-                    together,
-                    k,
-                    start,
-                    to,
-                    to_row,
-                    factor,
-                    left,
-                    a_next,
-                    b_next,
-                    to_next,
-                });
-            } else {
-                let x = &mut Row { k, a, a_step, b, b_step, start, to, factor, left };
-                if at_a_time == 8 { row(x) } else { chain(x) }
+            let (together, a_row, b_column) = (Together::Both, FLOAT, size_of::<E>());
+            let (a_next, b_next, to_next) = (0, 4 * b_column, 4 * FLOAT);
+            let x = &mut Tile {
+                a_row,
+                b_column,
+                together,
+                a,
+                b,
+                a_step,
+                b_step,
+                k,
+                start,
+                to,
+                factor,
+                left,
+                to_row,
+                a_next,
+                b_next,
+                to_next,
+            };
+            match at_a_time {
+                4 => tile(x),
+                8 => row(x),
+                _ => chain(x),
             }
         }
     }

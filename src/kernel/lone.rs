@@ -62,28 +62,29 @@ pub fn sqrt(x: f32) -> f32 {
     crate::arch::scalar::sqrt(x)
 }
 
-/// Tiles of 4 x 4 sums.
+/// Tiles of 4 x 4 sums, or a row of them.
 #[repr(C)]
 pub struct Tile<E> {
-    /// The first row of `a` and from one row to the next, and the same of the columns of `b`.
-    pub a: *const f32,
+    /// From one row of `a` to the next, and the same of the columns of `b`, which are neighbours for a row of sums.
     pub a_row: usize,
-    pub b: *const E,
     pub b_column: usize,
+    /// How a tile's places lie together.
+    pub together: Together,
+    pub a: *const f32,
+    pub b: *const E,
     pub a_step: usize,
     pub b_step: usize,
-    /// How places lie together.
-    pub together: Together,
     pub k: usize,
     /// 16 floats.
     pub start: *const f32,
-    /// Rows of four floats, and from one to the next.
+    /// Rows of four floats, or one row.
     pub to: *mut f32,
-    pub to_row: usize,
-    /// A float for each row; null: nothing is added to; or [`PLUS_ZERO`].
+    /// A float for each row, of tiles that have four; null: nothing is added to; or [`PLUS_ZERO`].
     pub factor: *const f32,
-    /// Rows, or columns, that are wanted: four a tile. The last tile may have fewer rows.
+    /// Rows, or columns, that are wanted: four a tile. The last tile may have fewer rows. Of a row, its sums.
     pub left: usize,
+    /// From one row of `to` to the next.
+    pub to_row: usize,
     /// From one tile to the next.
     pub a_next: usize,
     pub b_next: usize,
@@ -109,7 +110,7 @@ pub enum Together {
 /// - Operands are valid for `k` steps, outputs for rows of four floats.
 #[inline(always)]
 pub unsafe fn tile<E: Elem>(x: &mut Tile<E>) {
-    debug_assert!(x.left > 0);
+    debug_assert!(x.left > 0 && (x.left >= 4 || x.factor.is_null() || x.factor == PLUS_ZERO));
     own!(E: tile(core::ptr::from_mut(x).cast()));
     // SAFETY: as the caller promises.
     unsafe { any_tile(x) }
@@ -159,29 +160,12 @@ unsafe fn any_tile<E: Elem>(x: &mut Tile<E>) {
     }
 }
 
-/// One row of sums, with columns of `b` that are neighbours.
-#[repr(C)]
-pub struct Row<E> {
-    pub k: usize,
-    pub a: *const f32,
-    pub a_step: usize,
-    pub b: *const E,
-    pub b_step: usize,
-    /// 8 floats.
-    pub start: *const f32,
-    pub to: *mut f32,
-    /// A float; null: nothing is added to; or [`PLUS_ZERO`].
-    pub factor: *const f32,
-    /// Sums.
-    pub left: usize,
-}
-
-/// Computes a row of whole eights.
+/// Computes a row of whole eights; `b`, `to` and `left` are used up.
 ///
 /// # Safety
 /// - Operands are valid for `k` steps, the output for `left` floats.
 #[inline(always)]
-pub unsafe fn row<E: Elem>(x: &mut Row<E>) {
+pub unsafe fn row<E: Elem>(x: &mut Tile<E>) {
     debug_assert!(x.left > 0);
     own!(E: row(core::ptr::from_mut(x).cast()));
     // SAFETY: as the caller promises.
@@ -192,13 +176,13 @@ pub unsafe fn row<E: Elem>(x: &mut Row<E>) {
 ///
 /// # Safety
 /// - As there.
-pub unsafe fn chain<E: Elem>(x: &mut Row<E>) {
+pub unsafe fn chain<E: Elem>(x: &mut Tile<E>) {
     // SAFETY: as the caller promises.
     unsafe { any_row::<E, 1>(x) }
 }
 
 #[inline(never)]
-unsafe fn any_row<E: Elem, const N: usize>(x: &mut Row<E>) {
+unsafe fn any_row<E: Elem, const N: usize>(x: &mut Tile<E>) {
     for _ in 0..x.left / N {
         let (mut a, mut b) = (x.a, x.b);
         let mut sums = [0.0; N];

@@ -5,7 +5,7 @@ use super::blocked::KC;
 use super::store::Store;
 use super::{Product, Rhs};
 use crate::elem::{Elem, by_kind};
-use crate::kernel::lone::{FLOAT, LANES, PLUS_ZERO, Row, Tile, Together, ZEROS, row, tile};
+use crate::kernel::lone::{FLOAT, LANES, PLUS_ZERO, Tile, Together, ZEROS, row, tile};
 use crate::kernel::tile::{PANEL_COLS, Panels, Rows};
 
 /// Computes a product whose A and C are of `f32`: sums between blocks of `k` lie in C.
@@ -65,19 +65,19 @@ fn all_rows<E: Elem>(a: &Rows, b: &Panels<E>, p: &Product) -> Tile<E> {
     let bytes = |stride: usize| stride.wrapping_mul(FLOAT);
     let (a_row, to_row) = (bytes(a.row_stride), bytes(p.c.row_stride));
     Tile {
-        a: a.ptr,
         a_row,
-        b: b.ptr,
         b_column: 0,
+        together: Together::Nothing,
+        a: a.ptr,
+        b: b.ptr,
         a_step: bytes(a.col_stride),
         b_step: b.row_stride.wrapping_mul(size_of::<E>()),
-        together: Together::Nothing,
         k: 0,
         start: ZEROS.as_ptr(),
         to: core::ptr::null_mut(),
-        to_row,
         factor: core::ptr::null(),
         left: 0,
+        to_row,
         a_next: a_row.wrapping_mul(4),
         b_next: 0,
         to_next: to_row.wrapping_mul(4),
@@ -134,15 +134,15 @@ unsafe fn columns<E: Elem>(
 #[inline(always)]
 unsafe fn some<E: Elem>(x: &mut Tile<E>, cols: usize) {
     // SAFETY: as the caller promises.
-    unsafe { if cols == 8 { single(x) } else { tile(x) } }
-}
-
-/// A single row of 8 columns. Not inlined, so that other products do without its stack.
-#[inline(never)]
-unsafe fn single<E: Elem>(x: &Tile<E>) {
-    let &Tile { k, a, a_step, b, b_step, start, to, factor, .. } = x;
-    // SAFETY: as the caller promises.
-    unsafe { row(&mut Row { k, a, a_step, b, b_step, start, to, factor, left: 8 }) };
+    unsafe {
+        if cols == 8 {
+            x.left = 8;
+            row(x);
+            x.b = x.b.wrapping_sub(8);
+        } else {
+            tile(x);
+        }
+    }
 }
 
 /// The same where C does not take sums as they are.

@@ -73,19 +73,19 @@ macro_rules! neighbours {
         )
     };
 }
-/// Eight neighbours at r4 as floats, q2 and q3.
+/// Eight neighbours at r2 as floats, q2 and q3.
 macro_rules! eight_columns {
     (f32) => {
-        concat!(four_at!(f32 "r4" => 2), four_at!(f32 "r4, #16" => 3))
+        concat!(four_at!(f32 "r2" => 2), four_at!(f32 "r2, #16" => 3))
     };
     ($kind:ident) => {
-        concat!(four_at!($kind "r4" => 2), four_at!($kind "r4, #8" => 3))
+        concat!(four_at!($kind "r2" => 2), four_at!($kind "r2, #8" => 3))
     };
 }
 /// A step of `row`.
 macro_rules! eight {
     () => {
-        "ldr r12, [r2]
+        "ldr r12, [r1]
         vfma.f32 q0, q2, r12
         vfma.f32 q1, q3, r12"
     };

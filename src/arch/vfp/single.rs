@@ -82,25 +82,25 @@ macro_rules! neighbours {
         )
     };
 }
-/// Eight neighbours at r4 as floats, s8 to s15. Free are r6, r12, lr and s16.
+/// Eight neighbours at r2 as floats, s8 to s15. Free are r6, r12, lr and s16.
 macro_rules! eight_columns {
     (f32) => {
-        "vldmia r4, {{s8-s15}}"
+        "vldmia r2, {{s8-s15}}"
     };
     (bf16) => {
         concat!(
-            "ldr r6, [r4]\nldr r12, [r4, #4]\n",
+            "ldr r6, [r2]\nldr r12, [r2, #4]\n",
             pair!(bf16 "r6", "lr" => 8, 9),
             pair!(bf16 "r12", "lr" => 10, 11),
-            "ldr r6, [r4, #8]\nldr r12, [r4, #12]\n",
+            "ldr r6, [r2, #8]\nldr r12, [r2, #12]\n",
             pair!(bf16 "r6", "lr" => 12, 13),
             pair!(bf16 "r12", "lr" => 14, 15)
         )
     };
     (f16) => {
         concat!(
-            "ldr r6, [r4]\nldr r12, [r4, #4]\nvmov s12, s13, r6, r12\n",
-            "ldr r6, [r4, #8]\nldr r12, [r4, #12]\nvmov s14, s15, r6, r12\n",
+            "ldr r6, [r2]\nldr r12, [r2, #4]\nvmov s12, s13, r6, r12\n",
+            "ldr r6, [r2, #8]\nldr r12, [r2, #12]\nvmov s14, s15, r6, r12\n",
             pair!(f16 12 => 8, 9),
             pair!(f16 13 => 10, 11),
             pair!(f16 14 => 12, 13),
@@ -112,7 +112,7 @@ macro_rules! eight_columns {
 macro_rules! eight {
     () => {
         concat!(
-            "vldr s16, [r2]\n",
+            "vldr s16, [r1]\n",
             four!(0 += 8 * 16, 1 += 9 * 16, 2 += 10 * 16, 3 += 11 * 16; 17, 18),
             four!(4 += 12 * 16, 5 += 13 * 16, 6 += 14 * 16, 7 += 15 * 16; 17, 18),
         )

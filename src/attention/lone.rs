@@ -18,13 +18,29 @@ use crate::kernel::lone::{
 use crate::kernel::score::{chains, steps};
 use crate::kernel::softmax::CHAINS;
 use crate::simd::Simd;
-use crate::view::RawMat;
 
 const PANEL: usize = <Scalar as Simd>::PANEL;
 
-/// The next keys of `at.0..at.1` in the block that some row sees and that lie at one stride, and the first one's place.
+/// Some keys, or values, of a block that lie at one stride.
+struct Run {
+    /// The first one's place in the block.
+    t: usize,
+    n: usize,
+    first: *const u8,
+    /// Bytes from one to the next.
+    apart: usize,
+}
+
+impl Run {
+    /// Feature `i` of the first key.
+    fn at<E: Elem>(&self, i: usize) -> *const E {
+        self.first.cast::<E>().wrapping_add(i)
+    }
+}
+
+/// The next keys of `at.0..at.1` in the block that some row sees and that lie at one stride.
 #[inline(never)]
-fn next(panel: &Panel, k: &SequenceKeys, block: &Block, at: &mut (usize, usize)) -> (usize, RawMat) {
+fn next(panel: &Panel, k: &SequenceKeys, block: &Block, at: &mut (usize, usize)) -> Run {
     let (mut t, mut n) = (at.0, at.1.saturating_sub(at.0));
     if let Some(masks) = masks(panel, block) {
         (t, n) = (masks.next)(block.keys, *at);
@@ -33,7 +49,7 @@ fn next(panel: &Panel, k: &SequenceKeys, block: &Block, at: &mut (usize, usize))
     let key = if n == 0 { block.from } else { t };
     let run = k.run(panel.kv_head, block.start + key, n);
     at.0 = t + run.rows;
-    (t, run)
+    Run { t, n: run.rows, first: run.bytes(), apart: run.row_stride * run.kind.size() }
 }
 
 /// What is called where not every row sees all keys that are there for its place.
@@ -104,25 +120,25 @@ pub unsafe fn scores(panel: &Panel, x: &Scratch, block: &Block) {
     let k = &panel.p.k;
     let mut at = (block.from, block.to);
     while at.0 < at.1 {
-        let (t, run) = next(panel, k, block, &mut at);
+        let run = next(panel, k, block, &mut at);
         // SAFETY: keys of the block.
-        by_kind!(k.kind(), E => unsafe { of_run::<E>(panel, x, run, t) });
+        by_kind!(k.kind(), E => unsafe { of_run::<E>(panel, x, &run) });
     }
 }
 
-/// Scores of some keys, which begin with key `t` of the block.
-unsafe fn of_run<E: Elem>(panel: &Panel, x: &Scratch, run: RawMat, t: usize) {
-    let (n, d, size) = (run.rows, panel.p.k.dim(), size_of::<E>());
+/// Scores of some keys.
+unsafe fn of_run<E: Elem>(panel: &Panel, x: &Scratch, run: &Run) {
+    let (d, size) = (panel.p.k.dim(), size_of::<E>());
     let chains = chains(d);
     for first in (0..chains).step_by(2) {
         let (steps, one) = steps(d, chains, first);
         let (one, add) = (one.into(), (first > 0).into());
         let (q, step, q_step) = (x.q.wrapping_add(first * PANEL), chains * size, chains * LANES);
-        let (keys, to) = (run.at::<E>(0, first).cast_const(), x.scores.wrapping_add(t * PANEL));
+        let (keys, to) = (run.at::<E>(first), x.scores.wrapping_add(run.t * PANEL));
         // SAFETY: as the caller promises.
         unsafe {
-            let mut x =
-                Scores { keys, apart: run.row_stride * size, n, q, step, q_step, steps, one, to, add };
+            let &Run { n, apart, .. } = run;
+            let mut x = Scores { keys, apart, n, q, step, q_step, steps, one, to, add };
             if panel.rows > 1 { four_scores(&mut x) } else { few_scores(&mut x) }
         }
     }
@@ -237,7 +253,7 @@ pub struct Part<'a> {
     block: &'a Block,
     r: usize,
     /// The first keys that lie at one stride, and those after them.
-    first: (usize, RawMat),
+    first: Run,
     more: (usize, usize),
 }
 
@@ -275,7 +291,8 @@ impl<'a> Part<'a> {
     ) {
         let &Part { panel, block, .. } = self;
         for first in (c..end).step_by(at_a_time.max(1)) {
-            let (mut run, mut more) = (self.first, self.more);
+            let (mut run, mut more) = (&self.first, self.more);
+            let mut another;
             let (mut sums, mut start) = (ZEROS, ZEROS.as_ptr());
             let at = sums.as_mut_ptr();
             let into = (at, LANES, core::ptr::null());
@@ -284,15 +301,16 @@ impl<'a> Part<'a> {
             // SAFETY: as the caller promises.
             unsafe {
                 while more.0 < more.1 {
-                    self.of_each_run::<E>(&run, columns, at_a_time, start, into);
-                    run = next(panel, &panel.p.v, block, &mut more);
+                    self.of_each_run::<E>(run, columns, at_a_time, start, into);
+                    another = next(panel, &panel.p.v, block, &mut more);
+                    run = &another;
                     start = at.cast_const();
                 }
                 if let Some(masks) = masks(panel, block) {
-                    self.of_each_run::<E>(&run, columns, at_a_time, start, into);
+                    self.of_each_run::<E>(run, columns, at_a_time, start, into);
                     (masks.add)(self, (to, factor), first, core::slice::from_raw_parts_mut(at, at_a_time));
                 } else {
-                    self.of_each_run::<E>(&run, columns, at_a_time, start, (to, to_row, factor));
+                    self.of_each_run::<E>(run, columns, at_a_time, start, (to, to_row, factor));
                 }
             }
         }
@@ -302,7 +320,7 @@ impl<'a> Part<'a> {
     #[inline(never)]
     unsafe fn of_each_run<E: Elem>(
         &self,
-        run: &(usize, RawMat),
+        run: &Run,
         columns: (usize, usize),
         at_a_time: usize,
         start: *const f32,
@@ -316,15 +334,15 @@ impl<'a> Part<'a> {
     #[inline(always)]
     unsafe fn of_run<E: Elem>(
         &self,
-        &(t, run): &(usize, RawMat),
+        run: &Run,
         (c, end): (usize, usize),
         at_a_time: usize,
         start: *const f32,
         (to, to_row, factor): (*mut f32, usize, *const f32),
     ) {
-        let a = self.x.scores.wrapping_add(t * PANEL + self.r).cast_const();
-        let b = run.at::<E>(0, c).cast_const();
-        let (k, left, a_step, b_step) = (run.rows, end - c, LANES, run.row_stride * size_of::<E>());
+        let a = self.x.scores.wrapping_add(run.t * PANEL + self.r).cast_const();
+        let (b, left) = (run.at::<E>(c), end - c);
+        let (k, a_step, b_step) = (run.n, LANES, run.apart);
         // SAFETY: as the caller promises.
         unsafe {
             let (together, a_row, b_column) = (Together::Both, FLOAT, size_of::<E>());

@@ -3,7 +3,7 @@
 use core::num::NonZeroUsize;
 use core::ops::Range;
 
-use super::keys::{RawKeys, SequenceKeys};
+use super::keys::{Places, RawKeys, SequenceKeys};
 use super::mask::Mask;
 use super::merge::states_len;
 use super::partial::{CHUNK, Keep, LogSum, STATE, keep_state};
@@ -45,11 +45,18 @@ pub struct States {
 
 /// A checked call.
 #[derive(Clone, Copy)]
-pub struct Call {
-    pub q: RawHeads,
-    pub k: RawKeys,
-    pub v: RawKeys,
-    out: RawHeads,
+pub struct Call<'a> {
+    pub q: &'a RawHeads,
+    pub k: RawKeys<'a>,
+    pub v: RawKeys<'a>,
+    /// Of the same sizes, but nowhere, if something else is wanted of the rows.
+    out: &'a RawHeads,
+    pub of: Checked,
+}
+
+/// What the checks have found, and what else is wanted.
+#[derive(Clone, Copy)]
+pub struct Checked {
     /// Log-sum-exps of all sequences, and what computes them.
     pub lse: Option<(*mut f32, LogSum)>,
     pub states: Option<States>,
@@ -58,36 +65,63 @@ pub struct Call {
     pub q_len: usize,
     pub kv_len: usize,
     /// Query heads of a key head; `None` where there are no heads.
-    group: Option<NonZeroUsize>,
+    pub group: Option<NonZeroUsize>,
 }
 
-impl Call {
-    /// Without `out` the caller wants something else of the rows.
+/// A call with its views.
+pub struct Kept {
+    q: RawHeads,
+    k: (RawHeads, Places),
+    v: (RawHeads, Places),
+    out: RawHeads,
+    pub of: Checked,
+}
+
+impl Kept {
+    pub fn call(&self) -> Call<'_> {
+        let keys = |(slots, of)| RawKeys { slots, of };
+        Call {
+            q: &self.q,
+            k: keys((&self.k.0, self.k.1)),
+            v: keys((&self.v.0, self.v.1)),
+            out: &self.out,
+            of: self.of,
+        }
+    }
+}
+
+impl<'a> Call<'a> {
+    /// `others`: something else is wanted of the rows than the output.
     ///
     /// # Errors
     /// [`Error::DimMismatch`], [`Error::HeadsDoNotDivide`], [`Error::TooLarge`] and [`Error::ShapeOverflow`].
     pub fn new(
         options: &Attention,
-        q: RawHeads,
-        k: RawKeys,
-        v: RawKeys,
-        out: Option<RawHeads>,
+        q: &'a RawHeads,
+        k: RawKeys<'a>,
+        v: RawKeys<'a>,
+        (out, others): (&'a RawHeads, bool),
         lse: Option<(&mut [f32], LogSum)>,
-    ) -> Result<Call, Error> {
+    ) -> Result<Self, Error> {
         let mut call = Call::unchecked(q, k, v, out);
-        call.check(options, out.is_none(), lse)?;
+        call.check(options, others, lse)?;
         Ok(call)
     }
 
     /// Made in its place, since it is large.
     #[inline(always)]
-    pub fn unchecked(q: RawHeads, k: RawKeys, v: RawKeys, out: Option<RawHeads>) -> Call {
-        let out = out.unwrap_or(q.of_dim(v.slots.head_dim));
+    pub fn unchecked(q: &'a RawHeads, k: RawKeys<'a>, v: RawKeys<'a>, out: &'a RawHeads) -> Self {
         let (lse, states, group) = (None, None, None);
-        Call { q, k, v, out, lse, states, sequences: 0, q_len: 0, kv_len: 0, group }
+        Call { q, k, v, out, of: Checked { lse, states, sequences: 0, q_len: 0, kv_len: 0, group } }
     }
 
-    /// Checks the call and notes its sizes; `others`: something else is wanted of the rows than the output.
+    /// The call for whoever cannot keep what it borrows.
+    pub fn keep(&self) -> Kept {
+        let &Call { q, k, v, out, of } = self;
+        Kept { q: *q, k: (*k.slots, k.of), v: (*v.slots, v.of), out: *out, of }
+    }
+
+    /// Checks the call and notes its sizes; `others` as for [`new`](Self::new).
     ///
     /// # Errors
     /// As [`new`](Self::new).
@@ -103,19 +137,19 @@ impl Call {
         let packed = options.code.packed;
         let sizes = [
             (q.head_dim, k.slots.head_dim),
-            (k.len, v.len),
-            (k.batch, v.batch),
+            (k.of.len, v.of.len),
+            (k.of.batch, v.of.batch),
             (k.slots.n_heads, v.slots.n_heads),
             (q.batch, out.batch),
             (q.len, out.len),
             (q.n_heads, out.n_heads),
             (v.slots.head_dim, out.head_dim),
-            (if packed.is_some() { k.batch } else { q.batch }, k.batch),
+            (if packed.is_some() { k.of.batch } else { q.batch }, k.of.batch),
         ];
         expect_dims(&SIZES, &sizes)?;
         let group = group(q.n_heads, k.slots.n_heads)?;
         let [sequences, q_len, kv_len] = match packed {
-            None => [q.batch, q.len, k.len],
+            None => [q.batch, q.len, k.of.len],
             Some(packed) => (packed.sizes)(options, q, k)?,
         };
         let rows = q.batch.checked_mul(q.len).and_then(|rows| rows.checked_mul(q.n_heads));
@@ -128,7 +162,7 @@ impl Call {
             }
         };
         // Longer ones exist only without elements, or as one that is repeated.
-        if q.len | k.len | k.slots.len | v.slots.len > isize::MAX as usize {
+        if q.len | k.of.len | k.slots.len | v.slots.len > isize::MAX as usize {
             return Err(Error::ShapeOverflow);
         }
         // A batch of nothing may be of any size.
@@ -141,12 +175,11 @@ impl Call {
         if let Some(masks) = options.code.masks {
             (masks.check)(options, sizes)?;
         }
-        if let Some(check) = options.code.lengths.or(k.check).or(v.check) {
+        if let Some(check) = options.code.lengths.or(k.of.check).or(v.of.check) {
             check(options, [k, v], sizes, !nothing)?;
         }
         let sequences = if nothing { 0 } else { sequences };
-        (self.lse, self.sequences, self.q_len, self.kv_len, self.group) =
-            (lse, sequences, q_len, kv_len, group);
+        self.of = Checked { lse, states: None, sequences, q_len, kv_len, group };
         Ok(())
     }
 
@@ -156,7 +189,7 @@ impl Call {
     /// [`Error::ScratchTooShort`].
     pub fn run(&self, options: &Attention, scratch: &mut [f32]) -> Result<(), Error> {
         expect_scratch(self.scratch_len(), scratch.len())?;
-        for b in 0..self.sequences {
+        for b in 0..self.of.sequences {
             if let Some(problem) = &self.sequence(options, b) {
                 problem.compute(0..problem.k.n_heads(), 0..problem.q.len, scratch);
             }
@@ -165,7 +198,7 @@ impl Call {
     }
 
     pub fn scratch_len(&self) -> usize {
-        attention_scratch_len(self.q_len, self.kv_len, self.q.head_dim, self.v.slots.head_dim)
+        attention_scratch_len(self.of.q_len, self.of.kv_len, self.q.head_dim, self.v.slots.head_dim)
     }
 
     /// Rows of all sequences and heads.
@@ -182,27 +215,28 @@ impl Call {
     }
 
     /// The same for one chunk of keys, whose state goes to `states` as that of chunk `place`.
-    pub fn chunk(&self, chunk: usize, states: *mut f32, place: usize) -> Call {
+    pub fn chunk(&self, chunk: usize, states: *mut f32, place: usize) -> Self {
         let size = self.rows() * (STATE + width(self.v.slots.head_dim));
         let hide = |mask: &mut Mask, chunk: usize| {
             mask.first = mask.first.max(chunk.saturating_mul(CHUNK));
             mask.end = mask.end.min(chunk.saturating_add(1).saturating_mul(CHUNK));
         };
         let ptr = states.wrapping_add(place * size);
-        Call { states: Some(States { ptr, keep: keep_state, number: chunk, chunk: hide }), ..*self }
+        let states = Some(States { ptr, keep: keep_state, number: chunk, chunk: hide });
+        Call { of: Checked { states, ..self.of }, ..*self }
     }
 
     /// Sequence `b`, unless it has no rows.
     #[cfg_attr(target_os = "none", inline(never))]
-    pub fn sequence<'a>(&'a self, options: &'a Attention<'a>, b: usize) -> Option<Problem<'a>> {
+    pub fn sequence<'b>(&'b self, options: &'b Attention<'b>, b: usize) -> Option<Problem<'b>> {
         // The sequence of each view, its first token and number of tokens there.
         let mut at_q = (b, 0, self.q.len);
-        let mut at_kv = (b, 0, self.k.len);
+        let mut at_kv = (b, 0, self.k.of.len);
         if let Some(packed) = options.code.packed {
             (packed.places)(options, b, [&mut at_q, &mut at_kv]);
         }
-        let tokens = |of| RawHeads::tokens(of, at_q.0, at_q.1, at_q.2);
-        let (q, out) = (tokens(&self.q), tokens(&self.out));
+        let tokens = |of: &'b RawHeads| of.tokens(at_q.0, at_q.1, at_q.2);
+        let (q, out) = (tokens(self.q), tokens(self.out));
         let first_row = at_q.0 * self.q.n_heads * self.q.len + at_q.1;
         if q.len == 0 || self.q.n_heads == 0 {
             return None;
@@ -215,7 +249,7 @@ impl Call {
             first: at(options.kv_starts, b).unwrap_or(0),
             end: kv_len,
         };
-        if let Some(states) = self.states {
+        if let Some(states) = self.of.states {
             (states.chunk)(&mut mask, states.number);
         }
         Some(Problem {
@@ -225,7 +259,7 @@ impl Call {
             k: self.k.sequence(at_kv.0, at_kv.1, kv_len),
             v: self.v.sequence(at_kv.0, at_kv.1, kv_len),
             out,
-            group: self.group?,
+            group: self.of.group?,
             call: self,
             first_row,
             scale: options.scale.unwrap_or_else(|| default_scale(self.q.head_dim)),
@@ -257,7 +291,7 @@ pub fn check_lengths(
     // As many as there is memory for, which says so.
     let any = something && (kv_lens.is_some() || k.in_pages() || v.in_pages());
     for b in 0..if any { sequences } else { 0 } {
-        let there = offsets_of(options.kv_offsets, b).map_or(k.len, |(_, len)| len);
+        let there = offsets_of(options.kv_offsets, b).map_or(k.of.len, |(_, len)| len);
         let got = at(kv_lens, b).unwrap_or(there);
         expect_most("a number of kv_lens", there, got)?;
         // Packed sequences have their keys in the pages of one.
@@ -300,11 +334,11 @@ fn packed_sizes(options: &Attention, q: &RawHeads, k: &RawKeys) -> Result<[usize
         }
     };
     let q_len = longest(options.q_offsets, q.len, "last of the offsets of queries")?;
-    let kv_len = longest(options.kv_offsets, k.len, "last of the offsets of keys")?;
+    let kv_len = longest(options.kv_offsets, k.of.len, "last of the offsets of keys")?;
     match options.kv_offsets {
-        None => expect_dim("batch of K", sequences, k.batch)?,
+        None => expect_dim("batch of K", sequences, k.of.batch)?,
         Some(offsets) => {
-            expect_dim("batch of packed keys", 1, k.batch)?;
+            expect_dim("batch of packed keys", 1, k.of.batch)?;
             expect_dim("sequences of packed keys", sequences, offsets.len().saturating_sub(1))?;
         }
     }
@@ -380,7 +414,7 @@ pub struct Problem<'a> {
     pub k: SequenceKeys<'a>,
     pub v: SequenceKeys<'a>,
     pub out: Sequence<'a>,
-    pub call: &'a Call,
+    pub call: &'a Call<'a>,
     /// Query heads that share a key head.
     pub group: NonZeroUsize,
     /// Of all sequences' rows, the first of head 0. From one head to the next it is the `q.len` of the call.

@@ -16,7 +16,7 @@ pub trait Keys: sealed::Source {}
 pub(crate) mod sealed {
     /// Gives the untyped form.
     pub trait Source {
-        fn raw(&self) -> super::RawKeys;
+        fn raw(&self) -> super::RawKeys<'_>;
     }
 }
 use sealed::Source;
@@ -107,49 +107,49 @@ impl<'a, T: Elem> Paged<'a, T> {
 
 impl<T: Elem> Keys for HeadsRef<'_, T> {}
 impl<T: Elem> Source for HeadsRef<'_, T> {
-    fn raw(&self) -> RawKeys {
+    fn raw(&self) -> RawKeys<'_> {
         let (batch, len) = (self.batch(), self.len());
-        RawKeys {
-            slots: self.raw,
-            batch,
-            len,
-            first: 0,
-            table: core::ptr::null(),
-            pages: 0,
-            check: None,
-            in_runs: None,
-        }
+        let (table, check, in_runs) = (core::ptr::null(), None, None);
+        RawKeys { slots: &self.raw, of: Places { batch, len, first: 0, table, pages: 0, check, in_runs } }
     }
 }
 impl<T: Elem> Keys for Ring<'_, T> {}
 impl<T: Elem> Source for Ring<'_, T> {
-    fn raw(&self) -> RawKeys {
-        RawKeys { first: self.first, len: self.len, in_runs: apart(), ..self.slots.raw() }
+    fn raw(&self) -> RawKeys<'_> {
+        let RawKeys { slots, of } = self.slots.raw();
+        RawKeys { slots, of: Places { first: self.first, len: self.len, in_runs: apart(), ..of } }
     }
 }
 impl<T: Elem> Keys for Paged<'_, T> {}
 impl<T: Elem> Source for Paged<'_, T> {
-    fn raw(&self) -> RawKeys {
+    fn raw(&self) -> RawKeys<'_> {
         let pages = self.table.len().checked_div(self.sequences).unwrap_or(0);
-        let slots = self.pool.raw();
+        let RawKeys { slots, of } = self.pool.raw();
         let check: Lengths = check_lengths;
         let (table, check) = (self.table.as_ptr(), Some(check));
         let in_runs = apart();
-        RawKeys { batch: self.sequences, len: self.len, table, pages, check, in_runs, ..slots }
+        let (batch, len) = (self.sequences, self.len);
+        RawKeys { slots, of: Places { batch, len, table, pages, check, in_runs, ..of } }
     }
 }
 impl<K: Keys + ?Sized> Keys for &K {}
 impl<K: Keys + ?Sized> Source for &K {
-    fn raw(&self) -> RawKeys {
+    fn raw(&self) -> RawKeys<'_> {
         (**self).raw()
     }
 }
 
 /// The keys of all sequences of a call.
 #[derive(Clone, Copy)]
-pub struct RawKeys {
+pub struct RawKeys<'a> {
     /// All slots, or the pool of pages.
-    pub(crate) slots: RawHeads,
+    pub(crate) slots: &'a RawHeads,
+    pub(crate) of: Places,
+}
+
+/// Which of the slots hold keys.
+#[derive(Clone, Copy)]
+pub struct Places {
     pub(crate) batch: usize,
     /// Keys of a sequence.
     pub(crate) len: usize,
@@ -167,14 +167,15 @@ fn apart() -> Option<InRuns> {
     Some(lone::in_runs)
 }
 
-impl RawKeys {
+impl<'a> RawKeys<'a> {
     /// That `len` keys of sequence `b` from key `from` on lie in pages that exist.
     pub fn check_pages(&self, b: usize, from: usize, len: usize) -> Result<(), Error> {
         let size = self.slots.len.max(1);
-        let first = if len == 0 { self.pages } else { from / size };
-        for i in first..(from + len).div_ceil(size).min(self.pages) {
+        let Places { table, pages, .. } = self.of;
+        let first = if len == 0 { pages } else { from / size };
+        for i in first..(from + len).div_ceil(size).min(pages) {
             // SAFETY: the table has `pages` entries for each sequence; it is null only if `pages` is 0.
-            let page = unsafe { *self.table.add(b * self.pages + i) } as usize;
+            let page = unsafe { *table.add(b * pages + i) } as usize;
             expect_one_of("page number in the table", self.slots.batch, page)?;
         }
         Ok(())
@@ -182,29 +183,24 @@ impl RawKeys {
 
     /// Whether there are pages, which may not exist.
     pub fn in_pages(&self) -> bool {
-        self.pages > 0
-    }
-
-    /// As many values without features.
-    pub(crate) fn without_features(mut self) -> RawKeys {
-        self.slots.head_dim = 0;
-        self
+        self.of.pages > 0
     }
 
     /// Whether the keys of all sequences and heads are more than caches hold: then it pays to ask for them early.
     pub(super) fn far(&self) -> bool {
-        let slots = &self.slots;
+        let slots = self.slots;
         let key = slots.n_heads.saturating_mul(slots.head_dim).saturating_mul(slots.kind.size());
-        key.saturating_mul(self.batch).saturating_mul(self.len) > CACHED
+        key.saturating_mul(self.of.batch).saturating_mul(self.of.len) > CACHED
     }
 
     /// Keys `from..from + len` of sequence `b`.
     #[cfg_attr(target_os = "none", inline(never))]
-    pub(crate) fn sequence(&self, b: usize, from: usize, len: usize) -> SequenceKeys<'_> {
+    pub(crate) fn sequence(&self, b: usize, from: usize, len: usize) -> SequenceKeys<'a> {
+        let Places { first, table, pages, .. } = self.of;
         // Without a table there are no pages.
-        let of_slots = if self.table.is_null() { b } else { 0 };
-        let (slots, table) = (self.slots.sequence(of_slots), self.table.wrapping_add(b * self.pages));
-        SequenceKeys { slots, len, first: self.first + from, table }
+        let of_slots = if table.is_null() { b } else { 0 };
+        let (slots, table) = (self.slots.sequence(of_slots), table.wrapping_add(b * pages));
+        SequenceKeys { slots, len, first: first + from, table }
     }
 }
 

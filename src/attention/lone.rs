@@ -270,7 +270,7 @@ impl<'a> Part<'a> {
         let to = (x.acc().wrapping_add(r * x.width + c), x.width * FLOAT, factor);
         // SAFETY: as the caller promises.
         unsafe {
-            let apart = panel.p.call.v.in_runs.filter(|_| more.0 < more.1);
+            let apart = panel.p.call.v.of.in_runs.filter(|_| more.0 < more.1);
             if c == end {
                 return;
             }
@@ -442,7 +442,8 @@ pub unsafe fn finish(panel: &Panel, x: &Scratch) {
         let (query, head) = panel.row(r);
         // SAFETY: as the caller promises.
         unsafe {
-            if !partial::close_row(p, x, r, (query, head)) {
+            partial::close_row(p, x, r, (query, head));
+            if p.call.of.states.is_some() {
                 continue;
             }
             let (acc, inverse) = (x.total_acc().add(r * x.width), *x.factor().add(r));

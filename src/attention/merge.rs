@@ -61,10 +61,12 @@ impl Attention<'_> {
         states: &mut [f32],
         scratch: &mut [f32],
     ) -> Result<(), Error> {
-        let call = Call::new(self, q.raw, k.raw(), v.raw(), None, None)?;
+        let (k, v) = (k.raw(), v.raw());
+        let nowhere = q.raw.of_dim(v.slots.head_dim);
+        let call = Call::new(self, &q.raw, k, v, (&nowhere, true), None)?;
         call.expect_states(chunks.len(), states.len())?;
         // Of no rows there may be any number of chunks.
-        if call.sequences == 0 {
+        if call.of.sequences == 0 {
             return expect_scratch(call.scratch_len(), scratch.len());
         }
         for (place, chunk) in chunks.enumerate() {

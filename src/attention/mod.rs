@@ -139,7 +139,7 @@ impl Attention<'_> {
         out: HeadsMut<'_, O>,
         scratch: &mut [f32],
     ) -> Result<(), Error> {
-        let mut call = Call::unchecked(q.raw, k.raw(), v.raw(), Some(out.raw));
+        let mut call = Call::unchecked(&q.raw, k.raw(), v.raw(), &out.raw);
         call.check(self, false, None)?;
         call.run(self, scratch)
     }
@@ -160,7 +160,7 @@ impl Attention<'_> {
         lse: &mut [f32],
         scratch: &mut [f32],
     ) -> Result<(), Error> {
-        let mut call = Call::unchecked(q.raw, k.raw(), v.raw(), Some(out.raw));
+        let mut call = Call::unchecked(&q.raw, k.raw(), v.raw(), &out.raw);
         call.check(self, false, Some((lse, partial::log_sum)))?;
         call.run(self, scratch)
     }

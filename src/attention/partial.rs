@@ -172,7 +172,7 @@ pub unsafe fn finish<S: Simd>(s: S, p: &Problem, x: &Scratch, kv_head: usize, fi
         for (r, (query, head)) in p.rows(kv_head, first).enumerate().take(rows) {
             close_row(p, x, r, (query, head));
         }
-        if p.call.states.is_some() {
+        if p.call.of.states.is_some() {
             return;
         }
         by_kind!(p.out.of.kind, E => s.vectorize(
@@ -184,30 +184,27 @@ pub unsafe fn finish<S: Simd>(s: S, p: &Problem, x: &Scratch, kv_head: usize, fi
     }
 }
 
-/// Keeps the state of row `r` of the total, and returns `false`; or notes what its values are multiplied by, and its
-/// log-sum-exp.
+/// Keeps the state of row `r` of the total, or notes what its values are multiplied by, and its log-sum-exp.
 ///
 /// # Safety
 /// - The total holds row `r`, which is that of a query and head of the call.
 #[inline(always)]
-pub unsafe fn close_row(p: &Problem, x: &Scratch, r: usize, (query, head): (usize, usize)) -> bool {
+pub unsafe fn close_row(p: &Problem, x: &Scratch, r: usize, (query, head): (usize, usize)) {
     let row = p.first_row + head * p.call.q.len + query;
     // SAFETY: as the caller promises.
     unsafe {
-        if let Some(states) = p.call.states {
-            (states.keep)(states.ptr, x, r, row, p.v.dim());
-            return false;
+        if let Some(states) = p.call.of.states {
+            return (states.keep)(states.ptr, x, r, row, p.v.dim());
         }
         let mut shrunk = 1.0;
         if let (Some(sinks), Some(with_sink)) = (p.options.sinks, p.options.code.sink) {
             shrunk = with_sink(p.tier, x, r, sinks.get(head).copied().unwrap_or(f32::NEG_INFINITY));
         }
         divide(x, r, shrunk);
-        if let Some((lse, log_sum)) = p.call.lse {
+        if let Some((lse, log_sum)) = p.call.of.lse {
             *lse.add(row) = log_sum(x, r);
         }
     }
-    true
 }
 
 /// [`keep_state`], linked only where it is asked for.

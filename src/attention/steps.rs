@@ -1,6 +1,6 @@
 //! A call in slices of time: some tiles of work, then back to the caller.
 
-use super::call::{Call, Problem};
+use super::call::{Call, Kept, Problem};
 use super::panel::SoFar;
 use super::partial::{self, LogSum};
 use super::scratch::MAX_PANELS;
@@ -21,7 +21,7 @@ use crate::view::{HeadsMut, HeadsRef};
 #[must_use = "nothing is computed until `step`"]
 pub struct Steps<'a> {
     options: Attention<'a>,
-    call: Call,
+    call: Kept,
     scratch: &'a mut [f32],
     at: Place,
 }
@@ -74,9 +74,14 @@ impl<'a> Attention<'a> {
         scratch: &'a mut [f32],
     ) -> Result<Steps<'a>, Error> {
         let lse = lse.map(|lse| (lse, partial::log_sum as LogSum));
-        let call = Call::new(&self, q.raw, k.raw(), v.raw(), Some(out.raw), lse)?;
+        let call = Call::new(&self, &q.raw, k.raw(), v.raw(), (&out.raw, false), lse)?;
         expect_scratch(call.scratch_len(), scratch.len())?;
-        Ok(Steps { options: self, call, scratch, at: Place { b: 0, kv_head: 0, first: 0, under_way: None } })
+        Ok(Steps {
+            options: self,
+            call: call.keep(),
+            scratch,
+            at: Place { b: 0, kv_head: 0, first: 0, under_way: None },
+        })
     }
 }
 
@@ -89,9 +94,9 @@ impl Steps<'_> {
     /// tile of some rows also reads their queries, the last one writes their outputs. Rows without keys take
     /// one tile. Beside its tiles a step only passes over sequences without queries.
     pub fn step(&mut self, tiles: usize) -> bool {
-        let (scratch, mut left) = (self.scratch.as_mut_ptr(), tiles);
-        while self.at.b < self.call.sequences {
-            if let Some(problem) = self.call.sequence(&self.options, self.at.b) {
+        let (call, scratch, mut left) = (self.call.call(), self.scratch.as_mut_ptr(), tiles);
+        while self.at.b < call.of.sequences {
+            if let Some(problem) = call.sequence(&self.options, self.at.b) {
                 if left == 0 {
                     return true;
                 }

@@ -7,6 +7,7 @@
 
 use super::block::Block;
 use super::call::{Call, Problem};
+use super::keys::RawKeys;
 use super::panel::{Panel, Walk};
 use super::scratch::{MAX_PANEL, Scratch};
 use super::together::{self, Walks};
@@ -94,19 +95,21 @@ impl Attention<'_> {
             Scores::Masked | Scores::Weights => *self,
         };
         let k = k.raw();
-        let call = Call::new(&options, q.raw, k, k.without_features(), None, None)?;
+        let (no_features, nowhere) = (k.slots.of_dim(0), q.raw.of_dim(0));
+        let v = RawKeys { slots: &no_features, ..k };
+        let call = Call::new(&options, &q.raw, k, v, (&nowhere, true), None)?;
         if self.q_offsets.or(self.kv_offsets).is_some() {
             return Err(Error::NotForPacked { what: "scores or weights" });
         }
         expect_most("end of the heads", q.n_heads(), heads.end)?;
         expect_most("end of the queries", q.len(), queries.end)?;
-        out.raw.check_sizes(NAMES, [q.batch(), heads.len(), queries.len(), k.len])?;
+        out.raw.check_sizes(NAMES, [q.batch(), heads.len(), queries.len(), k.of.len])?;
         expect_scratch(call.scratch_len(), scratch.len())?;
-        if heads.is_empty() || queries.is_empty() || k.len == 0 {
+        if heads.is_empty() || queries.is_empty() || k.of.len == 0 {
             return Ok(());
         }
-        let wanted = Wanted { which, heads, queries, keys: k.len, out: out.raw, kind: O::KIND };
-        for b in 0..call.sequences {
+        let wanted = Wanted { which, heads, queries, keys: k.of.len, out: out.raw, kind: O::KIND };
+        for b in 0..call.of.sequences {
             if let Some(problem) = call.sequence(&options, b) {
                 let (tier, scratch) = (self.tier.unwrap_or_else(Tier::detect), scratch.as_mut_ptr());
                 // SAFETY: all sizes have been compared; the scratch is long enough.

@@ -1,9 +1,10 @@
 //! A call cut into items with disjoint outputs, for the caller's own threads.
 
 use core::marker::PhantomData;
+use core::num::NonZeroUsize;
 use core::ops::Range;
 
-use super::call::Call;
+use super::call::{Call, Checked, Kept};
 use super::merge::KEYS_PER_STATE;
 use super::partial::{self, LogSum};
 use super::{Attention, Keys};
@@ -31,7 +32,7 @@ use crate::view::{HeadsMut, HeadsRef};
 #[must_use = "nothing is computed until its items run"]
 pub struct Work<'a> {
     options: Attention<'a>,
-    call: Call,
+    call: Kept,
     /// Where the states go, and of which chunks; or null.
     states: *mut f32,
     chunks: Range<usize>,
@@ -70,8 +71,8 @@ impl<'a> Attention<'a> {
         lse: Option<&'a mut [f32]>,
     ) -> Result<Work<'a>, Error> {
         let lse = lse.map(|lse| (lse, partial::log_sum as LogSum));
-        let call = Call::new(&self, q.raw, k.raw(), v.raw(), Some(out.raw), lse)?;
-        Work::of(self, call, core::ptr::null_mut(), 0..1)
+        let call = Call::new(&self, &q.raw, k.raw(), v.raw(), (&out.raw, false), lse)?;
+        Work::of(self, &call, core::ptr::null_mut(), 0..1)
     }
 
     /// [`partial`](Self::partial) of all chunks of keys, cut into items: for few rows over many keys, when
@@ -87,10 +88,12 @@ impl<'a> Attention<'a> {
         v: impl Keys + 'a,
         states: &'a mut [f32],
     ) -> Result<Work<'a>, Error> {
-        let call = Call::new(&self, q.raw, k.raw(), v.raw(), None, None)?;
-        let chunks = 0..call.kv_len.div_ceil(KEYS_PER_STATE).max(1);
+        let (k, v) = (k.raw(), v.raw());
+        let nowhere = q.raw.of_dim(v.slots.head_dim);
+        let call = Call::new(&self, &q.raw, k, v, (&nowhere, true), None)?;
+        let chunks = 0..call.of.kv_len.div_ceil(KEYS_PER_STATE).max(1);
         call.expect_states(chunks.len(), states.len())?;
-        Work::of(self, call, states.as_mut_ptr(), chunks)
+        Work::of(self, &call, states.as_mut_ptr(), chunks)
     }
 
     /// [`run`](Self::run) on the threads of rayon's pool: as many at a time as the scratch has room for, each
@@ -107,19 +110,24 @@ impl<'a> Attention<'a> {
         out: HeadsMut<'_, O>,
         scratch: &mut [f32],
     ) -> Result<(), Error> {
-        let call = Call::new(&self, q.raw, k.raw(), v.raw(), Some(out.raw), None)?;
-        Work::of(self, call, core::ptr::null_mut(), 0..1)?.run_parallel(scratch)
+        let call = Call::new(&self, &q.raw, k.raw(), v.raw(), (&out.raw, false), None)?;
+        Work::of(self, &call, core::ptr::null_mut(), 0..1)?.run_parallel(scratch)
     }
 }
 
 impl<'a> Work<'a> {
     /// # Errors
     /// [`Error::ShapeOverflow`] if there are more items than can be counted: most sequences are empty then.
-    fn of(options: Attention<'a>, call: Call, states: *mut f32, chunks: Range<usize>) -> Result<Self, Error> {
-        let mut work = Work { options, call, states, chunks, len: 0, borrowed: PhantomData };
+    fn of(
+        options: Attention<'a>,
+        call: &Call,
+        states: *mut f32,
+        chunks: Range<usize>,
+    ) -> Result<Self, Error> {
+        let mut work = Work { options, call: call.keep(), states, chunks, len: 0, borrowed: PhantomData };
         // Sizes of nothing may be any.
-        if work.call.sequences > 0 {
-            let sizes = [work.call.sequences, work.call.k.slots.n_heads, work.runs(), work.chunks.len()];
+        if call.of.sequences > 0 {
+            let sizes = [call.of.sequences, call.k.slots.n_heads, work.runs(), work.chunks.len()];
             let len = sizes.into_iter().try_fold(1_usize, usize::checked_mul);
             work.len = len.ok_or(Error::ShapeOverflow)?;
         }
@@ -138,7 +146,7 @@ impl<'a> Work<'a> {
 
     /// `f32`s of scratch that an item needs.
     pub fn scratch_len(&self) -> usize {
-        self.call.scratch_len()
+        self.call.call().scratch_len()
     }
 
     /// The items, each for one thread.
@@ -166,9 +174,9 @@ impl<'a> Work<'a> {
         expect_scratch(needed, scratch.len())?;
         let threads = (scratch.len() / needed.max(1)).min(rayon::current_num_threads());
         // Heads of a decode step are read together; a sequence may be longer than others.
-        let group = self.call.q.n_heads.checked_div(self.call.k.slots.n_heads).unwrap_or(0);
-        let few = group.saturating_mul(self.call.q_len) <= super::together::FEW;
-        let parts = if few { threads.max(self.call.sequences) } else { self.len() }.min(self.len());
+        let Checked { group, q_len, sequences, .. } = self.call.of;
+        let few = group.map_or(0, NonZeroUsize::get).saturating_mul(q_len) <= super::together::FEW;
+        let parts = if few { threads.max(sequences) } else { self.len() }.min(self.len());
         let (work, next, (each, more)) = (&self, &AtomicUsize::new(0), self.cut(parts));
         rayon::scope(|scope| {
             for scratch in scratch.chunks_exact_mut(needed.max(1)).take(threads.min(parts)) {
@@ -187,11 +195,11 @@ impl<'a> Work<'a> {
     }
 
     fn runs(&self) -> usize {
-        self.call.q_len.div_ceil(QUERIES)
+        self.call.of.q_len.div_ceil(QUERIES)
     }
 
     fn per_sequence(&self) -> usize {
-        self.call.k.slots.n_heads * self.runs() * self.chunks.len()
+        self.call.call().k.slots.n_heads * self.runs() * self.chunks.len()
     }
 
     /// Of `n` parts, how many items each has, and how many parts have one more.
@@ -221,16 +229,17 @@ impl Item<'_> {
     fn compute(&self, scratch: &mut [f32]) {
         let (work, mut i) = (self.work, self.range.start);
         let divided = |i: usize, n: usize| (i.checked_div(n).unwrap_or(0), i.checked_rem(n).unwrap_or(0));
-        let (heads, runs) = (work.call.k.slots.n_heads, work.runs());
+        let whole = work.call.call();
+        let (heads, runs) = (whole.k.slots.n_heads, work.runs());
         while i < self.range.end {
             let (b, rest) = divided(i, work.per_sequence());
             let (chunk, rest) = divided(rest, heads * runs);
             let (head, run) = divided(rest, runs);
             // All queries of some heads, or some of one.
             let n = if runs == 1 { (heads - head).min(self.range.end - i) } else { 1 };
-            let chunk = (!work.states.is_null())
-                .then(|| work.call.chunk(work.chunks.start + chunk, work.states, chunk));
-            let call = chunk.as_ref().unwrap_or(&work.call);
+            let chunk =
+                (!work.states.is_null()).then(|| whole.chunk(work.chunks.start + chunk, work.states, chunk));
+            let call = chunk.as_ref().unwrap_or(&whole);
             if let Some(problem) = call.sequence(&work.options, b) {
                 problem.compute(head..head + n, run * QUERIES..(run + 1) * QUERIES, scratch);
             }

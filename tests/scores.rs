@@ -55,7 +55,7 @@ impl Wanted {
         let mut after = before.clone();
         let sizes = [1, self.heads.len(), self.queries.len(), keys];
         let mut scratch = nan_scratch(attention_scratch_len(lookup.q.len, keys, lookup.q.head_dim, 0));
-        let placed = lookup.placed();
+        let placed = lookup.placed_for(self.which);
         let [k, _] = lookup.sources(&placed);
         with_type!(lookup.q.kind(), Q => with_type!(self.kind, O => {
             let out = &mut O::slice_mut(&mut after)[GUARD..GUARD + len];

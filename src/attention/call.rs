@@ -6,6 +6,7 @@ use core::ops::Range;
 use super::keys::{Places, RawKeys, SequenceKeys};
 use super::mask::Mask;
 use super::merge::states_len;
+use super::packed::offsets_of;
 use super::partial::{CHUNK, Keep, LogSum, STATE, keep_state};
 use super::scratch::width;
 use super::{Attention, attention_scratch_len, group, together};
@@ -242,13 +243,7 @@ impl<'a> Call<'a> {
             return None;
         }
         let kv_len = at(options.kv_lens, b).unwrap_or(at_kv.2);
-        let (before, after) = options.window;
-        let mut mask = Mask {
-            offset: options.offset.unwrap_or(kv_len as isize - q.len as isize),
-            window: (before, if options.causal { 0 } else { after }),
-            first: at(options.kv_starts, b).unwrap_or(0),
-            end: kv_len,
-        };
+        let mut mask = mask_of(options, b, q.len, kv_len);
         if let Some(states) = self.of.states {
             (states.chunk)(&mut mask, states.number);
         }
@@ -269,18 +264,30 @@ impl<'a> Call<'a> {
     }
 }
 
+/// Which of the `kv_len` keys of sequence `b` its `q_len` queries see for their places.
+#[inline(always)]
+fn mask_of(options: &Attention, b: usize, q_len: usize, kv_len: usize) -> Mask {
+    let (before, after) = options.window;
+    Mask {
+        offset: options.offset.unwrap_or(kv_len as isize - q_len as isize),
+        window: (before, if options.causal { 0 } else { after }),
+        first: at(options.kv_starts, b).unwrap_or(0),
+        end: kv_len,
+    }
+}
+
 /// What has to be checked for each sequence, or head: options of their own lengths, and pages.
 pub type Lengths = fn(&Attention, [&RawKeys; 2], [usize; 4], bool) -> Result<(), Error>;
 
 /// That options have the sizes of a call: sequences, query heads, and the longest sequence's queries and keys; and
-/// that all keys exist, if there is `something` to compute.
+/// that all keys exist that a query may see, if there is `something` to compute.
 ///
 /// # Errors
 /// [`Error::DimMismatch`] and [`Error::TooLarge`].
 pub fn check_lengths(
     options: &Attention,
     [k, v]: [&RawKeys; 2],
-    [sequences, n_heads, ..]: [usize; 4],
+    [sequences, n_heads, q_len, _]: [usize; 4],
     something: bool,
 ) -> Result<(), Error> {
     let &Attention { alibi, sinks, kv_lens, kv_starts, .. } = options;
@@ -294,55 +301,17 @@ pub fn check_lengths(
         let there = offsets_of(options.kv_offsets, b).map_or(k.of.len, |(_, len)| len);
         let got = at(kv_lens, b).unwrap_or(there);
         expect_most("a number of kv_lens", there, got)?;
+        let q_len = offsets_of(options.q_offsets, b).map_or(q_len, |(_, len)| len);
+        // Both ends grow with the query.
+        let mask = mask_of(options, b, q_len, got);
+        let (first, end) = (mask.seen(0).start, mask.seen(q_len.saturating_sub(1)).end);
+        let seen = if q_len == 0 || first >= end { 0..0 } else { first..end };
         // Packed sequences have their keys in the pages of one.
         let (row, from) = offsets_of(options.kv_offsets, b).map_or((b, 0), |(from, _)| (0, from));
-        k.check_pages(row, from, got)?;
-        v.check_pages(row, from, got)?;
+        k.check_pages(row, from, seen.clone())?;
+        v.check_pages(row, from, seen)?;
     }
     Ok(())
-}
-
-/// Sequence of a view, first token and number of tokens there.
-type Place = (usize, usize, usize);
-
-/// What is called where sequences are packed.
-#[derive(Debug)]
-pub struct Packed {
-    /// Sequences, and queries and keys of the longest.
-    sizes: fn(&Attention, &RawHeads, &RawKeys) -> Result<[usize; 3], Error>,
-    /// Where a sequence's queries and keys are, if these are packed.
-    places: fn(&Attention, usize, [&mut Place; 2]),
-}
-
-pub static PACKED: Packed = Packed {
-    sizes: packed_sizes,
-    places: |options, b, places| {
-        for (place, offsets) in places.into_iter().zip([options.q_offsets, options.kv_offsets]) {
-            if let Some((from, len)) = offsets_of(offsets, b) {
-                *place = (0, from, len);
-            }
-        }
-    },
-};
-
-fn packed_sizes(options: &Attention, q: &RawHeads, k: &RawKeys) -> Result<[usize; 3], Error> {
-    let sequences = match options.q_offsets {
-        None => q.batch,
-        Some(offsets) => {
-            expect_dim("batch of packed queries", 1, q.batch)?;
-            offsets.len().saturating_sub(1)
-        }
-    };
-    let q_len = longest(options.q_offsets, q.len, "last of the offsets of queries")?;
-    let kv_len = longest(options.kv_offsets, k.of.len, "last of the offsets of keys")?;
-    match options.kv_offsets {
-        None => expect_dim("batch of K", sequences, k.of.batch)?,
-        Some(offsets) => {
-            expect_dim("batch of packed keys", 1, k.of.batch)?;
-            expect_dim("sequences of packed keys", sequences, offsets.len().saturating_sub(1))?;
-        }
-    }
-    Ok([sequences, q_len, kv_len])
 }
 
 /// That masks and biases have these sizes.
@@ -368,36 +337,6 @@ fn each<T>(dim: &'static str, needed: usize, option: Option<&[T]>) -> Result<(),
 
 fn at(option: Option<&[usize]>, b: usize) -> Option<usize> {
     option.and_then(|values| values.get(b).copied())
-}
-
-/// First token and number of tokens of sequence `b`, if sequences are packed.
-pub fn offsets_of(offsets: Option<&[usize]>, b: usize) -> Option<(usize, usize)> {
-    let (&from, &to) = (offsets?.get(b)?, offsets?.get(b + 1)?);
-    Some((from, to.saturating_sub(from)))
-}
-
-/// The longest of the packed sequences, or `len`.
-///
-/// # Errors
-/// [`Error::DimMismatch`] if the offsets do not begin with 0, fall, or do not end with `len`.
-pub fn longest(offsets: Option<&[usize]>, len: usize, dim: &'static str) -> Result<usize, Error> {
-    let Some(offsets) = offsets else { return Ok(len) };
-    let (mut before, mut longest) = (0, 0);
-    for (i, &offset) in offsets.iter().enumerate() {
-        if i == 0 {
-            expect_dim("first of the offsets", 0, offset)?;
-        } else if offset < before {
-            return Err(Error::DimMismatch {
-                dim: "offset (at least the one before)",
-                expected: before,
-                got: offset,
-            });
-        }
-        longest = longest.max(offset - before);
-        before = offset;
-    }
-    expect_dim(dim, len, before)?;
-    Ok(longest)
 }
 
 /// `1 / √head_dim`, and 1 for no features.

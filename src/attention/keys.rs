@@ -1,6 +1,8 @@
 //! Where a call's keys and values lie: side by side, in a ring, or in pages. Kernels ask for runs of keys
 //! that lie at one stride, and never see the difference.
 
+use core::ops::Range;
+
 use super::ahead::Ahead;
 use super::call::{Lengths, check_lengths};
 use super::lone::{self, InRuns};
@@ -87,8 +89,10 @@ pub struct Paged<'a, T: Elem> {
 }
 
 impl<'a, T: Elem> Paged<'a, T> {
-    /// The keys of `sequences` sequences, `len` each, or fewer where [`kv_lens`](super::Attention::kv_lens) says so. `table` is `[sequences][pages]`; entries for keys beyond a
-    /// sequence's length are not used. All others must name pages of the pool, any for keys that no query sees.
+    /// The keys of `sequences` sequences, `len` each, or fewer where [`kv_lens`](super::Attention::kv_lens) says so. `table` is `[sequences][pages]`.
+    /// Entries without keys that some query may see for its place are not used: those beyond a sequence's length, before
+    /// its [`kv_starts`](super::Attention::kv_starts), or outside the window of all queries, whose pages a cache may have
+    /// freed. All others must name pages of the pool, any where a mask or a rule hides all keys.
     ///
     /// # Errors
     /// [`Error::DimMismatch`] if the table is not `sequences` whole rows, [`Error::TooLarge`] if these have too few pages for
@@ -168,12 +172,12 @@ fn apart() -> Option<InRuns> {
 }
 
 impl<'a> RawKeys<'a> {
-    /// That `len` keys of sequence `b` from key `from` on lie in pages that exist.
-    pub fn check_pages(&self, b: usize, from: usize, len: usize) -> Result<(), Error> {
+    /// That `keys` of sequence `b`, counted from key `from` on, lie in pages that exist.
+    pub fn check_pages(&self, b: usize, from: usize, keys: Range<usize>) -> Result<(), Error> {
         let size = self.slots.len.max(1);
         let Places { table, pages, .. } = self.of;
-        let first = if len == 0 { pages } else { from / size };
-        for i in first..(from + len).div_ceil(size).min(pages) {
+        let first = if keys.is_empty() { pages } else { (from + keys.start) / size };
+        for i in first..(from + keys.end).div_ceil(size).min(pages) {
             // SAFETY: the table has `pages` entries for each sequence; it is null only if `pages` is 0.
             let page = unsafe { *table.add(b * pages + i) } as usize;
             expect_one_of("page number in the table", self.slots.batch, page)?;
@@ -255,7 +259,8 @@ impl<'a> SequenceKeys<'a> {
             (0, if t >= size { t - size } else { t })
         } else {
             let (page, slot) = (t.checked_div(size).unwrap_or(0), t.checked_rem(size).unwrap_or(0));
-            // SAFETY: `check_pages` has seen the entries of all keys that there are.
+            // SAFETY: the table has entries for all keys that there are. `check_pages` has seen those of keys that
+            // are read; of others, which may be asked for, nothing but a place to look at is made.
             (unsafe { *self.table.add(page) } as usize, slot)
         };
         self.slots.run(h, page, slot, most.min(size - slot))

@@ -12,6 +12,7 @@ mod lone;
 mod mask;
 mod merge;
 mod options;
+mod packed;
 mod panel;
 mod partial;
 mod prefill;
@@ -107,7 +108,7 @@ struct Code {
     adjust: [Option<adjust::Adjust>; adjust::STEPS],
     sink: Option<partial::Sink>,
     lengths: Option<call::Lengths>,
-    packed: Option<&'static call::Packed>,
+    packed: Option<&'static packed::Packed>,
 }
 
 /// What lies in a slice that is borrowed for `'a` of [`Attention`].

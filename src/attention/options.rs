@@ -1,7 +1,7 @@
 //! The options of [`Attention`], one method each.
 
 use super::adjust::{self, Adjust};
-use super::{Attention, Code, MaskRule, ScoreRule, Shared, call, partial, seen};
+use super::{Attention, Code, MaskRule, ScoreRule, Shared, call, packed, partial, seen};
 use crate::elem::Elem;
 use crate::tier::Tier;
 use crate::view::TensorRef;
@@ -50,7 +50,7 @@ impl<'a> Attention<'a> {
 
     /// The same with the code of packed sequences.
     const fn with_packed(mut self) -> Self {
-        self.code.packed = Some(&call::PACKED);
+        self.code.packed = Some(&packed::PACKED);
         self
     }
 

@@ -1,6 +1,6 @@
 //! Rotary position embedding: pairs of features turn by an angle that grows with the position.
 
-use super::call::{longest, offsets_of};
+use super::packed::{longest, offsets_of};
 use crate::elem::Elem;
 use crate::error::{Error, expect_dim, expect_most};
 use crate::kernel::rotate::{Angles, rotate};

@@ -261,7 +261,9 @@ impl Sequence<'_> {
     #[inline(always)]
     pub fn run(&self, h: usize, sequences: usize, t: usize, n: usize) -> RawMat {
         debug_assert!(t + n <= self.len);
-        let offset = (sequences * self.of.batch_stride + t * self.of.token_stride) * self.of.kind.size();
+        // A page that is only asked for need not exist.
+        let offset = sequences.wrapping_mul(self.of.batch_stride).wrapping_add(t * self.of.token_stride);
+        let offset = offset.wrapping_mul(self.of.kind.size());
         let head = self.head(h);
         RawMat { ptr: head.ptr.wrapping_add(offset), rows: n, ..head }
     }

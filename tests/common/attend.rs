@@ -222,11 +222,27 @@ impl Lookup {
         self.run_placed(&self.placed(), tier, out, lse, scratch)
     }
 
-    /// Keys and values where the options' layout has them.
+    /// Keys and values where the options' layout has them, without pages of which no query sees a key for its place.
     pub fn placed(&self) -> [Option<Placed>; 2] {
+        let end = self.options.end.unwrap_or(self.k.len).min(self.seen(self.q.len.saturating_sub(1)).end);
+        let seen = self.seen(0).start.max(self.options.start.unwrap_or(0))..end;
+        self.placed_with(if self.q.len == 0 { 0..0 } else { seen })
+    }
+
+    /// The same with the pages of these keys.
+    fn placed_with(&self, keys: Range<usize>) -> [Option<Placed>; 2] {
         let [k, v] = self.options.layouts;
-        [(&self.k, k), (&self.v, v)]
-            .map(|(heads, layout)| (layout != Layout::Plain).then(|| Placed::new(heads, layout)))
+        [(&self.k, k), (&self.v, v)].map(|(heads, layout)| {
+            (layout != Layout::Plain).then(|| Placed::new(heads, layout).with_pages_of(&keys))
+        })
+    }
+
+    /// As [`placed`](Self::placed), for scores, some of which are those of all keys.
+    pub fn placed_for(&self, which: Scores) -> [Option<Placed>; 2] {
+        match which {
+            Scores::Raw | Scores::Capped => self.placed_with(0..self.options.end.unwrap_or(self.k.len)),
+            Scores::Masked | Scores::Weights => self.placed(),
+        }
     }
 
     /// The same as a call takes them.
@@ -262,7 +278,7 @@ impl Lookup {
         let (heads, queries, keys) = (self.q.n_heads, self.q.len, self.k.len);
         let mut numbers = nan_scratch(heads * queries * keys);
         let mut scratch = nan_scratch(attention_scratch_len(queries, keys, self.q.head_dim, 0));
-        let placed = self.placed();
+        let placed = self.placed_for(which);
         let [k, _] = self.sources(&placed);
         let out = TensorMut::new(&mut numbers, [1, heads, queries, keys]).expect("as many numbers");
         with_type!(self.q.kind(), Q => {

@@ -344,6 +344,18 @@ impl Placed {
         placed
     }
 
+    /// Without the pages that hold none of `keys`: their entries name none.
+    pub fn with_pages_of(mut self, keys: &Range<usize>) -> Placed {
+        if let Layout::Pages(size, _) = self.layout {
+            for (i, page) in self.table.iter_mut().enumerate() {
+                if keys.is_empty() || (i + 1) * size <= keys.start || keys.end <= i * size {
+                    *page = u32::MAX;
+                }
+            }
+        }
+        self
+    }
+
     /// Where key `t` lies.
     pub fn slot(&self, t: usize) -> usize {
         match self.layout {

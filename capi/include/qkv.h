@@ -106,7 +106,8 @@
 #define QKV_KV_RING 1
 
 // `k` and `v` are pools of pages, as a batch: key t of sequence b is token `t % k->tokens` of page
-// `page_table[b * pages + t / k->tokens]`, for up to `kv_len` keys.
+// `page_table[b * pages + t / k->tokens]`, for up to `kv_len` keys. Entries without a key that some query sees for its
+// place, as those before a sliding window, are not used.
 #define QKV_KV_PAGES 2
 
 // A matrix to read. Element (i, j) is `data[i * row_stride + j * col_stride]`; with both strides 0 rows

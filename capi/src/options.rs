@@ -12,7 +12,8 @@ pub const KV_ROWS: u32 = 0;
 /// Key t is in slot `(kv_first + t) % k->tokens`, for `kv_len` keys.
 pub const KV_RING: u32 = 1;
 /// `k` and `v` are pools of pages, as a batch: key t of sequence b is token `t % k->tokens` of page
-/// `page_table[b * pages + t / k->tokens]`, for up to `kv_len` keys.
+/// `page_table[b * pages + t / k->tokens]`, for up to `kv_len` keys. Entries without a key that some query sees for its
+/// place, as those before a sliding window, are not used.
 pub const KV_PAGES: u32 = 2;
 
 /// The options of attention. All zeros is plain attention: every query sees every key, the scale is

@@ -1,10 +1,9 @@
 //! A call cut into items with disjoint outputs, for the caller's own threads.
 
 use core::marker::PhantomData;
-use core::num::NonZeroUsize;
 use core::ops::Range;
 
-use super::call::{Call, Checked, Kept};
+use super::call::{Call, Kept};
 use super::merge::KEYS_PER_STATE;
 use super::partial::{self, LogSum};
 use super::{Attention, Keys};
@@ -174,9 +173,9 @@ impl<'a> Work<'a> {
         expect_scratch(needed, scratch.len())?;
         let threads = (scratch.len() / needed.max(1)).min(rayon::current_num_threads());
         // Heads of a decode step are read together; a sequence may be longer than others.
-        let Checked { group, q_len, sequences, .. } = self.call.of;
-        let few = group.map_or(0, NonZeroUsize::get).saturating_mul(q_len) <= super::together::FEW;
-        let parts = if few { threads.max(sequences) } else { self.len() }.min(self.len());
+        let of = &self.call.of;
+        let few = of.group.map_or(0, |group| group.get()).saturating_mul(of.q_len) <= super::together::FEW;
+        let parts = if few { threads.max(of.sequences) } else { self.len() }.min(self.len());
         let (work, next, (each, more)) = (&self, &AtomicUsize::new(0), self.cut(parts));
         rayon::scope(|scope| {
             for scratch in scratch.chunks_exact_mut(needed.max(1)).take(threads.min(parts)) {

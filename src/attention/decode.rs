@@ -73,39 +73,63 @@ pub unsafe fn load_q<S: Simd>(s: S, panel: &Panel, x: &Scratch) {
                 core::slice::from_raw_parts_mut(x.q, width / chains * step).fill(0.0);
             }
             for (r, (query, head)) in p.rows(part.kv_head, part.first).enumerate().take(part.rows) {
-                let q = p.q.head(head);
-                let row = if p.q.of.kind == Kind::F32 && d == width {
-                    q.at::<f32>(query, 0).cast_const()
+                let (q, to) = (p.q.head(head), (x.q.wrapping_add(r * chains), step));
+                if p.q.of.kind == Kind::F32 && d == width {
+                    spread(q.at::<f32>(query, 0), width, scale, to);
                 } else {
-                    pack(s, q.block(query, 0, 1, d), Grid { dst: x.keys(), stride: width, width });
-                    x.keys().cast_const()
-                };
-                let to = x.q.wrapping_add(r * chains);
-                match chains {
-                    2 => spread::<2>(row, width, scale, to, step),
-                    _ => spread::<4>(row, width, scale, to, step),
-                }
-                // A scale may be infinite, and zeros times it are none. -0 times the 0 of a key leaves each chain as it is.
-                for i in d..width {
-                    *to.add(i / chains * step + i % chains) = -0.0;
+                    spread_copy(s, q.block(query, 0, 1, d), x.keys(), scale, to);
                 }
             }
         }
     }
 }
 
-/// `C` numbers each, times the scale, to every `step` floats.
-unsafe fn spread<const C: usize>(row: *const f32, width: usize, scale: f32, mut to: *mut f32, step: usize) {
-    for i in (0..width).step_by(C) {
+/// A query that is not of `f32`, or not of whole steps, by way of a copy.
+#[inline(never)]
+unsafe fn spread_copy<S: Simd>(s: S, q: RawMat, copy: *mut f32, scale: f32, (to, step): (*mut f32, usize)) {
+    let (d, chains) = (q.cols, chains(q.cols));
+    let width = d.next_multiple_of(chains);
+    // SAFETY: as the caller promises.
+    unsafe {
+        pack(s, q, Grid { dst: copy, stride: width, width });
+        spread(copy, width, scale, (to, step));
+        // A scale may be infinite, and zeros times it are none. -0 times the 0 of a key leaves each chain as it is.
+        for i in d..width {
+            *to.add(i / chains * step + i % chains) = -0.0;
+        }
+    }
+}
+
+/// The features of a query, times the scale: as many as there are chains to every `step` floats.
+#[inline(always)]
+unsafe fn spread(row: *const f32, width: usize, scale: f32, (to, step): (*mut f32, usize)) {
+    // SAFETY: as the caller promises.
+    unsafe {
+        match chains(width) {
+            2 => spread_by::<2>(row, width, scale, to, step),
+            _ => spread_by::<4>(row, width, scale, to, step),
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn spread_by<const C: usize>(
+    mut row: *const f32,
+    width: usize,
+    scale: f32,
+    mut to: *mut f32,
+    step: usize,
+) {
+    for _ in 0..width / C {
         // SAFETY: as the caller promises.
         unsafe {
             // All are read before one is written, so that the compiler may take them together.
-            let x = row.add(i).cast::<[f32; C]>().read();
+            let x = row.cast::<[f32; C]>().read();
             unrolled!(I < C => {
                 *to.add(I) = x[I] * scale;
             });
         }
-        to = to.wrapping_add(step);
+        (row, to) = (row.wrapping_add(C), to.wrapping_add(step));
     }
 }
 

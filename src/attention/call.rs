@@ -69,7 +69,7 @@ pub struct Checked {
     pub group: Option<NonZeroUsize>,
 }
 
-/// A call with its views.
+/// A checked call with the views that it borrows.
 pub struct Kept {
     q: RawHeads,
     k: (RawHeads, Places),
@@ -80,14 +80,9 @@ pub struct Kept {
 
 impl Kept {
     pub fn call(&self) -> Call<'_> {
-        let keys = |(slots, of)| RawKeys { slots, of };
-        Call {
-            q: &self.q,
-            k: keys((&self.k.0, self.k.1)),
-            v: keys((&self.v.0, self.v.1)),
-            out: &self.out,
-            of: self.of,
-        }
+        let Kept { q, k, v, out, of } = self;
+        let (k, v) = (RawKeys { slots: &k.0, of: k.1 }, RawKeys { slots: &v.0, of: v.1 });
+        Call { q, k, v, out, of: *of }
     }
 }
 
@@ -116,7 +111,7 @@ impl<'a> Call<'a> {
         Call { q, k, v, out, of: Checked { lse, states, sequences: 0, q_len: 0, kv_len: 0, group } }
     }
 
-    /// The call for whoever cannot keep what it borrows.
+    /// The same with its views, for whoever needs them longer than the caller has them.
     pub fn keep(&self) -> Kept {
         let &Call { q, k, v, out, of } = self;
         Kept { q: *q, k: (*k.slots, k.of), v: (*v.slots, v.of), out: *out, of }

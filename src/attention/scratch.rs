@@ -55,8 +55,9 @@ impl State {
 pub struct Scratch {
     chunk: State,
     total: State,
-    /// The other arrays of a float a row, from one to the next so many floats.
+    /// The other arrays of a float a row, the factors first.
     rows: *mut f32,
+    /// From one of these arrays to the next, and from maxima to sums.
     apart: usize,
     /// Scaled queries: `[head_dim][lanes]` with rows in the lanes, else as `decode::load_q` has them; in
     /// both cases `q_stride` floats a row.
@@ -65,7 +66,7 @@ pub struct Scratch {
     /// Scores, then weights: `[BLOCK][PANEL]`.
     pub scores: *mut f32,
     pub width: usize,
-    /// What is copied.
+    /// Where biases, keys and values are copied to.
     copies: [*mut f32; COPIES],
 }
 

@@ -4,8 +4,9 @@
 mod common;
 
 use common::attend::{Causal, Lookup, Shape};
-use common::buffer::Kind;
+use common::buffer::{Buffer, Kind};
 use common::heads::Order;
+use common::options::{Given, Mask, Options, Table};
 use common::{Rng, expect, nan_scratch, same_bits, tiers};
 use quickcheck::{Arbitrary, Gen, QuickCheck};
 
@@ -172,6 +173,37 @@ fn windows_far_into_the_keys_agree_with_the_bit_model() {
                 Shape { causal, window: (before, after), group: 2, ..Shape::plain(q_len, kv_len, 8, 3) };
             expect(shape.lookup().check(), &shape);
         }
+    }
+}
+
+#[test]
+fn heads_and_panels_that_see_other_keys_of_a_block_agree_with_the_bit_model() {
+    for (q_len, n_kv_heads, group) in [(1, 2, 1), (1, 4, 3), (2, 3, 2), (150, 1, 1), (60, 2, 3)] {
+        for (from, to) in [(64, 73), (64, 90), (64, 126), (70, 100), (0, 20), (80, 128)] {
+            let shape = Shape { n_kv_heads, group, v_head_dim: 69, ..Shape::plain(q_len, 140, 8, 3) };
+            let heads = shape.n_heads();
+            // Neither the second head, nor rows of the second panel, see most of the keys `from..to`.
+            let sees = |h: usize, i: usize, t: usize| {
+                !(h / group == 1 || (48..96).contains(&i)) || !(from..to).contains(&t) || t % 32 == 31
+            };
+            let rows = (0..heads).flat_map(|h| (0..q_len).map(move |i| (h, i)));
+            let values = rows.flat_map(|(h, i)| (0..140).map(move |t| sees(h, i, t))).collect();
+            let mask = Mask::new(Table { heads, rows: q_len, keys: 140, values }, Given::Bits);
+            let options = Options { masks: vec![mask], ..Options::NONE };
+            expect(Lookup { options, ..shape.lookup() }.check(), (from, to, &shape));
+        }
+    }
+}
+
+#[test]
+fn a_softcap_and_biases_from_any_first_key_on_agree_with_the_bit_model() {
+    for (start, q_len) in (0..9).flat_map(|start| [1, 3, 20, 50].map(|q_len| (start, q_len))) {
+        let shape = Shape { v_head_dim: 3, ..Shape::plain(q_len, 67, 4, 5) };
+        let (mut rng, mut values) = (Rng::new(start as u64), Buffer::new(Kind::F32, q_len * 67));
+        (0..values.len()).for_each(|i| values.set_bits(i, rng.unit().to_bits()));
+        let bias = Some(Table { heads: 1, rows: q_len, keys: 67, values });
+        let options = Options { softcap: Some(0.7), bias, start: Some(start), ..Options::NONE };
+        expect(Lookup { options, ..shape.lookup() }.check(), (start, &shape));
     }
 }
 

@@ -75,14 +75,14 @@ fn work_items_have_the_bits_of_the_whole_on_any_number_of_threads() {
                 });
                 expect(same(&split, &whole), (tier, threads, lookup.q.len, lookup.k.len));
             }
-            for parts in [1, 3, 7, 1000] {
+            for parts in [0, 1, 3, 7, 1000] {
                 let split = with_lse(&lookup, |out, lse| {
                     let (q, k, v) = operands();
                     let work = lookup.options(tier).split(q, k, v, out, Some(lse));
                     let mut work = work.expect("sizes agree");
                     let (needed, there) = (work.scratch_len(), work.len());
                     let items = work.parts(parts);
-                    assert_eq!(items.len(), there.min(parts));
+                    assert_eq!(items.len(), there.min(parts.max(1)));
                     take_all(items, needed, 2);
                 });
                 expect(same(&split, &whole), (tier, "parts", parts, lookup.q.len, lookup.k.len));
@@ -229,6 +229,77 @@ fn values_may_be_a_view_of_the_keys() {
     }
 }
 
+/// Numbers of queries or keys of each sequence, and the sequences' queries if they are packed.
+type Lens<'a> = (usize, &'a [usize], Option<&'a [usize]>);
+
+#[test]
+fn states_of_sequences_and_of_any_run_of_chunks_merge_to_the_bits_of_one_call() {
+    const DIM: usize = 5;
+    let mut rng = Rng::new(9);
+    let lens: [Lens; 4] = [
+        (2, &[4000], None),
+        (1, &[3100, 1024, 0], None),
+        (9, &[2048, 2500], None),
+        (12, &[2100, 0, 1500], Some(&[0, 3, 5, 12])),
+    ];
+    for (q_len, kv_lens, packed) in lens {
+        let (heads, sequences, kv_len) = (2, kv_lens.len(), kv_lens.iter().copied().max().unwrap_or(0));
+        let batch = if packed.is_some() { 1 } else { sequences };
+        let rows = batch * q_len * heads;
+        let (q, kv) = (numbers(&mut rng, rows * DIM), numbers(&mut rng, sequences * kv_len * DIM));
+        let q = HeadsRef::batch_token_major(&q, batch, q_len, heads, DIM).expect("queries");
+        let kv = HeadsRef::batch_token_major(&kv, sequences, kv_len, 1, DIM).expect("keys");
+        let mut scratch = nan_scratch(attention_scratch_len(q_len, kv_len, DIM, DIM));
+        let written = |write: &mut dyn FnMut(HeadsMut<'_, f32>, &mut [f32])| {
+            let (mut out, mut lse) = (nan_scratch(rows * DIM), nan_scratch(rows));
+            write(HeadsMut::batch_token_major(&mut out, batch, q_len, heads, DIM).expect("output"), &mut lse);
+            out.iter().chain(&lse).map(|x| x.to_bits()).collect::<Vec<_>>()
+        };
+        for tier in tiers() {
+            let options = Attention::new().tier(tier).causal().kv_lens(kv_lens).sinks(&[0.5, -1.0]);
+            let options = packed.map_or(options, |offsets| options.q_offsets(offsets));
+            let whole = written(&mut |out, lse| {
+                options.run_with_lse(q, kv, kv, out, lse, &mut scratch).expect("sizes agree");
+            });
+            let chunks = kv_len.div_ceil(KEYS_PER_STATE);
+            let mut states = nan_scratch(states_len(chunks, rows, DIM));
+            for at in 0..=chunks {
+                let (first, second) = states.split_at_mut(states_len(at, rows, DIM));
+                options.partial(q, kv, kv, at..chunks, second, &mut scratch).expect("sizes agree");
+                options.partial(q, kv, kv, 0..at, first, &mut scratch).expect("sizes agree");
+                let merged = written(&mut |out, lse| {
+                    options.merge(&mut states, out, Some(lse)).expect("whole chunks");
+                });
+                assert_eq!(merged, whole, "{tier}, {kv_lens:?}, chunks before and from {at} on");
+            }
+            on_threads(&mut options.split_keys(q, kv, kv, &mut states).expect("sizes agree"), 2);
+            let merged = written(&mut |out, lse| {
+                options.merge(&mut states, out, Some(lse)).expect("whole chunks");
+            });
+            assert_eq!(merged, whole, "{tier}, {kv_lens:?}, items");
+        }
+    }
+}
+
+#[test]
+fn items_write_rows_of_their_own() {
+    let lookup = Shape { n_kv_heads: 3, group: 2, ..Shape::plain(400, 20, 4, 4) }.lookup();
+    for (tier, parts) in tiers().into_iter().flat_map(|tier| [1000, 4].map(|parts| (tier, parts))) {
+        // Three runs of queries for each key head.
+        let mut writes = vec![0; lookup.q.n_heads * lookup.q.len];
+        for i in 0..parts.min(9) {
+            let (_, lse) = with_lse(&lookup, |out, lse| {
+                let (q, k, v) = (lookup.q.view::<f32>(), lookup.k.view::<f32>(), lookup.v.view::<f32>());
+                let mut work = lookup.options(tier).split(q, k, v, out, Some(lse)).expect("sizes agree");
+                let mut scratch = nan_scratch(work.scratch_len());
+                work.parts(parts).nth(i).expect("a part").run(&mut scratch).expect("enough scratch");
+            });
+            lse.iter().zip(&mut writes).for_each(|(lse, writes)| *writes += usize::from(!lse.is_nan()));
+        }
+        assert!(writes.iter().all(|&writes| writes == 1), "{tier}, {parts} parts: {writes:?}");
+    }
+}
+
 #[test]
 fn items_without_scratch_are_refused() {
     let x = [0.5_f32; 4 * 2 * 8];
@@ -241,5 +312,10 @@ fn items_without_scratch_are_refused() {
     for item in work.items() {
         assert_eq!(item.run(&mut []), Err(Error::ScratchTooShort { needed, got: 0 }));
     }
+    #[cfg(feature = "rayon")]
+    assert_eq!(
+        work.run_parallel(&mut nan_scratch(needed - 1)),
+        Err(Error::ScratchTooShort { needed, got: needed - 1 })
+    );
     assert_eq!(out, [0.0; 64]);
 }

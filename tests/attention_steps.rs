@@ -47,8 +47,13 @@ fn in_steps(lookup: &Lookup, tier: Tier, tiles: usize) -> (Heads, Vec<f32>, usiz
 fn steps_have_the_bits_of_one_call() {
     let mut rng = Rng::new(7);
     let lens = [(1, 70), (3, 2100), (9, 70), (50, 130), (100, 65), (230, 1100), (2, 3000), (5, 0), (1, 1024)];
-    for (q_len, kv_len) in lens.into_iter().cycle().take(45) {
-        let shape = Shape::random(q_len, kv_len, rng.word());
+    let random =
+        lens.into_iter().cycle().take(45).map(|(q_len, kv_len)| Shape::random(q_len, kv_len, rng.word()));
+    // More heads than go together.
+    let many = [(1, 1, 90), (1, 5, 20), (2, 10, 7)];
+    let many =
+        many.map(|(q_len, group, n_kv_heads)| Shape { group, n_kv_heads, ..Shape::plain(q_len, 150, 9, 3) });
+    for shape in random.chain(many) {
         let lookup = shape.lookup();
         for tier in tiers() {
             let (whole, whole_lse) = lookup.run_with_lse(tier);
@@ -74,6 +79,12 @@ fn a_tile_is_a_block_of_keys_for_rows_that_take_it_together() {
             let (_, _, taken) = in_steps(&lookup, tier, tiles);
             assert_eq!(taken, (panels * blocks as usize).div_ceil(tiles), "{tier}, {tiles} tiles");
         }
+    }
+    // Heads of a token, side by side, go together too.
+    let lookup = Shape { n_kv_heads: 4, ..Shape::plain(1, 2100, 8, 1) }.lookup();
+    for tier in tiers() {
+        let heads = if tier == Tier::scalar() { 4 } else { 1 };
+        assert_eq!(in_steps(&lookup, tier, 1).2, heads * 33, "{tier}");
     }
 }
 

@@ -3,7 +3,9 @@
 mod common;
 
 use common::{nan_scratch, tiers};
-use qkv::{Attention, HeadsMut, HeadsRef, KEYS_PER_STATE, Keys, Paged, Ring, Scores, TensorMut};
+use qkv::{
+    Attention, HeadsMut, HeadsRef, KEYS_PER_STATE, Keys, Paged, Ring, ScoreAt, Scores, TensorMut, TensorRef,
+};
 use qkv::{attention_scratch_len, states_len};
 
 /// One head of `dim` features.
@@ -238,5 +240,72 @@ fn states_hold_nothing_of_the_scratch() {
             options.merge(&mut states, to, None).expect("whole chunks");
             assert_eq!(bits(&out), bits(&run(options, q, keys, keys, dim)), "{tier} {kv_len} {dim}");
         }
+    }
+}
+
+/// A rule may look up numbers of a query, head or key: it is asked of no others.
+#[test]
+fn a_score_rule_is_asked_of_queries_heads_and_keys_that_there_are() {
+    for (q_len, n_kv_heads, group) in
+        [(1, 1, 1), (1, 3, 1), (3, 2, 1), (1, 2, 5), (11, 1, 1), (50, 1, 3), (7, 5, 1)]
+    {
+        let (heads, kv_len, dim) = (n_kv_heads * group, 70, 2);
+        let (queries, keys) = (vec![0.5_f32; q_len * heads * dim], vec![0.25_f32; kv_len * n_kv_heads * dim]);
+        let rule = |score: f32, at: ScoreAt| {
+            let there = |at: i32, len: usize| usize::try_from(at).is_ok_and(|at| at < len);
+            assert!(
+                there(at.query, q_len) && there(at.head, heads) && there(at.key, kv_len) && at.batch == 0,
+                "{at:?}"
+            );
+            score
+        };
+        for tier in tiers() {
+            let mut out = vec![7.0_f32; q_len * heads * dim];
+            let q = HeadsRef::token_major(&queries, q_len, heads, dim).expect("queries");
+            let k = HeadsRef::token_major(&keys, kv_len, n_kv_heads, dim).expect("keys");
+            let to = HeadsMut::token_major(&mut out, q_len, heads, dim).expect("output");
+            let mut scratch = nan_scratch(attention_scratch_len(q_len, kv_len, dim, dim));
+            Attention::new()
+                .causal()
+                .tier(tier)
+                .score_rule(&rule)
+                .run(q, k, k, to, &mut scratch)
+                .expect("sizes agree");
+        }
+    }
+}
+
+/// A NaN in another row's bias hides no minus infinity: the value there, which is NaN, is not reached.
+#[test]
+fn a_bias_of_nan_leaves_minus_infinity_of_other_rows_unseen() {
+    let (q, k) = ([1.0_f32; 3], [0.5_f32; 70]);
+    for (hidden, t) in (0..3).flat_map(|row| [2, 40, 69].map(|t| (row, t))) {
+        let (mut v, mut bias) = ([2.0_f32; 70], [0.0_f32; 3 * 70]);
+        v[t] = f32::NAN;
+        for row in 0..3 {
+            bias[row * 70 + t] = if row == hidden { f32::NEG_INFINITY } else { f32::NAN };
+        }
+        for tier in tiers() {
+            let bias = TensorRef::new(&bias, [1, 1, 3, 70]).expect("a number for each query and key");
+            let out = run(Attention::new().tier(tier).bias(bias), head(&q, 1), head(&k, 1), head(&v, 1), 1);
+            for (row, &x) in out.iter().enumerate() {
+                assert!(if row == hidden { x == 2.0 } else { x.is_nan() }, "{tier}, key {t}, row {row}: {x}");
+            }
+        }
+    }
+}
+
+/// A weighted value may underflow to minus zero, which 0 times the value of a key that is not seen would turn into zero.
+#[test]
+fn values_that_underflow_leave_zero_whatever_is_not_seen() {
+    // Weights 1 and e^-80.
+    let (q, k, v) = ([1.0_f32; 30], [0.0_f32, -80.0, 0.0], [0.0_f32, -1e-20, 1.0]);
+    for (tier, n) in tiers().into_iter().flat_map(|tier| [1, 5, 30].map(|n| (tier, n))) {
+        let options = Attention::new().tier(tier).scale(1.0);
+        let alone = run(options, head(&q[..n], 1), head(&k[..2], 1), head(&v[..2], 1), 1);
+        assert!(bits(&alone).iter().all(|&bits| bits == 0), "{tier}, {n} queries: {alone:?}");
+        let hidden = run(options.kv_lens(&[2]), head(&q[..n], 1), head(&k, 1), head(&v, 1), 1);
+        let causal = run(options.causal_offset(1), head(&q[..n], 1), head(&k, 1), head(&v, 1), 1);
+        assert_eq!((bits(&hidden), bits(&causal[..1])), (bits(&alone), vec![0]), "{tier}, {n} queries");
     }
 }

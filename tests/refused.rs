@@ -211,12 +211,20 @@ fn parts_of_the_scores() {
         scores(plain.mask(mask), 1..3, 2..3, [BATCH, 2, 1, KEYS]),
         mismatch("kv_len of the mask", 5, 6)
     );
+    let (needed, mut written) =
+        (attention_scratch_len(QUERIES, KEYS, 3, 0), [7.0_f32; BATCH * HEADS * QUERIES * KEYS]);
+    let out = TensorMut::new(&mut written, [BATCH, HEADS, QUERIES, KEYS]).expect("as long");
+    let result = plain.weights(view(BATCH, QUERIES, HEADS), keys(), out, &mut nan_scratch(needed - 1));
+    assert_eq!(result, Err(Error::ScratchTooShort { needed, got: needed - 1 }));
+    assert!(written.iter().all(|&x| x == 7.0));
     // One batch, so that only being packed is wrong.
-    let (mut written, offsets) = ([7.0_f32; 100], [0, KEYS]);
-    let out = TensorMut::new(&mut written, [1, HEADS, QUERIES, KEYS]).expect("100 are enough");
-    let packed = plain.kv_offsets(&offsets);
-    let result = packed.weights(view(1, QUERIES, HEADS), view(1, KEYS, 2), out, &mut nan_scratch(9999));
-    assert_eq!((result, written), (Err(Error::NotForPacked { what: "scores or weights" }), [7.0; 100]));
+    let offsets = [[0, QUERIES], [0, KEYS]];
+    for packed in [plain.q_offsets(&offsets[0]), plain.kv_offsets(&offsets[1])] {
+        let mut written = [7.0_f32; 100];
+        let out = TensorMut::new(&mut written, [1, HEADS, QUERIES, KEYS]).expect("100 are enough");
+        let result = packed.weights(view(1, QUERIES, HEADS), view(1, KEYS, 2), out, &mut nan_scratch(9999));
+        assert_eq!((result, written), (Err(Error::NotForPacked { what: "scores or weights" }), [7.0; 100]));
+    }
 }
 
 #[test]
@@ -239,6 +247,14 @@ fn states_and_what_they_are_merged_to() {
     assert_eq!(merge(plain, len, Some(ROWS - 1)), mismatch(lse, ROWS, ROWS - 1));
     let (q, mut states) = (view(BATCH, QUERIES, HEADS), vec![7.0; len]);
     let result = plain.partial(q, keys(), keys(), 0..2, &mut states, &mut nan_scratch(9999));
-    assert_eq!(result, mismatch("chunks * rows * state (length of the states)", 2 * len, len));
+    let dim = "chunks * rows * state (length of the states)";
+    assert_eq!(result, mismatch(dim, 2 * len, len));
+    let work = plain.split_keys(q, keys(), keys(), &mut states[1..]);
+    assert_eq!(work.map(drop), mismatch(dim, len, len - 1));
     assert!(states.iter().all(|&x| x == 7.0));
+    // Also of nothing.
+    let (q, k) = (view(0, QUERIES, HEADS), view(0, KEYS, 2));
+    let needed = attention_scratch_len(QUERIES, KEYS, 3, 3);
+    let result = plain.partial(q, k, k, 0..1, &mut [], &mut []);
+    assert_eq!(result, Err(Error::ScratchTooShort { needed, got: 0 }));
 }

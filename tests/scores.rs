@@ -155,9 +155,13 @@ fn scores_that_are_not_finite_have_the_bits_of_the_model() {
     let mut rng = Rng::new(5);
     for (q_len, kv_len) in [(1, 9), (5, 70), (20, 70), (60, 130), (2, 1100)] {
         for x in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-            for causal in [Causal::No, Causal::BottomRight] {
-                let sinks = rng.below(2) == 0;
-                let shape = Shape { causal, sinks, ..Shape::plain(q_len, kv_len, 3, rng.word()) };
+            for (causal, before) in [
+                (Causal::No, usize::MAX),
+                (Causal::BottomRight, usize::MAX),
+                (Causal::BottomRight, kv_len / 3),
+            ] {
+                let (sinks, window) = (rng.below(2) == 0, (before, usize::MAX));
+                let shape = Shape { causal, window, sinks, ..Shape::plain(q_len, kv_len, 3, rng.word()) };
                 let mut lookup = shape.lookup();
                 for t in [kv_len / 2, kv_len - 1] {
                     lookup.k.set_token(t, 0, x);
@@ -219,6 +223,24 @@ fn sequences_of_a_batch_have_the_scores_that_each_has_alone() {
             let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
             let part = &all[b * alone.len()..][..alone.len()];
             expect(same_bits(Kind::F32, &bits(part), &bits(&alone)), (tier, which, b));
+        }
+    }
+}
+
+#[test]
+fn no_heads_and_no_queries_have_no_scores() {
+    let lookup = Shape { n_kv_heads: 2, group: 2, ..Shape::plain(5, 9, 3, 8) }.lookup();
+    let mut scratch = nan_scratch(attention_scratch_len(5, 9, 3, 0));
+    for (which, tier) in ALL.into_iter().flat_map(|which| tiers().into_iter().map(move |tier| (which, tier)))
+    {
+        for (heads, queries) in
+            [(0..0, 0..5), (3..3, 0..5), (4..4, 1..2), (0..4, 0..0), (1..3, 5..5), (0..0, 0..0)]
+        {
+            let sizes = [1, heads.len(), queries.len(), 9];
+            let out = TensorMut::new(&mut [0.0_f32; 0][..], sizes).expect("nothing");
+            let (q, k) = (lookup.q.view::<f32>(), lookup.k.view::<f32>());
+            let result = lookup.options(tier).scores(q, k, which, (heads, queries), out, &mut scratch);
+            assert_eq!(result, Ok(()), "{which:?} {tier} {sizes:?}");
         }
     }
 }

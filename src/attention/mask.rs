@@ -52,7 +52,7 @@ impl Mask {
         let stands = query as i128 + self.offset as i128 - start as i128;
         let first = (stands - self.window.0 as i128).clamp(-FAR, FAR) as f32;
         let end = (stands + self.window.1 as i128 + 1).clamp(-FAR, FAR) as f32;
-        let low = inside(self.first).max(from) as f32;
+        let low = from as f32;
         let high = (inside(self.first.max(self.end)).max(from) as f32, inside(self.end) as f32);
         move |i| ((first + i).max(low).min(high.0), (end + i).max(0.0).min(high.1))
     }

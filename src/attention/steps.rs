@@ -97,9 +97,6 @@ impl Steps<'_> {
         let (call, scratch, mut left) = (self.call.call(), self.scratch.as_mut_ptr(), tiles);
         while self.at.b < call.of.sequences {
             if let Some(problem) = call.sequence(&self.options, self.at.b) {
-                if left == 0 {
-                    return true;
-                }
                 // SAFETY: the call is checked, its borrows last, and the scratch is long enough and as the
                 // step before has left it.
                 if !dispatch!(problem.tier, s => unsafe { self.at.go(s, &problem, scratch, &mut left) }) {

@@ -124,12 +124,10 @@ impl<'a> Work<'a> {
         chunks: Range<usize>,
     ) -> Result<Self, Error> {
         let mut work = Work { options, call: call.keep(), states, chunks, len: 0, borrowed: PhantomData };
-        // Sizes of nothing may be any.
-        if call.of.sequences > 0 {
-            let sizes = [call.of.sequences, call.k.slots.n_heads, work.runs(), work.chunks.len()];
-            let len = sizes.into_iter().try_fold(1_usize, usize::checked_mul);
-            work.len = len.ok_or(Error::ShapeOverflow)?;
-        }
+        // No sequences come first: sizes of nothing may be any.
+        let sizes = [call.of.sequences, call.k.slots.n_heads, work.runs(), work.chunks.len()];
+        let len = sizes.into_iter().try_fold(1_usize, usize::checked_mul);
+        work.len = len.ok_or(Error::ShapeOverflow)?;
         Ok(work)
     }
 

@@ -197,7 +197,13 @@ fn attention_of_every_kind_stays_inside_its_operands() {
                 v_head_dim: rng.pick(&dims),
                 ..attend::Shape::random(q_len, kv_len, rng.word())
             };
-            expect(check_lookup(&shape.lookup(), &shape), &shape);
+            let mut lookup = shape.lookup();
+            expect(check_lookup(&lookup, &shape), &shape);
+            // Rows that do not see it are computed once more from what they see.
+            if kv_len > 0 {
+                lookup.v.set_token(rng.below(kv_len), rng.below(shape.n_kv_heads), f32::INFINITY);
+                expect(check_lookup(&lookup, &shape), ("an infinite value", &shape));
+            }
         }
     }
 }

@@ -161,9 +161,9 @@ fn nan_in_a_key_or_value_reaches_exactly_the_rows_and_columns_that_see_it() {
         // Whatever sees them: the first, the last, and some between.
         for t in [0, kv_len / 3, kv_len / 2 + 1, kv_len - 6] {
             let (mut key, mut value) = (clean.clone(), clean.clone());
-            let nan = key.k.kind().bits(f32::NAN);
-            key.k.set_bits(t, 0, clean.k.head_dim - 1, nan);
-            value.v.set_bits(t, 0, column, nan);
+            let (nan, head) = (key.k.kind().bits(f32::NAN), t % clean.k.n_heads);
+            key.k.set_bits(t, head, clean.k.head_dim - 1, nan);
+            value.v.set_bits(t, head, column, nan);
             for tier in tiers() {
                 let (expected, expected_lse) = clean.run_with_lse(tier);
                 let (by_key, by_key_lse) = key.run_with_lse(tier);
@@ -172,7 +172,7 @@ fn nan_in_a_key_or_value_reaches_exactly_the_rows_and_columns_that_see_it() {
                 for (h, i) in rows(&clean) {
                     let lse = h * clean.q.len + i;
                     let place = || format!("{tier}, key {t}, head {h}, query {i}: {what}");
-                    let seen = h / (clean.q.n_heads / clean.k.n_heads) == 0 && sees(&clean, h, i, t);
+                    let seen = h / (clean.q.n_heads / clean.k.n_heads) == head && sees(&clean, h, i, t);
                     let bits = expected.token_bits(i, h);
                     if seen {
                         assert!(by_key.token(i, h).iter().all(|x| x.is_nan()), "lost: {}", place());

@@ -12,6 +12,7 @@ use super::scratch::width;
 use super::{Attention, attention_scratch_len, group, together};
 use crate::error::{Error, expect_dim, expect_dims, expect_most, expect_scratch};
 use crate::kernel::lone::sqrt;
+use crate::simd::VECTORS;
 use crate::tier::{Tier, dispatch};
 use crate::view::{RawHeads, RawTensor, Sequence};
 
@@ -50,7 +51,7 @@ pub struct Call<'a> {
     pub q: &'a RawHeads,
     pub k: RawKeys<'a>,
     pub v: RawKeys<'a>,
-    /// Of the same sizes, but nowhere, if something else is wanted of the rows.
+    /// Of the same sizes, but never written, if something else is wanted of the rows.
     out: &'a RawHeads,
     pub of: Checked,
 }
@@ -361,14 +362,21 @@ pub struct Problem<'a> {
 impl Problem<'_> {
     /// The keys that row `row` of a key head sees. Both ends grow with the row.
     pub fn seen(&self, row: usize) -> Range<usize> {
-        self.mask.seen(row / self.group)
+        self.mask.seen(self.query(row).0)
+    }
+
+    /// The query of row `row` of a key head, and which of the head's query heads it is of.
+    #[inline(always)]
+    pub fn query(&self, row: usize) -> (usize, usize) {
+        // Small calls would notice the divisions.
+        if VECTORS && self.group.get() == 1 { (row, 0) } else { (row / self.group, row % self.group) }
     }
 
     /// Query and head of the rows of a key head from `first` on: the heads of the group follow each
     /// other, so that neighbouring rows see nearly the same keys.
     pub fn rows(&self, kv_head: usize, first: usize) -> impl Iterator<Item = (usize, usize)> + Clone {
         let (group, base) = (self.group.get(), kv_head * self.group.get());
-        let (mut query, mut member) = (first / self.group, first % self.group);
+        let (mut query, mut member) = self.query(first);
         // Stepping instead of a division for each row.
         core::iter::repeat_with(move || {
             let row = (query, base + member);

@@ -92,7 +92,9 @@ impl<'a, T: Elem> Paged<'a, T> {
     /// The keys of `sequences` sequences, `len` each, or fewer where [`kv_lens`](super::Attention::kv_lens) says so. `table` is `[sequences][pages]`.
     /// Entries without keys that some query may see for its place are not used: those beyond a sequence's length, before
     /// its [`kv_starts`](super::Attention::kv_starts), or outside the window of all queries, whose pages a cache may have
-    /// freed. All others must name pages of the pool, any where a mask or a rule hides all keys.
+    /// freed. All others must name pages of the pool, any where a mask or a rule hides all keys; and all up to the length for
+    /// [`Scores::Raw`](super::Scores::Raw) and `Capped`, which are those of all keys. Calls for some of the queries or
+    /// chunks need what the whole call needs.
     ///
     /// # Errors
     /// [`Error::DimMismatch`] if the table is not `sequences` whole rows, [`Error::TooLarge`] if these have too few pages for

@@ -62,8 +62,8 @@ impl Attention<'_> {
         scratch: &mut [f32],
     ) -> Result<(), Error> {
         let (k, v) = (k.raw(), v.raw());
-        let nowhere = q.raw.of_dim(v.slots.head_dim);
-        let call = Call::new(self, &q.raw, k, v, (&nowhere, true), None)?;
+        let unused = q.raw.of_dim(v.slots.head_dim);
+        let call = Call::new(self, &q.raw, k, v, (&unused, true), None)?;
         call.expect_states(chunks.len(), states.len())?;
         // Of no rows there may be any number of chunks.
         if call.of.sequences == 0 {

@@ -87,7 +87,8 @@ impl<'a> Attention<'a> {
 
     /// A query sees up to `before` keys before its own key and `after` keys behind it, and its own;
     /// `usize::MAX` is all of them. A sliding window of `n` keys is `.causal().window(n - 1, 0)`. Keys
-    /// that no query sees are not read; in [`Paged`](super::Paged) ones their pages need not exist.
+    /// that no query sees are not read; and where they lie in pages, those without a key that a query
+    /// sees for its place need not exist (see [`Paged::new`](super::Paged::new)).
     ///
     /// ```
     /// use qkv::{Attention, HeadsMut, HeadsRef, attention_scratch_len};

@@ -44,8 +44,8 @@ impl Panel<'_> {
     /// Query and head of row `r` of the first key head.
     #[cfg_attr(target_os = "none", inline(never))]
     pub fn row(&self, r: usize) -> (usize, usize) {
-        let (row, group) = (self.first + r, self.p.group);
-        (row / group, self.kv_head * group.get() + row % group)
+        let (query, member) = self.p.query(self.first + r);
+        (query, self.kv_head * self.p.group.get() + member)
     }
 
     /// Lanes of all heads, in whole vectors.
@@ -71,7 +71,8 @@ impl Panel<'_> {
     /// Each head alone, with its part of the scratch.
     #[inline(always)]
     fn each<S: Simd>(&self, _: S, x: &Scratch, mut take: impl FnMut(&Panel, &Scratch)) {
-        if S::LANES == 1 {
+        // With one lane there is one head. Small calls, often of one, would notice the copies.
+        if S::LANES == 1 || self.heads == 1 {
             return take(self, x);
         }
         for h in 0..self.heads {
@@ -249,9 +250,9 @@ impl Walk<'_> {
         if partial && const { S::LANES > 1 } {
             // Lanes without a row follow the head's last one.
             let lanes = panel.rows.next_multiple_of(S::LANES).min(panel.lanes);
-            let (group, first) = (panel.p.group, panel.first);
-            let seen = panel.p.mask.of_block(first / group, start, (from, to));
-            let (mut query, mut left) = (0.0, group.get() - first % group);
+            let (group, (first, member)) = (panel.p.group, panel.p.query(panel.first));
+            let seen = panel.p.mask.of_block(first, start, (from, to));
+            let (mut query, mut left) = (0.0, group.get() - member);
             for r in 0..lanes {
                 // SAFETY: the arrays have room for the panel's lanes.
                 unsafe { (*self.x.from().add(r), *self.x.to().add(r)) = seen(query) };

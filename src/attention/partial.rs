@@ -169,16 +169,13 @@ pub unsafe fn merge<S: Simd>(s: S, x: &Scratch, rows: usize) {
 pub unsafe fn finish<S: Simd>(s: S, p: &Problem, x: &Scratch, kv_head: usize, first: usize, rows: usize) {
     // SAFETY: as the caller promises.
     unsafe {
-        for (r, (query, head)) in p.rows(kv_head, first).enumerate().take(rows) {
-            close_row(p, x, r, (query, head));
-        }
-        if p.call.of.states.is_some() {
-            return;
-        }
         by_kind!(p.out.of.kind, E => s.vectorize(
             #[inline(always)]
             || for (r, (query, head)) in p.rows(kv_head, first).enumerate().take(rows) {
-                scaled_row::<S, E>(s, x, r, p.out.head(head).at(query, 0), p.out.of.head_dim);
+                close_row(p, x, r, (query, head));
+                if p.call.of.states.is_none() {
+                    scaled_row::<S, E>(s, x, r, p.out.head(head).at(query, 0), p.out.of.head_dim);
+                }
             },
         ));
     }

@@ -95,9 +95,9 @@ impl Attention<'_> {
             Scores::Masked | Scores::Weights => *self,
         };
         let k = k.raw();
-        let (no_features, nowhere) = (k.slots.of_dim(0), q.raw.of_dim(0));
+        let (no_features, unused) = (k.slots.of_dim(0), q.raw.of_dim(0));
         let v = RawKeys { slots: &no_features, ..k };
-        let call = Call::new(&options, &q.raw, k, v, (&nowhere, true), None)?;
+        let call = Call::new(&options, &q.raw, k, v, (&unused, true), None)?;
         if self.q_offsets.or(self.kv_offsets).is_some() {
             return Err(Error::NotForPacked { what: "scores or weights" });
         }

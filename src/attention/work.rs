@@ -88,8 +88,8 @@ impl<'a> Attention<'a> {
         states: &'a mut [f32],
     ) -> Result<Work<'a>, Error> {
         let (k, v) = (k.raw(), v.raw());
-        let nowhere = q.raw.of_dim(v.slots.head_dim);
-        let call = Call::new(&self, &q.raw, k, v, (&nowhere, true), None)?;
+        let unused = q.raw.of_dim(v.slots.head_dim);
+        let call = Call::new(&self, &q.raw, k, v, (&unused, true), None)?;
         let chunks = 0..call.of.kv_len.div_ceil(KEYS_PER_STATE).max(1);
         call.expect_states(chunks.len(), states.len())?;
         Work::of(self, &call, states.as_mut_ptr(), chunks)

@@ -110,7 +110,8 @@ pub enum Together {
 /// - Operands are valid for `k` steps, outputs for rows of four floats.
 #[inline(always)]
 pub unsafe fn tile<E: Elem>(x: &mut Tile<E>) {
-    debug_assert!(x.left > 0 && (x.left >= 4 || x.factor.is_null() || x.factor == PLUS_ZERO));
+    debug_assert!(x.left > 0);
+    debug_assert!(x.left.is_multiple_of(4) || x.factor.is_null() || x.factor == PLUS_ZERO);
     own!(E: tile(core::ptr::from_mut(x).cast()));
     // SAFETY: as the caller promises.
     unsafe { any_tile(x) }
@@ -160,7 +161,7 @@ unsafe fn any_tile<E: Elem>(x: &mut Tile<E>) {
     }
 }
 
-/// Computes a row of whole eights; `b`, `to` and `left` are used up.
+/// Computes a row of whole eights; `b`, `to` and `left` may be used up.
 ///
 /// # Safety
 /// - Operands are valid for `k` steps, the output for `left` floats.

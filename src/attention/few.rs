@@ -13,7 +13,7 @@ use crate::apart::apart;
 use crate::elem::{Elem, by_kind};
 use crate::kernel::softmax::BLOCK;
 use crate::kernel::tile::{
-    PANEL_COLS, Panels, panel_rows, partial_tile, share, tile, tile_while, with_rows, with_vectors, zero,
+    panel_rows, partial_tile, share, side_by_side, tile, tile_while, with_rows, with_vectors, zero,
 };
 use crate::kernel::unrolled::unrolled;
 use crate::simd::Simd;
@@ -286,7 +286,7 @@ unsafe fn columns<S: Simd, E: Elem, const MR: usize, const NV: usize>(
                 .first
                 .wrapping_add((t - run.t).wrapping_mul(strips.row_stride))
                 .wrapping_add(head.shift + c);
-            let v = Panels { ptr, row_stride: strips.row_stride, panel_stride: PANEL_COLS, col_stride: 1 };
+            let v = side_by_side(ptr, strips.row_stride);
             let n = run.end.min(to).saturating_sub(t);
             let weights = strips.weights.at(r, t);
             let mut ask = |bytes: usize| {

@@ -12,7 +12,7 @@ use super::{decode, seen};
 use crate::elem::{Kind, by_kind};
 use crate::kernel::pack::{Columns, Grid, pack, turn};
 use crate::kernel::score::rows_in_lanes;
-use crate::kernel::tile::{PANEL_COLS, Panels, Rows, with_score_rows, with_vectors};
+use crate::kernel::tile::{Rows, side_by_side, with_score_rows, with_vectors};
 use crate::simd::Simd;
 use crate::view::RawMat;
 
@@ -189,12 +189,7 @@ impl Strip<'_> {
         t: usize,
         keys: Rows,
     ) {
-        let q = Panels {
-            ptr: self.x.q.wrapping_add(lane).cast_const(),
-            row_stride: self.q_stride,
-            panel_stride: PANEL_COLS,
-            col_stride: 1,
-        };
+        let q = side_by_side(self.x.q.wrapping_add(lane).cast_const(), self.q_stride);
         let to = self.x.scores.wrapping_add(t * S::PANEL + lane);
         // SAFETY: as the caller promises.
         unsafe { rows_in_lanes::<S, MR, NV>(s, self.panel.p.k.dim(), keys, q, to) };

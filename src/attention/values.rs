@@ -14,7 +14,7 @@ use crate::elem::{Elem, Kind};
 use crate::kernel::pack::{Grid, pack};
 use crate::kernel::softmax::BLOCK;
 use crate::kernel::tile::{
-    PANEL_COLS, Panels, Rows, panel_rows, share, tile, tile_while, with_rows, with_vectors, zero,
+    Rows, panel_rows, share, side_by_side, tile, tile_while, with_rows, with_vectors, zero,
 };
 use crate::kernel::unrolled::unrolled;
 use crate::simd::Simd;
@@ -117,7 +117,7 @@ unsafe fn whole<S: Simd, const MR: usize, const NV: usize>(
     let (block, x, first) = (strips.block, strips.x, &strips.first);
     let (acc, factor, width) = (x.acc(), x.factor(), x.width);
     let ptr = first.first.wrapping_add(from.wrapping_sub(first.t).wrapping_mul(strips.row_stride) + c);
-    let v = Panels { ptr, row_stride: strips.row_stride, panel_stride: PANEL_COLS, col_stride: 1 };
+    let v = side_by_side(ptr, strips.row_stride);
     let acc = acc.wrapping_add(r * width + c);
     let factor = factor.wrapping_add(r);
     // SAFETY: as the caller promises.

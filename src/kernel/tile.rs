@@ -85,9 +85,10 @@ pub fn packed<E>(ptr: *const E, k: usize) -> Panels<E> {
     Panels { ptr, row_stride: PANEL_COLS, panel_stride: k * PANEL_COLS, col_stride: 1 }
 }
 
-/// Rows of `cols` columns, one behind the other.
-pub fn side_by_side(ptr: *const f32, cols: usize) -> Panels<f32> {
-    Panels { ptr, row_stride: cols, panel_stride: PANEL_COLS, col_stride: 1 }
+/// Rows of elements side by side, `row_stride` apart.
+#[inline(always)]
+pub fn side_by_side<E>(ptr: *const E, row_stride: usize) -> Panels<E> {
+    Panels { ptr, row_stride, panel_stride: PANEL_COLS, col_stride: 1 }
 }
 
 /// The accumulators of a tile.

@@ -267,13 +267,19 @@ pub fn lies_well<S: Simd>(b: &RawMat) -> bool {
     b.col_stride == 1 && b.rows.saturating_mul(apart) <= S::LANES * IN_PLACE && !apart.is_multiple_of(CROWDED)
 }
 
+/// Rows of A, which are floats, as they lie.
+#[inline(always)]
+pub fn lying_rows(a: &RawMat) -> Rows {
+    Rows { ptr: a.at::<f32>(0, 0), row_stride: a.row_stride, col_stride: a.col_stride }
+}
+
 /// Rows of A: `as_they_lie`, if they are floats, or side by side at `to`.
 ///
 /// # Safety
 /// - `to` is valid for writing `a.rows` rows, `stride` apart.
 pub unsafe fn rows_of<S: Simd>(s: S, a: RawMat, as_they_lie: bool, to: *mut f32, stride: usize) -> Rows {
     if as_they_lie && a.kind == Kind::F32 {
-        return Rows { ptr: a.at::<f32>(0, 0), row_stride: a.row_stride, col_stride: a.col_stride };
+        return lying_rows(&a);
     }
     // SAFETY: as the caller promises.
     unsafe { pack(s, a, Grid { dst: to, stride, width: a.cols }) };

@@ -120,8 +120,7 @@ pub unsafe fn run<S: Simd>(s: S, p: &Product, b: RawMat, (scratch, len): (*mut f
                 let b = b.block(pc, jc, kc, nc);
                 if jc < whole {
                     by_kind!(b.kind, E => {
-                        let ptr = b.at::<E>(0, 0).cast_const();
-                        let b = Panels { ptr, row_stride: b.row_stride, panel_stride: PANEL_COLS, col_stride: 1 };
+                        let b = side_by_side(b.at::<E>(0, 0).cast_const(), b.row_stride);
                         block::<S, E>(s, (m, kc, nc), a, b, Chains { steps, ptr: room.b, far: is_far }, (0, 0), &store);
                     });
                 } else {

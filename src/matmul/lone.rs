@@ -1,7 +1,7 @@
 //! Products with one lane: tiles of 4 x 4 sums where the operands lie, and rows of 8 if there is a single one. A
 //! small processor has no cache to pack for.
 
-use super::blocked::KC;
+use super::blocked::{KC, lying_rows};
 use super::store::Store;
 use super::{Product, Rhs};
 use crate::elem::{Elem, by_kind};
@@ -20,7 +20,7 @@ pub unsafe fn run(p: &Product) {
             (b.bytes(), b.kind, b.row_stride, b.col_stride, b.col_stride.wrapping_mul(PANEL_COLS))
         }
     };
-    let a = Rows { ptr: p.a.at(0, 0), row_stride: p.a.row_stride, col_stride: p.a.col_stride };
+    let a = lying_rows(&p.a);
     by_kind!(kind, E => {
         let b = Panels { ptr: b.cast::<E>(), row_stride, panel_stride, col_stride };
         let mut x = all_rows(&a, &b, p);

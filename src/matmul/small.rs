@@ -3,7 +3,7 @@
 use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 
-use super::blocked::SMALL;
+use super::blocked::{SMALL, lying_rows};
 use super::groups::many;
 use super::store::Store;
 use super::tiles::{self, Next, fills_panels, tiles};
@@ -115,18 +115,16 @@ unsafe fn through<S: Simd, const PANELS: usize>(s: S, p: &Product, (j, n): (usiz
         if n.is_multiple_of(S::LANES) && p.a.kind == Kind::F32 && store.is_as_it_is() {
             return tiles::whole(s, p, (j, n), NonNull::new(rows));
         }
-        strips::<S, f32>(s, &p.a, side_by_side(rows, width), j, n, store);
+        strips::<S, f32>(s, &p.a, side_by_side(rows.cast_const(), width), j, n, store);
     }
 }
 
 /// All rows of a small A against `cols` columns of B that belong at column `j` of C.
 unsafe fn strips<S: Simd, E: Elem>(s: S, a: &RawMat, b: Panels<E>, j: usize, cols: usize, store: &Store) {
     if a.kind == Kind::F32 {
-        let rows = Rows { ptr: a.at::<f32>(0, 0), row_stride: a.row_stride, col_stride: a.col_stride };
+        let sizes = (a.rows, a.cols, cols);
         // SAFETY: A has `a.rows` rows of `a.cols`; the rest is as the caller promises.
-        return unsafe {
-            tiles::<S, E, false>(s, (a.rows, a.cols, cols), rows, b, (0, j), store, Next::NOTHING)
-        };
+        return unsafe { tiles::<S, E, false>(s, sizes, lying_rows(a), b, (0, j), store, Next::NOTHING) };
     }
     let run = if const { S::LANES == 1 } { widened::<S, E, 8> } else { widened::<S, E, 24> };
     // SAFETY: as above.

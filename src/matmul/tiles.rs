@@ -3,12 +3,13 @@
 use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 
+use super::blocked::lying_rows;
 use super::store::Store;
 use super::{Product, Rhs, few, lone};
 use crate::apart::apart;
 use crate::elem::{Elem, Kind};
 use crate::kernel::tile::{
-    self as kernel, PANEL_COLS, Panels, Rows, TALLEST, max_rows, share, tile, tile_between, with_rows,
+    PANEL_COLS, Panels, Rows, TALLEST, max_rows, share, side_by_side, tile, tile_between, with_rows,
     with_vectors, zero,
 };
 use crate::simd::{LINE, Simd};
@@ -123,15 +124,13 @@ pub unsafe fn whole<S: Simd>(s: S, p: &Product, (j, n): (usize, usize), copy: Op
         #[inline(always)]
         move || {
             let b = match (copy, &p.b) {
-                (Some(rows), _) => kernel::side_by_side(rows.as_ptr(), n.next_multiple_of(PANEL_COLS)),
-                (None, Rhs::Strided(b)) => kernel::side_by_side(b.at::<f32>(0, 0), b.row_stride),
+                (Some(rows), _) => side_by_side(rows.as_ptr().cast_const(), n.next_multiple_of(PANEL_COLS)),
+                (None, Rhs::Strided(b)) => side_by_side(b.at::<f32>(0, 0).cast_const(), b.row_stride),
                 _ => return,
             };
-            let rows =
-                Rows { ptr: p.a.at::<f32>(0, 0), row_stride: p.a.row_stride, col_stride: p.a.col_stride };
             let (sizes, store) = ((p.c.rows, p.a.cols, n), Store::whole(p));
             // SAFETY: as the caller promises.
-            unsafe { columns::<S, f32, false, true>(s, sizes, (&rows, &b), (0, j), &store, Next::NOTHING) };
+            unsafe { columns::<S, f32, false, true>(s, sizes, (&lying_rows(&p.a), &b), (0, j), &store, Next::NOTHING) };
         },
     );
 }

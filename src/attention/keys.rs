@@ -123,7 +123,8 @@ impl<T: Elem> Keys for Ring<'_, T> {}
 impl<T: Elem> Source for Ring<'_, T> {
     fn raw(&self) -> RawKeys<'_> {
         let RawKeys { slots, of } = self.slots.raw();
-        RawKeys { slots, of: Places { first: self.first, len: self.len, in_runs: apart(), ..of } }
+        let in_runs: Option<InRuns> = Some(lone::in_runs);
+        RawKeys { slots, of: Places { first: self.first, len: self.len, in_runs, ..of } }
     }
 }
 impl<T: Elem> Keys for Paged<'_, T> {}
@@ -131,10 +132,8 @@ impl<T: Elem> Source for Paged<'_, T> {
     fn raw(&self) -> RawKeys<'_> {
         let pages = self.table.len().checked_div(self.sequences).unwrap_or(0);
         let RawKeys { slots, of } = self.pool.raw();
-        let check: Lengths = check_lengths;
-        let (table, check) = (self.table.as_ptr(), Some(check));
-        let in_runs = apart();
-        let (batch, len) = (self.sequences, self.len);
+        let (batch, len, table) = (self.sequences, self.len, self.table.as_ptr());
+        let (check, in_runs): (Option<Lengths>, Option<InRuns>) = (Some(check_lengths), Some(lone::in_runs));
         RawKeys { slots, of: Places { batch, len, table, pages, check, in_runs, ..of } }
     }
 }
@@ -167,10 +166,6 @@ pub struct Places {
     pub(super) check: Option<Lengths>,
     /// With one lane: the code for keys that need not lie at one stride.
     pub(super) in_runs: Option<InRuns>,
-}
-
-fn apart() -> Option<InRuns> {
-    Some(lone::in_runs)
 }
 
 impl<'a> RawKeys<'a> {

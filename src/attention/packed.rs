@@ -29,23 +29,23 @@ pub static PACKED: Packed = Packed {
 };
 
 fn packed_sizes(options: &Attention, q: &RawHeads, k: &RawKeys) -> Result<[usize; 3], Error> {
-    let sequences = match options.q_offsets {
-        None => q.batch,
-        Some(offsets) => {
-            expect_dim("batch of packed queries", 1, q.batch)?;
-            offsets.len().saturating_sub(1)
-        }
-    };
+    let sequences = sequences_of(options.q_offsets, q.batch, "batch of packed queries")?;
     let q_len = longest(options.q_offsets, q.len, "last of the offsets of queries")?;
     let kv_len = longest(options.kv_offsets, k.of.len, "last of the offsets of keys")?;
-    match options.kv_offsets {
-        None => expect_dim("batch of K", sequences, k.of.batch)?,
-        Some(offsets) => {
-            expect_dim("batch of packed keys", 1, k.of.batch)?;
-            expect_dim("sequences of packed keys", sequences, offsets.len().saturating_sub(1))?;
-        }
-    }
+    let got = sequences_of(options.kv_offsets, k.of.batch, "batch of packed keys")?;
+    let dim = if options.kv_offsets.is_some() { "sequences of packed keys" } else { "batch of K" };
+    expect_dim(dim, sequences, got)?;
     Ok([sequences, q_len, kv_len])
+}
+
+/// How many sequences there are: those of the batch, or those that are packed in its only one.
+///
+/// # Errors
+/// [`Error::DimMismatch`] if sequences are packed in a batch of more, or of none.
+pub fn sequences_of(offsets: Option<&[usize]>, batch: usize, dim: &'static str) -> Result<usize, Error> {
+    let Some(offsets) = offsets else { return Ok(batch) };
+    expect_dim(dim, 1, batch)?;
+    Ok(offsets.len().saturating_sub(1))
 }
 
 /// First token and number of tokens of sequence `b`, if sequences are packed.

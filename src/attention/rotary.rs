@@ -1,6 +1,6 @@
 //! Rotary position embedding: pairs of features turn by an angle that grows with the position.
 
-use super::packed::{longest, offsets_of};
+use super::packed::{longest, offsets_of, sequences_of};
 use crate::elem::Elem;
 use crate::error::{Error, expect_dim, expect_most};
 use crate::kernel::rotate::{Angles, rotate};
@@ -230,13 +230,7 @@ impl Tokens<'_> {
     /// [`Error::DimMismatch`], [`Error::TooLarge`] and [`Error::ShapeOverflow`].
     pub fn check(&self, first: &'static str) -> Result<(), Error> {
         longest(self.offsets, self.heads.len, "last of the offsets of tokens")?;
-        let sequences = match self.offsets {
-            None => self.heads.batch,
-            Some(offsets) => {
-                expect_dim("batch of packed tokens", 1, self.heads.batch)?;
-                offsets.len().saturating_sub(1)
-            }
-        };
+        let sequences = sequences_of(self.offsets, self.heads.batch, "batch of packed tokens")?;
         expect_dim(first, sequences, self.first.len())?;
         expect_dim("batch (length of positions)", sequences, self.positions.len())?;
         if let Some(rotary) = self.rotary {

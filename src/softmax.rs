@@ -6,7 +6,7 @@ use crate::elem::{Elem, Kind, load_up_to, store_up_to};
 use crate::error::{Error, expect_dim};
 use crate::kernel::exp;
 use crate::kernel::pack::{Grid, pack, unpack_row};
-use crate::kernel::softmax::{BLOCK, CHAINS, NO_MAX, PART, columns, highest, row, row_max};
+use crate::kernel::softmax::{BLOCK, CHAINS, NO_MAX, PART, columns, highest, inverse, log_sum, row, row_max};
 use crate::simd::{MAX_LANES, Simd};
 use crate::tier::{Tier, dispatch};
 use crate::view::{MatMut, MatRef, RawMat};
@@ -180,11 +180,10 @@ unsafe fn all_log_sum_exps<S: Simd>(s: S, x: RawMat, out: &mut [f32]) {
     s.vectorize(
         #[inline(always)]
         || {
-            let lse = |m: f32, sum: f32| if sum == 0.0 { f32::NEG_INFINITY } else { m + libm::logf(sum) };
             if lie_together::<S>(x) {
                 let put = |i: usize, m, sum| {
                     if let Some(to) = out.get_mut(i) {
-                        *to = lse(m, sum);
+                        *to = log_sum(m, sum);
                     }
                 };
                 // SAFETY: the rows of `x`.
@@ -194,16 +193,11 @@ unsafe fn all_log_sum_exps<S: Simd>(s: S, x: RawMat, out: &mut [f32]) {
                 // SAFETY: there is a row for each output.
                 unsafe {
                     let m = max(s, x, i);
-                    *to = lse(m, weights(s, x, i, m, None));
+                    *to = log_sum(m, weights(s, x, i, m, None));
                 }
             }
         },
     );
-}
-
-/// What weights of this sum are multiplied by: those of a row that has only minus infinities are zeros.
-fn inverse(sum: f32) -> f32 {
-    if sum == 0.0 { 0.0 } else { 1.0 / sum }
 }
 
 /// Whether columns lie apart, but rows together, enough of them for a vector that holds an element of each. Parts of

@@ -15,7 +15,7 @@ use super::scratch::Scratch;
 use super::seen;
 use crate::elem::{Elem, by_kind};
 use crate::kernel::exp::exp_weight;
-use crate::kernel::softmax::{BLOCK, CHAINS, NO_MAX, columns};
+use crate::kernel::softmax::{self, BLOCK, CHAINS, NO_MAX, columns};
 use crate::kernel::unrolled::unrolled;
 use crate::simd::Simd;
 use crate::tier::{Tier, dispatch};
@@ -243,8 +243,7 @@ pub type LogSum = unsafe fn(&Scratch, usize) -> f32;
 /// - The total holds row `r`.
 pub unsafe fn log_sum(x: &Scratch, r: usize) -> f32 {
     // SAFETY: as the caller promises.
-    let (m, l) = unsafe { (*x.total_m().add(r), *x.total_l().add(r)) };
-    if l == 0.0 { f32::NEG_INFINITY } else { m + libm::logf(l) }
+    unsafe { softmax::log_sum(*x.total_m().add(r), *x.total_l().add(r)) }
 }
 
 /// Adds a score without a value to row `r` of the total; returns what its values shrink by.

@@ -15,7 +15,7 @@ use super::{Attention, Keys, lone, seen};
 use crate::elem::{Elem, Kind, by_kind, load_up_to, store_up_to};
 use crate::error::{Error, expect_most, expect_scratch};
 use crate::kernel::exp::{exp_weight, exp_weights};
-use crate::kernel::softmax::BLOCK;
+use crate::kernel::softmax::{self, BLOCK};
 use crate::simd::{INDICES, Simd};
 use crate::tier::{Tier, dispatch};
 use crate::view::{HeadsRef, RawTensor, TensorMut};
@@ -346,8 +346,7 @@ unsafe fn unseen_weight(x: &Scratch, lane: usize) -> f32 {
 #[inline(always)]
 unsafe fn inverse(x: &Scratch, lane: usize) -> f32 {
     // SAFETY: as the caller promises.
-    let l = unsafe { *x.total_l().add(lane) };
-    if l == 0.0 { 0.0 } else { 1.0 / l }
+    softmax::inverse(unsafe { *x.total_l().add(lane) })
 }
 
 /// Replaces a row's scores with their weights.

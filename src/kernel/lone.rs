@@ -11,8 +11,9 @@
 //! memory, times a factor: `to = to factor + c`. All steps are in bytes. All but `chain` are the loops of
 //! `arch::vfp` where there are such instructions, for elements of 16 bits too, with the same bits.
 
+use super::exp::exp_weight;
+use super::softmax::{CHAINS, join_row};
 use super::unrolled::unrolled;
-use super::{exp::exp_weight, softmax::CHAINS};
 use crate::arch::scalar::Scalar;
 use crate::elem::Elem;
 use crate::simd::Simd;
@@ -306,6 +307,5 @@ unsafe fn any_weigh(mut score: *mut f32, n: usize, top: f32) -> f32 {
         sums = [b, c, d, a + weight];
         score = score.wrapping_byte_add(LANES);
     }
-    let [a, b, c, d] = sums;
-    (a + c) + (b + d)
+    join_row(sums)
 }

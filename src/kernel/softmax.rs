@@ -19,6 +19,18 @@ pub const CHAINS: usize = 4;
 /// below it, and one that equals it weighs as it should.
 pub const NO_MAX: f32 = f32::MIN;
 
+/// What weights of this sum are multiplied by: those of a row that sees no key are zeros.
+#[inline(always)]
+pub fn inverse(sum: f32) -> f32 {
+    if sum == 0.0 { 0.0 } else { 1.0 / sum }
+}
+
+/// `ln Σ e^score` from the maximum and the sum over it; minus infinity for a row that sees no key.
+#[inline(always)]
+pub fn log_sum(m: f32, sum: f32) -> f32 {
+    if sum == 0.0 { f32::NEG_INFINITY } else { m + libm::logf(sum) }
+}
+
 /// Adds the four chains.
 #[inline(always)]
 fn join<S: Simd>(s: S, sums: [S::V; CHAINS]) -> S::V {
@@ -180,6 +192,6 @@ fn block_sum(weights: &[f32]) -> f32 {
 
 /// As [`join`].
 #[inline(always)]
-fn join_row(sums: [f32; CHAINS]) -> f32 {
+pub fn join_row(sums: [f32; CHAINS]) -> f32 {
     (sums[0] + sums[2]) + (sums[1] + sums[3])
 }

@@ -62,14 +62,14 @@ impl<W: Elem> Weights<'_, W> {
     const fn rows(&self) -> usize {
         match self {
             Weights::Rows(w) => w.raw.rows,
-            Weights::Packed(w) => w.k,
+            Weights::Packed(w) => w.rows(),
         }
     }
 
     const fn cols(&self) -> usize {
         match self {
             Weights::Rows(w) => w.raw.cols,
-            Weights::Packed(w) => w.n,
+            Weights::Packed(w) => w.cols(),
         }
     }
 }

@@ -1,5 +1,7 @@
 //! `Tier`: which instructions a call runs on, found at run time without std.
 
+use crate::simd::VECTORS;
+
 /// Which SIMD instructions a call uses.
 ///
 /// A default build finds the best tier of the CPU by itself; a value of this type forces one, which
@@ -63,18 +65,8 @@ impl Tier {
     /// The vectors that every CPU of the build's target has, or scalars where it has none.
     #[inline]
     pub const fn portable() -> Tier {
-        #[cfg(any(
-            target_feature = "sse2",
-            all(target_arch = "aarch64", target_feature = "neon"),
-            target_feature = "simd128"
-        ))]
-        return Tier(Isa::Portable);
-        #[cfg(not(any(
-            target_feature = "sse2",
-            all(target_arch = "aarch64", target_feature = "neon"),
-            target_feature = "simd128"
-        )))]
-        return Tier(Isa::Scalar);
+        // Behind `Scalar`, if there are such vectors.
+        Tier(ALL[VECTORS as usize])
     }
 
     /// One lane, as a microcontroller runs it.

@@ -54,9 +54,9 @@ const ROWS: usize = 16;
 /// ```
 #[derive(Clone, Copy)]
 pub struct PackedMat<'a, T: Elem> {
-    pub(crate) ptr: *const T,
-    pub(crate) k: usize,
-    pub(crate) n: usize,
+    ptr: *const T,
+    k: usize,
+    n: usize,
     slice: PhantomData<&'a [T]>,
 }
 

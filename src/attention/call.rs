@@ -81,9 +81,9 @@ pub struct Kept {
 
 impl Kept {
     pub fn call(&self) -> Call<'_> {
-        let Kept { q, k, v, out, of } = self;
-        let (k, v) = (RawKeys { slots: &k.0, of: k.1 }, RawKeys { slots: &v.0, of: v.1 });
-        Call { q, k, v, out, of: *of }
+        let k = RawKeys { slots: &self.k.0, of: self.k.1 };
+        let v = RawKeys { slots: &self.v.0, of: self.v.1 };
+        Call { q: &self.q, k, v, out: &self.out, of: self.of }
     }
 }
 

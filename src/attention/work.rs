@@ -32,9 +32,9 @@ use crate::view::{HeadsMut, HeadsRef};
 pub struct Work<'a> {
     options: Attention<'a>,
     call: Kept,
-    /// Where the states go, and of which chunks; or null.
+    /// Where the states go, or null, and of how many chunks, from the first one on.
     states: *mut f32,
-    chunks: Range<usize>,
+    chunks: usize,
     /// Items.
     len: usize,
     borrowed: PhantomData<&'a mut [f32]>,
@@ -71,7 +71,7 @@ impl<'a> Attention<'a> {
     ) -> Result<Work<'a>, Error> {
         let lse = lse.map(|lse| (lse, partial::log_sum as LogSum));
         let call = Call::new(&self, &q.raw, k.raw(), v.raw(), (&out.raw, false), lse)?;
-        Work::of(self, &call, core::ptr::null_mut(), 0..1)
+        Work::of(self, &call, core::ptr::null_mut(), 1)
     }
 
     /// [`partial`](Self::partial) of all chunks of keys, cut into items: for few rows over many keys, when
@@ -88,10 +88,10 @@ impl<'a> Attention<'a> {
         states: &'a mut [f32],
     ) -> Result<Work<'a>, Error> {
         let (k, v) = (k.raw(), v.raw());
-        let unused = q.raw.of_dim(v.slots.head_dim);
-        let call = Call::new(&self, &q.raw, k, v, (&unused, true), None)?;
-        let chunks = 0..call.of.kv_len.div_ceil(KEYS_PER_STATE).max(1);
-        call.expect_states(chunks.len(), states.len())?;
+        let nowhere = q.raw.of_dim(v.slots.head_dim);
+        let call = Call::new(&self, &q.raw, k, v, (&nowhere, true), None)?;
+        let chunks = call.of.kv_len.div_ceil(KEYS_PER_STATE).max(1);
+        call.expect_states(chunks, states.len())?;
         Work::of(self, &call, states.as_mut_ptr(), chunks)
     }
 
@@ -110,24 +110,21 @@ impl<'a> Attention<'a> {
         scratch: &mut [f32],
     ) -> Result<(), Error> {
         let call = Call::new(&self, &q.raw, k.raw(), v.raw(), (&out.raw, false), None)?;
-        Work::of(self, &call, core::ptr::null_mut(), 0..1)?.run_parallel(scratch)
+        Work::of(self, &call, core::ptr::null_mut(), 1)?.run_parallel(scratch)
     }
 }
 
 impl<'a> Work<'a> {
     /// # Errors
     /// [`Error::ShapeOverflow`] if there are more items than can be counted: most sequences are empty then.
-    fn of(
-        options: Attention<'a>,
-        call: &Call,
-        states: *mut f32,
-        chunks: Range<usize>,
-    ) -> Result<Self, Error> {
+    fn of(options: Attention<'a>, call: &Call, states: *mut f32, chunks: usize) -> Result<Self, Error> {
         let mut work = Work { options, call: call.keep(), states, chunks, len: 0, borrowed: PhantomData };
-        // No sequences come first: sizes of nothing may be any.
-        let sizes = [call.of.sequences, call.k.slots.n_heads, work.runs(), work.chunks.len()];
-        let len = sizes.into_iter().try_fold(1_usize, usize::checked_mul);
-        work.len = len.ok_or(Error::ShapeOverflow)?;
+        // Sizes of nothing may be any.
+        if call.of.sequences > 0 {
+            let sizes = [call.of.sequences, call.k.slots.n_heads, work.runs(), chunks];
+            let len = sizes.into_iter().try_fold(1_usize, usize::checked_mul);
+            work.len = len.ok_or(Error::ShapeOverflow)?;
+        }
         Ok(work)
     }
 
@@ -156,7 +153,7 @@ impl<'a> Work<'a> {
     /// item needs is to be asked before: the items borrow the work.
     pub fn parts(&mut self, n: usize) -> impl ExactSizeIterator<Item = Item<'_>> {
         let n = n.max(1);
-        let (work, (each, more)) = (&*self, self.cut(n));
+        let (work, (each, more)) = (&*self, divided(self.len(), n));
         (0..work.len().min(n)).map(move |i| work.part(i, each, more))
     }
 
@@ -174,7 +171,7 @@ impl<'a> Work<'a> {
         let of = &self.call.of;
         let few = of.group.map_or(0, |group| group.get()).saturating_mul(of.q_len) <= super::together::FEW;
         let parts = if few { threads.max(of.sequences) } else { self.len() }.min(self.len());
-        let (work, next, (each, more)) = (&self, &AtomicUsize::new(0), self.cut(parts));
+        let (work, next, (each, more)) = (&self, &AtomicUsize::new(0), divided(self.len(), parts));
         rayon::scope(|scope| {
             for scratch in scratch.chunks_exact_mut(needed.max(1)).take(threads.min(parts)) {
                 scope.spawn(move |_| {
@@ -196,12 +193,7 @@ impl<'a> Work<'a> {
     }
 
     fn per_sequence(&self) -> usize {
-        self.call.call().k.slots.n_heads * self.runs() * self.chunks.len()
-    }
-
-    /// Of `n` parts, how many items each has, and how many parts have one more.
-    fn cut(&self, n: usize) -> (usize, usize) {
-        (self.len().checked_div(n).unwrap_or(0), self.len().checked_rem(n).unwrap_or(0))
+        self.call.call().k.slots.n_heads * self.runs() * self.chunks
     }
 
     /// Part `i`, of parts of `each` items, of which the first `more` have one more. Whoever asks asks for each once.
@@ -225,7 +217,6 @@ impl Item<'_> {
 
     fn compute(&self, scratch: &mut [f32]) {
         let (work, mut i) = (self.work, self.range.start);
-        let divided = |i: usize, n: usize| (i.checked_div(n).unwrap_or(0), i.checked_rem(n).unwrap_or(0));
         let whole = work.call.call();
         let (heads, runs) = (whole.k.slots.n_heads, work.runs());
         while i < self.range.end {
@@ -234,8 +225,7 @@ impl Item<'_> {
             let (head, run) = divided(rest, runs);
             // All queries of some heads, or some of one.
             let n = if runs == 1 { (heads - head).min(self.range.end - i) } else { 1 };
-            let chunk =
-                (!work.states.is_null()).then(|| whole.chunk(work.chunks.start + chunk, work.states, chunk));
+            let chunk = (!work.states.is_null()).then(|| whole.chunk(chunk, work.states, chunk));
             let call = chunk.as_ref().unwrap_or(&whole);
             if let Some(problem) = call.sequence(&work.options, b) {
                 problem.compute(head..head + n, run * QUERIES..(run + 1) * QUERIES, scratch);
@@ -243,4 +233,9 @@ impl Item<'_> {
             i += n;
         }
     }
+}
+
+/// Quotient and remainder; of nothing nothing.
+fn divided(i: usize, n: usize) -> (usize, usize) {
+    (i.checked_div(n).unwrap_or(0), i.checked_rem(n).unwrap_or(0))
 }

@@ -4,6 +4,7 @@ use core::fmt;
 use core::ops::Range;
 
 use super::scratch::MAX_PANEL;
+use super::seen::of_bools;
 use crate::simd::Simd;
 use crate::tier::{Tier, dispatch};
 
@@ -82,11 +83,8 @@ fn words_of<S: Simd>(
                 for (bool, key) in bools.iter_mut().zip(keys.clone()) {
                     *bool = sees(query, key);
                 }
-                // SAFETY: the array holds two times 32 bools.
-                *word = unsafe {
-                    let high = s.load_bools(bools.as_ptr().add(32));
-                    u64::from(high) << 32 | u64::from(s.load_bools(bools.as_ptr()))
-                };
+                // SAFETY: the array holds so many bools.
+                *word = unsafe { of_bools(s, bools.as_ptr(), bools.len()) };
             }
         },
     );

@@ -1,7 +1,7 @@
 //! Which keys of a block each row sees, where that is not an interval: masks, biases of minus infinity and
 //! the user's rule, as 64 bits a row.
 
-use super::block::Block;
+use super::block::{Block, within};
 use super::call::check_masks;
 use super::lone;
 use super::mask::{bits, hull};
@@ -29,7 +29,7 @@ pub struct Masks {
     pub look: Look,
     /// With one lane: those of [`lone`].
     pub next: fn(u64, (usize, usize)) -> (usize, usize),
-    pub of_row: unsafe fn(&Scratch, &Block, usize) -> (usize, usize),
+    pub keys_of: unsafe fn(&Scratch, &Block, usize) -> (usize, usize),
     pub hide: unsafe fn(&Scratch, usize, (usize, usize)),
     pub in_runs: lone::InRuns,
     pub add: unsafe fn(&lone::Part, (*mut f32, *const f32), usize, &mut [f32]),
@@ -48,7 +48,8 @@ pub static MASKS: Masks = Masks {
         (some != 0).then(|| (some, all != bits(from, to)))
     },
     next: lone::next_seen,
-    of_row: lone::of_row,
+    // SAFETY: as the caller promises.
+    keys_of: |x, block, r| unsafe { keys_of(x, *block, r, 1) },
     hide: lone::hide,
     in_runs: lone::in_runs,
     add: lone::add,
@@ -107,8 +108,7 @@ unsafe fn look<S: Simd>(
                     let mut word = word & ruled.get(query - first).copied().unwrap_or(u64::MAX);
                     if !placed {
                         let seen = p.mask.seen(query);
-                        let within = |key: usize| key.saturating_sub(start).min(BLOCK);
-                        word &= bits(within(seen.start), within(seen.end));
+                        word &= bits(within(start, seen.start), within(start, seen.end));
                     }
                     some |= word;
                     all &= word;
@@ -293,9 +293,12 @@ pub unsafe fn hide_all<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) 
     );
 }
 
-/// `n <= 64` bools as bits.
+/// `n <= 64` bools as bits, the first one lowest.
+///
+/// # Safety
+/// - `bools` is valid for reading `n` bools.
 #[inline(always)]
-unsafe fn of_bools<S: Simd>(s: S, bools: *const bool, n: usize) -> u64 {
+pub unsafe fn of_bools<S: Simd>(s: S, bools: *const bool, n: usize) -> u64 {
     // SAFETY: `n` bools are readable.
     unsafe {
         if n == 64 {

@@ -17,7 +17,7 @@ use crate::error::{Error, expect_most, expect_scratch};
 use crate::kernel::exp::{exp_weight, exp_weights};
 use crate::kernel::softmax::{self, BLOCK};
 use crate::simd::{INDICES, Simd};
-use crate::tier::{Tier, dispatch};
+use crate::tier::dispatch;
 use crate::view::{HeadsRef, RawTensor, TensorMut};
 use core::ops::Range;
 
@@ -97,8 +97,8 @@ impl Attention<'_> {
         let k = k.raw();
         let (no_features, unused) = (k.slots.of_dim(0), q.raw.of_dim(0));
         let v = RawKeys { slots: &no_features, ..k };
-        let call = Call::new(&options, &q.raw, k, v, (&unused, true), None)?;
-        if self.q_offsets.or(self.kv_offsets).is_some() {
+        let call = Call::new(&options, &q.raw, k, v, (&nowhere, true), None)?;
+        if self.code.packed.is_some() {
             return Err(Error::NotForPacked { what: "scores or weights" });
         }
         expect_most("end of the heads", q.n_heads(), heads.end)?;
@@ -111,9 +111,9 @@ impl Attention<'_> {
         let wanted = Wanted { which, heads, queries, keys: k.of.len, out: out.raw, kind: O::KIND };
         for b in 0..call.of.sequences {
             if let Some(problem) = call.sequence(&options, b) {
-                let (tier, scratch) = (self.tier.unwrap_or_else(Tier::detect), scratch.as_mut_ptr());
+                let scratch = scratch.as_mut_ptr();
                 // SAFETY: all sizes have been compared; the scratch is long enough.
-                dispatch!(tier, s => unsafe { wanted.write(s, &problem, scratch) });
+                dispatch!(problem.tier, s => unsafe { wanted.write(s, &problem, scratch) });
             }
         }
         Ok(())
@@ -154,7 +154,7 @@ impl Wanted {
     unsafe fn panels<S: Simd>(&self, s: S, walks: &mut Walks, seen: (usize, usize)) {
         let to = walks.each_ref().map(|walk| walk.as_ref().map(|walk| self.rows(&walk.panel)));
         let in_place = self.in_place();
-        let blocks = if in_place { seen.0 - seen.0 % BLOCK..seen.1 } else { 0..self.keys };
+        let blocks = if in_place { together::first_block(seen)..seen.1 } else { 0..self.keys };
         // SAFETY: as the caller promises.
         unsafe {
             if self.second_pass() {

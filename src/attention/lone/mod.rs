@@ -68,7 +68,7 @@ pub unsafe fn keys_of(panel: &Panel, x: &Scratch, block: &Block, r: usize) -> (u
     // SAFETY: as the caller promises.
     unsafe {
         if let Some(masks) = masks(panel, block) {
-            (masks.of_row)(x, block, r)
+            (masks.keys_of)(x, block, r)
         } else if block.partial {
             let seen = panel.seen(r);
             (within(block.start, seen.start).max(block.from), within(block.start, seen.end).min(block.to))
@@ -84,15 +84,6 @@ pub fn next_seen(keys: u64, (from, to): (usize, usize)) -> (usize, usize) {
         0 => (to, 0),
         keys => first_ones(keys),
     }
-}
-
-/// As [`keys_of`].
-///
-/// # Safety
-/// - As `seen::keys_of`.
-pub unsafe fn of_row(x: &Scratch, block: &Block, r: usize) -> (usize, usize) {
-    // SAFETY: as the caller promises.
-    unsafe { seen::keys_of(x, *block, r, 1) }
 }
 
 /// Writes the panel's queries, times the scale, to the scratch.

@@ -18,15 +18,9 @@ use crate::kernel::unrolled::unrolled;
 use crate::simd::{LINE, Simd};
 use crate::view::RawMat;
 
-/// Up to this many rows of a head, features are in the lanes.
+/// Up to this many rows of a head, features are in the lanes: as many as a vector has, none with one lane.
 pub const fn max_rows<S: Simd>() -> usize {
-    if S::LANES < 4 {
-        0
-    } else if S::LANES < 8 {
-        S::LANES
-    } else {
-        8
-    }
+    if S::LANES > 1 { S::LANES } else { 0 }
 }
 
 /// Lanes that the `rows` rows of a head take among the scores: vectors, of which the last may be half of one.
@@ -36,9 +30,8 @@ pub const fn lanes<S: Simd>(rows: usize) -> usize {
 
 /// The panel's rows, as many at a time as fit a vector of lanes, with their parts of the scratch.
 fn parts<'a, S: Simd>(panel: &Panel<'a>, x: &Scratch) -> impl Iterator<Item = (Panel<'a>, Scratch)> {
-    let most = const { if max_rows::<S>() > 0 { max_rows::<S>() } else { 1 } };
-    (0..panel.rows).step_by(most).map(move |r| {
-        let rows = (panel.rows - r).min(most);
+    (0..panel.rows).step_by(S::LANES).map(move |r| {
+        let rows = (panel.rows - r).min(S::LANES);
         (Panel { first: panel.first + r, rows, ..*panel }, x.at_row(r))
     })
 }

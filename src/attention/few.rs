@@ -13,7 +13,7 @@ use crate::apart::apart;
 use crate::elem::{Elem, by_kind};
 use crate::kernel::softmax::BLOCK;
 use crate::kernel::tile::{
-    panel_rows, partial_tile, share, side_by_side, tile, tile_while, with_rows, with_vectors, zero,
+    partial_tile, share, side_by_side, tile, tile_while, with_rows, with_vectors, zero,
 };
 use crate::kernel::unrolled::unrolled;
 use crate::simd::Simd;
@@ -176,7 +176,7 @@ unsafe fn rows<S: Simd, E: Elem>(s: S, strips: &Strips<E>, head: &mut Head<E>, f
     let (block, mut r) = (strips.block, 0);
     while r < rows {
         let left = rows - r;
-        let n = share(left, panel_rows::<S>());
+        let n = share(left, S::MR);
         // SAFETY: as the caller promises; rows of the panel.
         unsafe {
             let seen = seen::keys_of(strips.x, block, first + r, n);
@@ -214,7 +214,7 @@ unsafe fn strip<S: Simd, E: Elem>(
         } else if n == 4 && const { S::MR * S::NV >= 24 } {
             c = wide::<S, E, 4, 4>(s, strips, head, r, keys);
         }
-        with_rows!(S, panel_rows::<S>(), n, MR => {
+        with_rows!(S, n, MR => {
             while c < cols {
                 // What fills no vector is a tile of its own.
                 let vectors = ((cols - c) / S::LANES).clamp(1, S::NV);

@@ -203,9 +203,9 @@ impl Walk<'_> {
                 values::clear(&self.x, self.panel.all_lanes::<S>());
             }
             self.close_chunk(s);
-            self.panel.each(s, &self.x, |h, x| match const { S::LANES == 1 } {
-                true => lone::finish(h, x),
-                false => partial::finish(s, h.p, x, h.kv_head, h.first, h.rows),
+            self.panel.each(s, &self.x, |head, x| match const { S::LANES == 1 } {
+                true => lone::finish(head, x),
+                false => partial::finish(s, head, x),
             });
         }
     }

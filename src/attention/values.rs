@@ -14,7 +14,7 @@ use crate::elem::{Elem, Kind};
 use crate::kernel::pack::{Grid, pack};
 use crate::kernel::softmax::BLOCK;
 use crate::kernel::tile::{
-    Rows, panel_rows, share, side_by_side, tile, tile_while, with_rows, with_vectors, zero,
+    Rows, share, side_by_side, tile, tile_while, with_rows, with_vectors, zero,
 };
 use crate::kernel::unrolled::unrolled;
 use crate::simd::Simd;
@@ -82,12 +82,12 @@ unsafe fn many<S: Simd>(
             let mut wanted = Wanted::of::<S>(panel, &block);
             let mut r = 0;
             while r < panel.rows {
-                let n = share(panel.rows - r, panel_rows::<S>());
+                let n = share(panel.rows - r, S::MR);
                 // SAFETY: as `apply` promises; rows of the panel.
                 unsafe {
                     let keys = seen::keys_of(x, block, r, n);
                     if keys.0 < keys.1 || block.first {
-                        with_rows!(S, panel_rows::<S>(), n, MR => {
+                        with_rows!(S, n, MR => {
                             let mut c = 0;
                             while c < cols {
                                 let lines = wanted.next();

@@ -301,11 +301,6 @@ pub const fn max_rows<S: Simd>(nv: usize) -> usize {
     }
 }
 
-/// Rows of the largest tile of weights of a panel.
-pub const fn panel_rows<S: Simd>() -> usize {
-    if S::MR < S::PANEL { S::MR } else { S::PANEL }
-}
-
 /// How many of `left` rows the next tile takes, of which the largest tile has `most`: no tile of few rows, which has
 /// too few chains, if two tiles can share.
 #[inline(always)]

@@ -7,6 +7,14 @@ pub const INDICES: [f32; MAX_LANES] =
     [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0, 13.0, 14.0, 15.0];
 /// Bytes of a cache line.
 pub const LINE: usize = 64;
+/// Where the line begins in which `row` begins, and how many lines hold a row of `bytes`. Rows that do not all begin at
+/// the same place of a line, as `stride` bytes from one to the next say, may end in one more.
+#[inline(always)]
+pub fn lines(row: *const u8, stride: usize, bytes: usize) -> (*const u8, usize) {
+    let before = row as usize % LINE;
+    let after = if stride.is_multiple_of(LINE) { 0 } else { LINE - 1 };
+    (row.wrapping_sub(before), (before + bytes + after).div_ceil(LINE))
+}
 /// Whether any tier of this target has vectors.
 pub const VECTORS: bool = cfg!(any(
     target_feature = "sse2",

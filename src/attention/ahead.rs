@@ -12,7 +12,7 @@ use super::panel::Panel;
 use super::rule::Tile;
 use super::together::{first_block, rows_together};
 use crate::kernel::softmax::BLOCK;
-use crate::simd::{LINE, Simd};
+use crate::simd::{LINE, Simd, lines};
 use crate::view::{RawMat, RawTensor, Sequence};
 
 /// Bytes that are asked for ahead of those that are worked on.
@@ -166,11 +166,8 @@ impl Lines {
 
     /// All lines of rows of `bytes`. One that was left out would be waited for as long as all of them.
     fn of(row: *const u8, stride: usize, bytes: usize) -> Lines {
-        let before = row as usize % LINE;
-        // Rows that do not all begin at the same place of a line may end in one more.
-        let after = if stride.is_multiple_of(LINE) { 0 } else { LINE - 1 };
-        let left = (before + bytes + after).div_ceil(LINE);
-        Lines { at: row.wrapping_sub(before), stride, left, step: LINE }
+        let (at, left) = lines(row, stride, bytes);
+        Lines { at, stride, left, step: LINE }
     }
 
     fn of_rows(rows: RawMat) -> Lines {

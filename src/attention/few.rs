@@ -13,7 +13,7 @@ use crate::apart::apart;
 use crate::elem::{Elem, by_kind};
 use crate::kernel::softmax::BLOCK;
 use crate::kernel::tile::{
-    partial_tile, share, side_by_side, tile, tile_while, with_rows, with_vectors, zero,
+    holds_many, partial_tile, share, side_by_side, tile, tile_while, with_rows, with_vectors, zero,
 };
 use crate::kernel::unrolled::unrolled;
 use crate::simd::Simd;
@@ -211,7 +211,7 @@ unsafe fn strip<S: Simd, E: Elem>(
             c = wide::<S, E, 1, 8>(s, strips, head, r, keys);
         } else if n == 2 {
             c = wide::<S, E, 2, 4>(s, strips, head, r, keys);
-        } else if n == 4 && const { S::MR * S::NV >= 24 } {
+        } else if n == 4 && const { holds_many::<S>() } {
             c = wide::<S, E, 4, 4>(s, strips, head, r, keys);
         }
         with_rows!(S, n, MR => {

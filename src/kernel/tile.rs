@@ -290,6 +290,11 @@ pub fn zero<S: Simd, const MR: usize, const NV: usize>(s: S) -> Acc<S::V, MR, NV
     [[s.splat(0.0); NV]; MR]
 }
 
+/// Whether the registers hold the chains of tiles that are wider than the tier's where rows are few.
+pub const fn holds_many<S: Simd>() -> bool {
+    S::MR * S::NV >= 24
+}
+
 /// Rows of the tallest tile of any tier.
 pub const TALLEST: usize = 8;
 

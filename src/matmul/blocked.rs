@@ -57,8 +57,8 @@ const LONG: usize = 128;
 const CACHED: usize = 512 << 10;
 /// A B of up to so many bytes for each lane need not be copied: tiles of wide vectors read it less often.
 const IN_PLACE: usize = 16 << 10;
-/// Rows so many bytes apart, or a multiple, share a set of the L1, which holds eight.
-const CROWDED: usize = 4096;
+/// Rows, or columns, so many bytes apart, or a multiple, share a set of the L1, which holds eight.
+pub const CROWDED: usize = 4096;
 /// Floats to move the scratch to a cache line.
 pub const ALIGN: usize = 16;
 

@@ -18,7 +18,7 @@ use super::turned;
 use crate::elem::{Elem, Kind, by_kind};
 use crate::kernel::pack::{Grid, pack};
 use crate::kernel::tile::{
-    Acc, PANEL_COLS, Panels, Rows, share, side_by_side, tile, tile_while, with_rows, with_vectors, zero,
+    Acc, PANEL_COLS, Panels, Rows, holds_many, share, side_by_side, tile, tile_while, with_rows, with_vectors, zero,
 };
 use crate::kernel::unrolled::unrolled;
 use crate::simd::{LINE, Simd};
@@ -166,11 +166,6 @@ struct Chains {
     far: bool,
 }
 
-/// Whether the registers hold the chains of wider tiles.
-const fn many<S: Simd>() -> bool {
-    S::MR * S::NV >= 24
-}
-
 /// One block of `k`: `sizes` = (rows, k, columns), of which those from `j` on, for rows from `at` on of C.
 unsafe fn block<S: Simd, E: Elem>(
     s: S,
@@ -187,7 +182,7 @@ unsafe fn block<S: Simd, E: Elem>(
         while i < m {
             let strip = Strip { a, b, chains, store, at, i, j, n, k, from, to };
             // Where even tiles of five rows have enough chains.
-            let rows = if many::<S>() { share(m - i, S::MR) } else { (m - i).min(S::MR) };
+            let rows = if holds_many::<S>() { share(m - i, S::MR) } else { (m - i).min(S::MR) };
             // SAFETY: as the caller promises. The first rows ask.
             with_rows!(S, rows, MR => unsafe {
                 if const { S::PREFETCHES } && i == 0 && chains.far {
@@ -231,13 +226,13 @@ impl<E: Elem> Strip<'_, E> {
                 let wide = self.b.panel_stride == PANEL_COLS;
                 // SAFETY: as the caller promises.
                 unsafe {
-                    if const { MR == 1 && many::<S>() } && wide {
+                    if const { MR == 1 && holds_many::<S>() } && wide {
                         j = self.wide::<S, ASK, MR, 16>(s, j);
                     }
-                    if const { MR == 1 || MR == 2 && many::<S>() } && wide {
+                    if const { MR == 1 || MR == 2 && holds_many::<S>() } && wide {
                         j = self.wide::<S, ASK, MR, 8>(s, j);
                     }
-                    if const { MR == 2 || (MR == 3 || MR == 4) && many::<S>() } && wide {
+                    if const { MR == 2 || (MR == 3 || MR == 4) && holds_many::<S>() } && wide {
                         j = self.wide::<S, ASK, MR, 4>(s, j);
                     }
                     while j < self.n {

@@ -167,7 +167,8 @@ pub unsafe fn grouped<S: Simd>(
                         pack_panels(s, RawMat::of_rows(b.ptr, [k, cols], row_stride), to);
                     } else if const { fills_panels::<S>() } {
                         let to = to.ptr.cast_mut();
-                        done = first_tile::<S, E>(s, (m, k, cols), (a, b, to), at, store, (far, &mut next));
+                        first_tile::<S, E>(s, (m, k, cols), (a, b, to), at, store, (far, &mut next));
+                        done = FIRST;
                     } else {
                         copy_panels(s, (k, cols), b, to);
                     }
@@ -243,7 +244,7 @@ unsafe fn copy_panels<S: Simd, E: Elem>(s: S, (k, cols): (usize, usize), b: Pane
     );
 }
 
-/// The first tile of a group, which writes it to `to`; returns its rows.
+/// The first tile of a group, of [`FIRST`] rows, which writes the group to `to`.
 #[inline(never)]
 unsafe fn first_tile<S: Simd, E: Elem>(
     s: S,
@@ -252,7 +253,7 @@ unsafe fn first_tile<S: Simd, E: Elem>(
     at: (usize, usize),
     store: &Store,
     (far, next): (bool, &mut Next),
-) -> usize {
+) {
     s.vectorize(
         #[inline(always)]
         || {
@@ -269,7 +270,6 @@ unsafe fn first_tile<S: Simd, E: Elem>(
                     store.put(s, acc, at, NV * S::LANES);
                 }
             }));
-            FIRST
         },
-    )
+    );
 }

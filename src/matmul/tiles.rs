@@ -12,7 +12,7 @@ use crate::kernel::tile::{
     PANEL_COLS, Panels, Rows, TALLEST, max_rows, share, side_by_side, tile, tile_between, with_rows,
     with_vectors, zero,
 };
-use crate::simd::{LINE, Simd};
+use crate::simd::{LINE, Simd, lines};
 
 /// Lines of rows that are read next. The tiles of some columns ask for those of the columns that follow, each for a
 /// part, so that memory is asked for no more than it can bring meanwhile.
@@ -39,10 +39,8 @@ impl Next {
         if b.panel_stride != PANEL_COLS {
             return Next { at, row, line, lines: cols.div_ceil(PANEL_COLS), ..Next::NOTHING };
         }
-        // Rows that do not all begin at the same place of a line may end in one more.
-        let (before, after) = (at as usize % LINE, if row.is_multiple_of(LINE) { 0 } else { LINE - 1 });
-        let lines = (before + bytes + after).div_ceil(LINE);
-        Next { at: at.wrapping_sub(before), row, line: LINE, lines, ..Next::NOTHING }
+        let (at, lines) = lines(at, row, bytes);
+        Next { at, row, line: LINE, lines, ..Next::NOTHING }
     }
 
     /// The part of the next tile, of those of `m` rows, `tall` of them a tile.

@@ -15,7 +15,7 @@ use core::ops::Range;
 use core::sync::atomic::{Ordering, compiler_fence};
 
 use super::Product;
-use super::blocked::{KC, rows_of};
+use super::blocked::{CROWDED, KC, rows_of};
 use super::few::{Room, bytes};
 use super::store::Store;
 use crate::elem::{Elem, by_kind, load_some_columns};
@@ -30,8 +30,6 @@ const FAR_ROWS: usize = 4;
 const FAR: usize = 512 << 10;
 /// A B of up to so many bytes is held by caches.
 const NEAR: usize = 16 << 20;
-/// Columns so many bytes apart, or a multiple, share a set of the L1, which holds eight.
-const CROWDED: usize = 4096;
 /// Elements of each group that are read in turn from memory: the columns of others may share their sets. More are more
 /// than a processor looks ahead.
 const TURN: usize = 16;

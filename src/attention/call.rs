@@ -51,7 +51,7 @@ pub struct Call<'a> {
     pub q: &'a RawHeads,
     pub k: RawKeys<'a>,
     pub v: RawKeys<'a>,
-    /// Of the same sizes, but never written, if something else is wanted of the rows.
+    /// The output; if something else is wanted of the rows, a view with its sizes that is never written.
     out: &'a RawHeads,
     pub of: Checked,
 }
@@ -70,7 +70,7 @@ pub struct Checked {
     pub group: Option<NonZeroUsize>,
 }
 
-/// A checked call with the views that it borrows.
+/// A call that owns the views which a [`Call`] borrows.
 pub struct Kept {
     q: RawHeads,
     k: (RawHeads, Places),
@@ -164,7 +164,7 @@ impl<'a> Call<'a> {
         }
         // A batch of nothing may be of any size.
         let nothing = rows == 0 || (out.head_dim == 0 && !wanted);
-        // Some of their scores may be wanted alone, so that they need not all be there.
+        // An output of all rows cannot have more; but scores may be wanted of a few of them.
         if !nothing && rows > isize::MAX as usize {
             return Err(Error::ShapeOverflow);
         }
@@ -291,7 +291,7 @@ pub fn check_lengths(
     each("n_heads (length of the sinks)", n_heads, sinks)?;
     each("batch (length of kv_lens)", sequences, kv_lens)?;
     each("batch (length of kv_starts)", sequences, kv_starts)?;
-    // As many as there is memory for, which says so.
+    // Else nothing is left to check, and only these have an entry for each sequence, which bounds the loop.
     let any = something && (kv_lens.is_some() || k.in_pages() || v.in_pages());
     for b in 0..if any { sequences } else { 0 } {
         let there = offsets_of(options.kv_offsets, b).map_or(k.of.len, |(_, len)| len);

@@ -228,11 +228,13 @@ unsafe fn groups<S: Simd, E: Elem, const C: usize, const NQ: usize, const FEW: u
     );
 }
 
-/// Some of a block's `keys`.
+/// Some of a block's keys, counted among those that some row sees.
 #[derive(Clone, Copy)]
 struct Which {
+    /// How many the block has.
     keys: usize,
     first: usize,
+    /// From one of them to the next.
     step: usize,
 }
 

@@ -14,9 +14,9 @@ const MIN_PANELS: usize = if VECTORS { 3 } else { 1 };
 pub const MAX_PANELS: usize = if VECTORS { 4 } else { 1 };
 /// What rows of values are rounded up to, so that whole vectors fit.
 const WIDTH: usize = if VECTORS { MAX_LANES } else { 4 };
-/// Keys and values that are copied: scalar lanes read them all in place.
+/// Rows of the room for copied keys, and of that for copied values.
 const COPIED: usize = if VECTORS { BLOCK } else { 0 };
-/// What is copied: biases, keys and values. Scalar lanes read them all in place.
+/// Rooms for copies: of biases, keys and values. A single lane reads all of them in place.
 const COPIES: usize = if VECTORS { 3 } else { 0 };
 const COPY_OF_BIASES: usize = 0;
 const COPY_OF_KEYS: usize = 1;

@@ -13,9 +13,7 @@ use crate::apart::apart;
 use crate::elem::{Elem, Kind};
 use crate::kernel::pack::{Grid, pack};
 use crate::kernel::softmax::BLOCK;
-use crate::kernel::tile::{
-    Rows, share, side_by_side, tile, tile_while, with_rows, with_vectors, zero,
-};
+use crate::kernel::tile::{Rows, share, side_by_side, tile, tile_while, with_rows, with_vectors, zero};
 use crate::kernel::unrolled::unrolled;
 use crate::simd::Simd;
 

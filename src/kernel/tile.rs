@@ -150,7 +150,7 @@ const STEPS: usize = 16;
 /// In each step, addresses of more than the operands would not fit the registers.
 ///
 /// # Safety
-/// - As there, of rows of `b` that may be written `before` the steps that read them.
+/// - As there.
 #[inline(always)]
 pub unsafe fn tile_between<S: Simd, E: Elem, const MR: usize, const NV: usize>(
     s: S,

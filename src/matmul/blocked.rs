@@ -52,8 +52,9 @@ pub const SMALL: usize = 64;
 /// Floats between the rows of packed A beyond their length: no power of two, which would put the rows
 /// of a tile into the same sets of the L1.
 pub const SKEW: usize = 16;
-/// Steps of a tile from which on it asks for its part of C before it begins, if C has more bytes than so many.
+/// From so many steps on a tile asks for its part of C before it begins, if C or B is not cached.
 const LONG: usize = 128;
+/// Bytes, as floats, of a C or B that caches hold: nothing of it is asked for.
 const CACHED: usize = 512 << 10;
 /// A B of up to so many bytes for each lane need not be copied: tiles of wide vectors read it less often.
 const IN_PLACE: usize = 16 << 10;

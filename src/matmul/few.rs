@@ -18,16 +18,17 @@ use super::turned;
 use crate::elem::{Elem, Kind, by_kind};
 use crate::kernel::pack::{Grid, pack};
 use crate::kernel::tile::{
-    Acc, PANEL_COLS, Panels, Rows, holds_many, share, side_by_side, tile, tile_while, with_rows, with_vectors, zero,
+    Acc, PANEL_COLS, Panels, Rows, holds_many, share, side_by_side, tile, tile_while, with_rows,
+    with_vectors, zero,
 };
 use crate::kernel::unrolled::unrolled;
 use crate::simd::{LINE, Simd};
 use crate::view::RawMat;
 
-/// Up to this many rows are few, if there are as many steps; a single column, or few, are taken as rows if there are as
-/// many rows.
+/// Up to this many rows are few, if `k` is at least as much. A C of few columns is computed transposed if it has so many
+/// rows.
 const FEW: usize = 16;
-/// Or up to so many of floats that caches hold, or that memory has: there packing costs more.
+/// The same where packing costs more: for a B that lies well in caches, or one of `LARGE` bytes, which memory holds.
 const MORE: usize = 24;
 const LARGE: usize = 2 << 20;
 /// Up to this many columns of a product whose A lies by columns.
@@ -43,7 +44,7 @@ const PACKED_AHEAD: usize = 384;
 /// Columns at a time, unless there are fewer.
 const LEAST: usize = 4 * PANEL_COLS;
 
-/// Of all elements of B.
+/// Bytes of all elements of B.
 pub fn bytes(b: &RawMat) -> usize {
     b.rows.saturating_mul(b.cols).saturating_mul(b.kind.size())
 }

@@ -84,8 +84,8 @@ fn all_rows<E: Elem>(a: &Rows, b: &Panels<E>, p: &Product) -> Tile<E> {
     }
 }
 
-/// The tiles of `m` rows and `n` columns that belong at `at`, whose sums may be what C gets `as_it_is`. Then `x` is
-/// as it was.
+/// The tiles of `m` rows and `n` columns that belong at `at`. With `as_it_is` their sums are what C gets. At the end `x`
+/// points to the first tile again.
 #[inline(always)]
 unsafe fn columns<E: Elem>(
     x: &mut Tile<E>,
@@ -156,7 +156,7 @@ unsafe fn through_memory<E: Elem>(x: &mut Tile<E>, at: (usize, usize), cols: usi
         // SAFETY: as the caller promises.
         unsafe {
             some(x, cols);
-            store.put_lone(&mut sums, (at.0 + i, at.1), ((rows - i).min(4), cols));
+            store.put_lone(&sums, (at.0 + i, at.1), ((rows - i).min(4), cols));
         }
     }
     x.to_row = store.p.c.row_stride.wrapping_mul(FLOAT);

@@ -217,12 +217,7 @@ impl Store<'_> {
     ///
     /// # Safety
     /// - These rows and columns are inside C, `bias` and, if used, `partial`.
-    pub unsafe fn put_lone(
-        &self,
-        sums: &mut [f32; 16],
-        (i, j): (usize, usize),
-        (rows, cols): (usize, usize),
-    ) {
+    pub unsafe fn put_lone(&self, sums: &[f32; 16], (i, j): (usize, usize), (rows, cols): (usize, usize)) {
         let sums = sums.as_ptr();
         if self.p.c.kind != Kind::F32 {
             // SAFETY: as the caller promises.

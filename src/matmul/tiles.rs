@@ -80,10 +80,15 @@ pub const fn fills_panels<S: Simd>() -> bool {
     S::LANES == PANEL_COLS
 }
 
-/// `sizes` = (rows, k, columns) of one block, which lies at `at` in C: all its tiles. This is the hot
-/// loop, compiled once for each tier, and once more for operands that are `FAR`, so that small products need not ask: for
-/// C, for the next columns, and after the last ones for `next`. A B of 16 bits, which these would widen for each tile
-/// of rows, is for few rows; its `k` is not 0, and it belongs at the first column.
+/// All tiles of one block: `sizes` = (rows, k, columns), at row and column `at` of C. This is the hot loop, compiled once
+/// for each tier, and once more for operands that are `FAR`: those tiles ask memory for C, for the next columns of B, and
+/// in the last columns for what is `next`. A B of 16 bits goes to [`few::lying`]: these tiles would widen it again for each
+/// tile of rows.
+///
+/// # Safety
+/// - `a` is valid for reading that many rows of `k` elements, `b` for `k` rows of these columns, in whole vectors.
+/// - The block lies inside the C of `store`, which overlaps neither.
+/// - Of a B of 16 bits, `k` is not 0 and the columns are the first ones of `store`.
 #[inline(never)]
 pub unsafe fn tiles<S: Simd, E: Elem, const FAR: bool>(
     s: S,
@@ -126,9 +131,9 @@ pub unsafe fn whole<S: Simd>(s: S, p: &Product, (j, n): (usize, usize), copy: Op
                 (None, Rhs::Strided(b)) => side_by_side(b.at::<f32>(0, 0).cast_const(), b.row_stride),
                 _ => return,
             };
-            let (sizes, store) = ((p.c.rows, p.a.cols, n), Store::whole(p));
+            let (sizes, rows, store) = ((p.c.rows, p.a.cols, n), lying_rows(&p.a), Store::whole(p));
             // SAFETY: as the caller promises.
-            unsafe { columns::<S, f32, false, true>(s, sizes, (&lying_rows(&p.a), &b), (0, j), &store, Next::NOTHING) };
+            unsafe { columns::<S, f32, false, true>(s, sizes, (&rows, &b), (0, j), &store, Next::NOTHING) };
         },
     );
 }

@@ -97,10 +97,10 @@ impl Attention<'_> {
         let k = k.raw();
         let (no_features, unused) = (k.slots.of_dim(0), q.raw.of_dim(0));
         let v = RawKeys { slots: &no_features, ..k };
-        let call = Call::new(&options, &q.raw, k, v, (&nowhere, true), None)?;
         if self.code.packed.is_some() {
             return Err(Error::NotForPacked { what: "scores or weights" });
         }
+        let call = Call::new(&options, &q.raw, k, v, (&nowhere, true), None)?;
         expect_most("end of the heads", q.n_heads(), heads.end)?;
         expect_most("end of the queries", q.len(), queries.end)?;
         out.raw.check_sizes(NAMES, [q.batch(), heads.len(), queries.len(), k.of.len])?;

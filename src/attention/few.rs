@@ -7,8 +7,7 @@ use super::mask::bits;
 use super::panel::Panel;
 use super::scratch::Scratch;
 use super::seen;
-use super::unseen::{all_finite, seen_only};
-use super::values::{Run, Strips};
+use super::values::{Run, Strips, add};
 use crate::apart::apart;
 use crate::elem::{Elem, by_kind};
 use crate::kernel::softmax::BLOCK;
@@ -255,12 +254,11 @@ unsafe fn columns<S: Simd, E: Elem, const MR: usize, const NV: usize>(
     (from, to): (usize, usize),
     c: usize,
 ) {
-    let (block, x, width) = (strips.block, strips.x, strips.x.width);
-    let (values, acc, factor) = (x.values(), x.acc(), x.factor());
+    let (block, x) = (strips.block, strips.x);
     let (begins, ends) = (head.open(block), head.close(block));
     let left = strips.cols - c;
     // Chains that go on lie in the order in which they are used.
-    let open = values.wrapping_add(r * width + c * MR);
+    let open = x.values().wrapping_add(r * x.width + c * MR);
     let open = |i: usize, n: usize| open.wrapping_add((i * NV + n) * S::LANES);
     let mut chains = zero::<S, MR, NV>(s);
     // SAFETY: as the caller promises.
@@ -310,28 +308,12 @@ unsafe fn columns<S: Simd, E: Elem, const MR: usize, const NV: usize>(
                 None => break,
             }
         }
-        // A key that a row does not see weighs 0, but 0 x NaN is not 0.
-        if ends && (block.partial || block.holes) && !all_finite(s, &chains) {
-            // A copy, so that the chains themselves need no address.
-            let mut seen = chains;
-            seen_only(s, strips, head.shift, (r, MR), (c, NV), seen.as_mut_ptr().cast());
-            chains = seen;
-        }
-        if !ends {
-            unrolled!(I < MR => {
-                unrolled!(N < NV => {
-                    s.store(open(I, N), chains[I][N]);
-                });
-            });
-            return;
+        if ends {
+            return add(s, strips, head.shift, (r, c), chains);
         }
         unrolled!(I < MR => {
-            let acc = acc.wrapping_add((r + I) * width + c);
-            let factor = s.splat(*factor.add(r + I));
             unrolled!(N < NV => {
-                let (acc, chain) = (acc.wrapping_add(N * S::LANES), chains[I][N]);
-                let old = if block.first { None } else { Some(s.load(acc)) };
-                s.store(acc, old.map_or(chain, |old| s.fma(old, factor, chain)));
+                s.store(open(I, N), chains[I][N]);
             });
         });
     }

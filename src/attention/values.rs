@@ -13,7 +13,7 @@ use crate::apart::apart;
 use crate::elem::{Elem, Kind};
 use crate::kernel::pack::{Grid, pack};
 use crate::kernel::softmax::BLOCK;
-use crate::kernel::tile::{Rows, share, side_by_side, tile, tile_while, with_rows, with_vectors, zero};
+use crate::kernel::tile::{Acc, Rows, share, side_by_side, tile, tile_while, with_rows, with_vectors, zero};
 use crate::kernel::unrolled::unrolled;
 use crate::simd::Simd;
 
@@ -112,17 +112,14 @@ unsafe fn whole<S: Simd, const MR: usize, const NV: usize>(
     c: usize,
     mut later: Lines,
 ) {
-    let (block, x, first) = (strips.block, strips.x, &strips.first);
-    let (acc, factor, width) = (x.acc(), x.factor(), x.width);
+    let first = &strips.first;
     let ptr = first.first.wrapping_add(from.wrapping_sub(first.t).wrapping_mul(strips.row_stride) + c);
     let v = side_by_side(ptr, strips.row_stride);
-    let acc = acc.wrapping_add(r * width + c);
-    let factor = factor.wrapping_add(r);
     // SAFETY: as the caller promises.
     unsafe {
         let n = to.saturating_sub(from);
         let weights = strips.weights.at(r, from);
-        let mut chains = if const { S::PREFETCHES } {
+        let chains = if const { S::PREFETCHES } {
             let ask = || {
                 s.prefetch(later.at);
                 later.at = later.at.wrapping_add(later.stride);
@@ -131,21 +128,41 @@ unsafe fn whole<S: Simd, const MR: usize, const NV: usize>(
         } else {
             tile::<S, f32, MR, NV>(s, n, weights, v, zero(s))
         };
+        add(s, strips, 0, (r, c), chains);
+    }
+}
+
+/// Adds the chains of a tile at row `r` and column `c` to what there was: `acc = acc f + chains`, or `acc = chains` in a
+/// chunk's first block. `shift`: of the values' addresses.
+///
+/// # Safety
+/// - As [`apply`]; rows and columns of the panel.
+#[inline(always)]
+pub unsafe fn add<S: Simd, E: Elem, const MR: usize, const NV: usize>(
+    s: S,
+    strips: &Strips<E>,
+    shift: usize,
+    (r, c): (usize, usize),
+    mut chains: Acc<S::V, MR, NV>,
+) {
+    let (block, x) = (strips.block, strips.x);
+    let (mut row, factor) = (x.acc().wrapping_add(r * x.width + c), x.factor().wrapping_add(r));
+    // SAFETY: as the caller promises.
+    unsafe {
         // A key that a row does not see weighs 0, but 0 x NaN is not 0.
         if (block.partial || block.holes) && !all_finite(s, &chains) {
             // A copy, so that the chains themselves need no address.
             let mut seen = chains;
-            seen_only(s, strips, 0, (r, MR), (c, NV), seen.as_mut_ptr().cast());
+            seen_only(s, strips, shift, (r, MR), (c, NV), seen.as_mut_ptr().cast());
             chains = seen;
         }
-        let mut row = acc;
         unrolled!(I < MR => {
             let factor = s.splat(*factor.wrapping_add(I));
             unrolled!(N < NV => {
                 let at = row.wrapping_add(N * S::LANES);
                 s.store(at, if block.first { chains[I][N] } else { s.fma(s.load(at), factor, chains[I][N]) });
             });
-            row = row.wrapping_add(width);
+            row = row.wrapping_add(x.width);
         });
         let _ = row;
     }

@@ -218,11 +218,12 @@ fn parts_of_the_scores() {
     assert_eq!(result, Err(Error::ScratchTooShort { needed, got: needed - 1 }));
     assert!(written.iter().all(|&x| x == 7.0));
     // One batch, so that only being packed is wrong.
-    let (mut written, offsets) = ([7.0_f32; 100], [0, KEYS]);
-    let out = TensorMut::new(&mut written, [1, HEADS, QUERIES, KEYS]).expect("100 are enough");
-    let packed = plain.kv_offsets(&offsets);
-    let result = packed.weights(view(1, QUERIES, HEADS), view(1, KEYS, 2), out, &mut nan_scratch(9999));
-    assert_eq!((result, written), (Err(Error::NotForPacked { what: "scores or weights" }), [7.0; 100]));
+    let (mut written, offsets) = ([7.0_f32; 100], [[0, QUERIES], [0, KEYS]]);
+    for packed in [plain.q_offsets(&offsets[0]), plain.kv_offsets(&offsets[1])] {
+        let out = TensorMut::new(&mut written, [1, HEADS, QUERIES, KEYS]).expect("100 are enough");
+        let result = packed.weights(view(1, QUERIES, HEADS), view(1, KEYS, 2), out, &mut nan_scratch(9999));
+        assert_eq!((result, written), (Err(Error::NotForPacked { what: "scores or weights" }), [7.0; 100]));
+    }
     // Nor does it matter which scores are wanted, or that a batch of keys is no batch of packed queries.
     let out = TensorMut::new(&mut written, [1, HEADS, QUERIES, KEYS]).expect("100 are enough");
     let (packed, all) = (plain.q_offsets(&[0, 1, QUERIES]), (0..HEADS, 0..QUERIES));

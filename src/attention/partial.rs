@@ -168,20 +168,16 @@ pub unsafe fn merge<S: Simd>(s: S, x: &Scratch, rows: usize) {
 /// - The total holds the rows of the panel, which is one of one head.
 #[inline(never)]
 pub unsafe fn finish<S: Simd>(s: S, panel: &Panel, x: &Scratch) {
-    let p = panel.p;
-    let rows = || p.rows(panel.kv_head, panel.first).enumerate().take(panel.rows);
+    let &Panel { p, kv_head, first, rows, .. } = panel;
     // SAFETY: as the caller promises.
     unsafe {
-        for (r, (query, head)) in rows() {
-            close_row(p, x, r, (query, head));
-        }
-        if p.call.of.states.is_some() {
-            return;
-        }
         by_kind!(p.out.of.kind, E => s.vectorize(
             #[inline(always)]
-            || for (r, (query, head)) in rows() {
-                scaled_row::<S, E>(s, x, r, p.out.head(head).at(query, 0), p.out.of.head_dim);
+            || for (r, (query, head)) in p.rows(kv_head, first).enumerate().take(rows) {
+                close_row(p, x, r, (query, head));
+                if p.call.of.states.is_none() {
+                    scaled_row::<S, E>(s, x, r, p.out.head(head).at(query, 0), p.out.of.head_dim);
+                }
             },
         ));
     }

@@ -100,7 +100,7 @@ impl Attention<'_> {
         if self.code.packed.is_some() {
             return Err(Error::NotForPacked { what: "scores or weights" });
         }
-        let call = Call::new(&options, &q.raw, k, v, (&nowhere, true), None)?;
+        let call = Call::new(&options, &q.raw, k, v, (&unused, true), None)?;
         expect_most("end of the heads", q.n_heads(), heads.end)?;
         expect_most("end of the queries", q.len(), queries.end)?;
         out.raw.check_sizes(NAMES, [q.batch(), heads.len(), queries.len(), k.of.len])?;

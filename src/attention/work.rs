@@ -88,8 +88,8 @@ impl<'a> Attention<'a> {
         states: &'a mut [f32],
     ) -> Result<Work<'a>, Error> {
         let (k, v) = (k.raw(), v.raw());
-        let nowhere = q.raw.of_dim(v.slots.head_dim);
-        let call = Call::new(&self, &q.raw, k, v, (&nowhere, true), None)?;
+        let unused = q.raw.of_dim(v.slots.head_dim);
+        let call = Call::new(&self, &q.raw, k, v, (&unused, true), None)?;
         let chunks = call.of.kv_len.div_ceil(KEYS_PER_STATE).max(1);
         call.expect_states(chunks, states.len())?;
         Work::of(self, &call, states.as_mut_ptr(), chunks)
@@ -119,12 +119,10 @@ impl<'a> Work<'a> {
     /// [`Error::ShapeOverflow`] if there are more items than can be counted: most sequences are empty then.
     fn of(options: Attention<'a>, call: &Call, states: *mut f32, chunks: usize) -> Result<Self, Error> {
         let mut work = Work { options, call: call.keep(), states, chunks, len: 0, borrowed: PhantomData };
-        // Sizes of nothing may be any.
-        if call.of.sequences > 0 {
-            let sizes = [call.of.sequences, call.k.slots.n_heads, work.runs(), chunks];
-            let len = sizes.into_iter().try_fold(1_usize, usize::checked_mul);
-            work.len = len.ok_or(Error::ShapeOverflow)?;
-        }
+        // No sequences come first: sizes of nothing may be any.
+        let sizes = [call.of.sequences, call.k.slots.n_heads, work.runs(), chunks];
+        let len = sizes.into_iter().try_fold(1_usize, usize::checked_mul);
+        work.len = len.ok_or(Error::ShapeOverflow)?;
         Ok(work)
     }
 

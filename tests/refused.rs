@@ -186,6 +186,25 @@ fn rings_and_pages() {
         attend(plain.kv_lens(&[3, 4]), &[0, 99, 98, 1, 4, 99], 6),
         too_large("page number in the table", 5, 99)
     );
+    // Nor those before what the first query sees: keys from 2 or 1 on, or from the first one that counts.
+    let window = |before| plain.causal().window(before, 0);
+    assert_eq!(attend(window(1), &[99, 5, 2, 98, 4, 3], 6), Ok(()));
+    assert_eq!(attend(window(2), &[0, 5, 2, 98, 4, 3], 6), too_large("page number in the table", 5, 98));
+    assert_eq!(attend(plain.kv_starts(&[2, 5]), &[99, 5, 2, 98, 97, 3], 6), Ok(()));
+    assert_eq!(
+        attend(plain.kv_starts(&[2, 3]), &[99, 5, 2, 98, 97, 3], 6),
+        too_large("page number in the table", 5, 97)
+    );
+    // Scores of all keys use them all.
+    for which in [Scores::Raw, Scores::Capped, Scores::Masked, Scores::Weights] {
+        let (mut written, mut scratch) = ([7.0_f32; 200], nan_scratch(attention_scratch_len(3, 6, 3, 0)));
+        let out = TensorMut::new(&mut written, [BATCH, HEADS, QUERIES, 6]).expect("144");
+        let (q, k) = (view(BATCH, QUERIES, HEADS), pages(&[99, 5, 2, 98, 4, 3], 2, 6).expect("pages enough"));
+        let result = window(1).scores(q, k, which, (0..HEADS, 0..QUERIES), out, &mut scratch);
+        let all = matches!(which, Scores::Raw | Scores::Capped);
+        assert_eq!(result, if all { too_large("page number in the table", 5, 99) } else { Ok(()) });
+        assert_eq!(written.iter().all(|&x| x == 7.0), all, "{which:?}");
+    }
 }
 
 #[test]

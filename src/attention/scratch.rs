@@ -120,6 +120,7 @@ impl Scratch {
             part
         };
         let (m, total_m) = (take(2 * rows), take(2 * rows));
+        // All but the maxima and sums of both states.
         let arrays = take((ROW_ARRAYS - 4 + HOLES) * rows);
         let scores = take(BLOCK * S::PANEL);
         let (biases, values) = (take(BIASES), take(COPIED * width));

@@ -165,11 +165,13 @@ impl Lines {
     pub const NONE: Lines = Lines { at: core::ptr::null(), stride: 0, left: 0, step: 0 };
 
     /// All lines of rows of `bytes`. One that was left out would be waited for as long as all of them.
+    #[inline(always)]
     fn of(row: *const u8, stride: usize, bytes: usize) -> Lines {
         let (at, left) = lines(row, stride, bytes);
         Lines { at, stride, left, step: LINE }
     }
 
+    #[inline(always)]
     fn of_rows(rows: RawMat) -> Lines {
         let size = rows.kind.size();
         Lines::of(rows.bytes(), rows.row_stride * size, rows.cols * size)
@@ -202,6 +204,7 @@ impl Lines {
     }
 
     /// The part of one of `n`.
+    #[inline(always)]
     fn part(self, i: usize, n: usize) -> Lines {
         let at = self.at.wrapping_add(i * LINE);
         Lines { at, left: (self.left + n - 1 - i).checked_div(n).unwrap_or(0), step: n * LINE, ..self }
@@ -244,18 +247,19 @@ impl Wanted {
             false => Some(here),
         };
         let part = if last { (i, n) } else { (i - done, n - done) };
-        let [k, v] = [&p.k, &p.v].map(|m| place.map_or(Lines::NONE, |place| of_keys(m, place, part)));
+        let lines = |m: &SequenceKeys| place.map_or(Lines::NONE, |place| of_keys(m, place, part));
+        let (k, v) = (lines(&p.k), lines(&p.v));
         let follows = match i + 1 < n {
             true => Some(Place { row: panel.first + S::PANEL, start: block.start, ..here }),
             false if last => place,
             false => Some(Place { row: first + done * S::PANEL, ..here }),
         };
-        let bias = p.options.bias.map(|Shared((bias, _))| bias);
-        let mask = p.options.mask.map(|Shared(mask)| mask);
-        let [bias, mask] = [bias, mask].map(|tensor| match (tensor, follows) {
-            (Some(tensor), Some(place)) => of_tensor(p, &tensor, place),
+        let said = |tensor: Option<&RawTensor>| match (tensor, follows) {
+            (Some(tensor), Some(place)) => of_tensor(p, tensor, place),
             _ => Lines::NONE,
-        });
+        };
+        let bias = said(p.options.bias.as_ref().map(|Shared((bias, _))| bias));
+        let mask = said(p.options.mask.as_ref().map(|Shared(mask)| mask));
         let of = |of: &Sequence, h: usize, query: usize| match last && query < p.q.len && p.group.get() == 1 {
             true => Lines::of_rows(of.run(h, 0, query, 1)),
             false => Lines::NONE,
@@ -302,6 +306,7 @@ fn skips(p: &Problem, rows: Range<usize>, keys: Range<usize>) -> bool {
 
 /// Part `i` of `n` of a block's keys or values, if they lie at one stride. Also side by side: tiles of values read them
 /// column by column, which no processor guesses.
+#[inline(always)]
 fn of_keys(m: &SequenceKeys, place: Place, (i, n): (usize, usize)) -> Lines {
     let there = BLOCK.min(m.len.saturating_sub(place.start));
     if there == 0 {

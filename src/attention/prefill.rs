@@ -86,8 +86,10 @@ pub unsafe fn scores<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: &mut Bloc
         if vectors.rows > 0 {
             whole_vectors(s, &vectors, x, block);
         }
-        let (few, x) = few::<S>(panel, x);
-        decode::scores(s, &few, &x, *block);
+        if vectors.rows < panel.rows {
+            let (few, x) = few::<S>(panel, x);
+            decode::scores(s, &few, &x, *block);
+        }
     }
 }
 

@@ -13,7 +13,9 @@ use crate::apart::apart;
 use crate::elem::{Elem, Kind};
 use crate::kernel::pack::{Grid, pack};
 use crate::kernel::softmax::BLOCK;
-use crate::kernel::tile::{Acc, Rows, share, side_by_side, tile, tile_while, with_rows, with_vectors, zero};
+use crate::kernel::tile::{
+    Acc, Rows, holds_many, share, side_by_side, tile, tile_while, with_const, with_rows, zero,
+};
 use crate::kernel::unrolled::unrolled;
 use crate::simd::Simd;
 
@@ -63,6 +65,11 @@ pub unsafe fn apply<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: &mut Block
     }
 }
 
+/// Rows and vectors of the tiles of columns that four vectors divide: fewer loads and tiles where registers allow.
+const fn wide<S: Simd>() -> (usize, usize) {
+    if holds_many::<S>() { (6, 4) } else { (S::MR, S::NV) }
+}
+
 /// Many rows of one head, whose values lie at one stride and fill vectors.
 #[inline(never)]
 unsafe fn many<S: Simd>(
@@ -78,9 +85,10 @@ unsafe fn many<S: Simd>(
         || {
             let strips = &Strips::of::<S>(x, block, (first, &[]), row_stride, cols);
             let mut wanted = Wanted::of::<S>(panel, &block);
+            let (rows, most) = if (cols / S::LANES).is_multiple_of(4) { wide::<S>() } else { (S::MR, S::NV) };
             let mut r = 0;
             while r < panel.rows {
-                let n = share(panel.rows - r, S::MR);
+                let n = share(panel.rows - r, rows);
                 // SAFETY: as `apply` promises; rows of the panel.
                 unsafe {
                     let keys = seen::keys_of(x, block, r, n);
@@ -89,8 +97,10 @@ unsafe fn many<S: Simd>(
                             let mut c = 0;
                             while c < cols {
                                 let lines = wanted.next();
-                                let vectors = share((cols - c) / S::LANES, S::NV);
-                                with_vectors!(S, vectors, NV => apart!(s => whole::<S, MR, NV>(s, strips, r, keys, c, lines)));
+                                let vectors = share((cols - c) / S::LANES, most);
+                                with_const!(S, vectors, NV => if const { MR * NV <= S::MR * S::NV } {
+                                    apart!(s => whole::<S, MR, NV>(s, strips, r, keys, c, lines));
+                                }; [1 2 3 4] wide::<S>().1);
                                 c += vectors * S::LANES;
                             }
                         });

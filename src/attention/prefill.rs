@@ -7,7 +7,7 @@
 
 use super::block::Block;
 use super::panel::Panel;
-use super::scratch::{MAX_PANEL, Scratch};
+use super::scratch::Scratch;
 use super::{decode, seen};
 use crate::elem::{Kind, by_kind};
 use crate::kernel::pack::{Columns, Grid, pack, turn};
@@ -15,6 +15,9 @@ use crate::kernel::score::rows_in_lanes;
 use crate::kernel::tile::{Rows, side_by_side, with_score_rows, with_vectors};
 use crate::simd::Simd;
 use crate::view::RawMat;
+
+/// Vectors of the widest tile of any tier.
+const MOST_VECTORS: usize = 4;
 
 /// How many of `rows` rows are in the lanes. Features are in the lanes for the others: all rows where two groups of few
 /// cost less than their vectors, or those that would fill at most half of a last vector.
@@ -116,7 +119,7 @@ unsafe fn whole_vectors<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: &mut B
                 let strip = Strip { panel, x, block, q_stride: lanes, in_place, copied };
                 // Keys that all of the vectors want together, the others for each vector that wants them.
                 let (mut first, mut end) = (block.from, block.to);
-                let mut wanted = [(first, end); MAX_PANEL];
+                let mut wanted = [(first, end); MOST_VECTORS];
                 if block.partial || block.holes {
                     for (v, keys) in wanted.iter_mut().enumerate().take(vectors) {
                         // SAFETY: lanes of the panel.

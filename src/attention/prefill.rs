@@ -164,40 +164,31 @@ impl Strip<'_> {
     #[inline(always)]
     unsafe fn tiles<S: Simd, const NV: usize>(&self, s: S, lane: usize, (mut t, end): (usize, usize)) {
         let d = self.panel.p.k.dim();
+        let q = side_by_side(self.x.q.wrapping_add(lane).cast_const(), self.q_stride);
         while t < end {
             let (left, most) = (end - t, S::MR / 2);
             // No tile of a single key, which has too few chains, if two tiles can share.
             let n = if left == most + 1 && most > 2 { most - 1 } else { left.min(most) };
-            let keys = match self.copied {
-                false => self.keys_in_place(t),
-                true => Rows { ptr: self.x.keys().wrapping_add(t * d), row_stride: d, col_stride: 1 },
-            };
-            // SAFETY: keys `t..t + n` of the block, lanes of the panel.
-            with_score_rows!(S, n, MR => unsafe { self.tile::<S, MR, NV>(s, lane, t, keys) });
-            t += n;
+            let over = left > most && most > 2 && left % most == 1;
+            let tiles = if n == most { left / most - over as usize } else { 1 };
+            let (mut keys, mut to) = (self.keys(t, d), self.x.scores.wrapping_add(t * S::PANEL + lane));
+            with_score_rows!(S, n, MR => for _ in 0..tiles {
+                // SAFETY: as the caller promises: keys of the block, lanes of the panel.
+                unsafe { rows_in_lanes::<S, MR, NV>(s, d, keys, q, to) };
+                (keys, to) = (keys.at(MR, 0), to.wrapping_add(MR * S::PANEL));
+            });
+            t += n * tiles;
         }
     }
 
-    /// The keys from `t` on where they lie.
+    /// The keys from `t` on, of `d` features.
     #[inline(always)]
-    fn keys_in_place(&self, t: usize) -> Rows {
-        let ptr = self.in_place.at(t - self.block.from, 0);
-        Rows { ptr, row_stride: self.in_place.row_stride, col_stride: 1 }
-    }
-
-    /// Scores of `MR` keys, which are the block's from `t` on.
-    #[inline(always)]
-    unsafe fn tile<S: Simd, const MR: usize, const NV: usize>(
-        &self,
-        s: S,
-        lane: usize,
-        t: usize,
-        keys: Rows,
-    ) {
-        let q = side_by_side(self.x.q.wrapping_add(lane).cast_const(), self.q_stride);
-        let to = self.x.scores.wrapping_add(t * S::PANEL + lane);
-        // SAFETY: as the caller promises.
-        unsafe { rows_in_lanes::<S, MR, NV>(s, self.panel.p.k.dim(), keys, q, to) };
+    fn keys(&self, t: usize, d: usize) -> Rows {
+        let (ptr, row_stride) = match self.copied {
+            false => (self.in_place.at(t - self.block.from, 0), self.in_place.row_stride),
+            true => (self.x.keys().wrapping_add(t * d), d),
+        };
+        Rows { ptr, row_stride, col_stride: 1 }
     }
 }
 

@@ -64,7 +64,8 @@ pub unsafe fn rows_in_lanes<S: Simd, const MR: usize, const NV: usize>(
                 even[I][V] = s.add(even[I][V], odd[I][V]);
             });
         });
-        // Where is a secret: the compiler would read ahead what a second pass adds to, into registers that the chains need.
+        // Hidden from the compiler, which would read what a second pass adds to before the first one, into registers
+        // that the chains need.
         let to = core::hint::black_box(to);
         // SAFETY: as the caller promises.
         unsafe { keep(s, &even, to, first > 0) };

@@ -113,6 +113,7 @@ unsafe fn lane_weights<S: Simd>(s: S, x: &Scratch, block: &Block, lane: usize) {
                 top = s.max(s.load(at(t)), top);
             }
         }
+        // None if no row of the vector sees a key: zeros stay.
         for t in (from..all.0.min(to)).chain(all.1.max(all.0).max(from)..to) {
             let key = s.splat(t as f32);
             // Numbers of keys: what is less than another has a negative difference.

@@ -119,6 +119,7 @@ unsafe fn whole_vectors<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: &mut B
                 let strip = Strip { panel, x, block, q_stride: lanes, in_place, copied };
                 // Keys that all of the vectors want together, the others for each vector that wants them.
                 let (mut first, mut end) = (block.from, block.to);
+                const { assert!(S::NV <= MOST_VECTORS) };
                 let mut wanted = [(first, end); MOST_VECTORS];
                 if block.partial || block.holes {
                     for (v, keys) in wanted.iter_mut().enumerate().take(vectors) {

@@ -15,8 +15,8 @@ use crate::view::{MatMut, MatRef, RawMat};
 ///
 /// The largest element is subtracted first, so nothing overflows. A row of minus infinities gives
 /// zeros; a NaN or plus infinity makes its row NaN. The exponential of a rounded difference `x - max` is within 1 ULP,
-/// or 4.5 below e^-9, and 0 below `2^-126.5`. That rounding and the sum's weigh more: in rows of up to 4,096 a result is off
-/// by about `(max - x + 10) 2^-24` of itself.
+/// or 4.5 below e^-9, and 0 below `2^-110.5` (`2^-126.5` where multiply-adds are not fused). That rounding and the sum's weigh
+/// more: in rows of up to 4,096 a result is off by about `(max - x + 10) 2^-24` of itself.
 ///
 /// # Errors
 /// [`Error::DimMismatch`] if the shapes differ.

@@ -59,18 +59,21 @@ pub fn matmul(
 
 /// The weight of a score that lies `-x` below the maximum: the polynomial of `src/kernel/exp.rs`.
 pub fn exp_weight(fused: bool, x: f32) -> f32 {
-    const BIASED: f32 = 12_582_912.0 + 127.0;
     const POLYNOMIAL: [f32; 5] = [1.381_45e-3, 8.368_78e-3, 4.166_839e-2, 1.666_652e-1, 4.999_999_3e-1];
-    let x = if -88.03 > x { -88.03 } else { x };
-    let biased = fma(fused, x, core::f32::consts::LOG2_E, BIASED);
-    let n = biased - BIASED;
+    // By how much 2^n is divided, which the polynomial is multiplied by, and where it comes out as 0.
+    let (down, least) = if fused { (16, -76.94) } else { (0, -88.03) };
+    let x = if least > x { least } else { x };
+    let round = 12_582_912.0 + (127 - down) as f32;
+    let biased = fma(fused, x, core::f32::consts::LOG2_E, round);
+    let n = biased - round;
     let r = match fused {
         true => fma(true, n, -core::f32::consts::LN_2, x),
         false => fma(false, n, -1.428_606_8e-6, fma(false, n, -0.693_145_75, x)),
     };
     let p = POLYNOMIAL[1..].iter().fold(POLYNOMIAL[0], |p, &c| fma(fused, p, r, c));
     let p = if fused { fma(true, fma(true, p, r, 1.0), r, 1.0) } else { (p * r * r + r) + 1.0 };
-    p * f32::from_bits(biased.to_bits() << 23)
+    // Exact but for what comes out as 0.
+    p * (1 << down) as f32 * f32::from_bits(biased.to_bits() << 23)
 }
 
 /// The running softmax of some keys: maximum, sum of weights, weighted values.

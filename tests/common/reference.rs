@@ -15,8 +15,8 @@ const ULP: f64 = 2.0 * U;
 const PEAK: f64 = f32::MAX as f64 * (1.0 - 1e-5);
 /// The smallest subnormal `f32`.
 const TINY: f64 = f32::from_bits(1) as f64;
-/// Below `2^-126.5` of the largest, a weight is 0.
-const FLUSH: f64 = 1.2e-38;
+/// Below `2^-110.5` of the largest, a weight may be 0.
+const FLUSH: f64 = 5.5e-34;
 
 /// What one number must be.
 #[derive(Clone, Copy, Debug, Default)]

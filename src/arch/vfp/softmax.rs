@@ -3,7 +3,10 @@
 use core::arch::naked_asm;
 
 use super::steps::LN2;
-use crate::kernel::exp::{LEAST, LOG2_E, POLYNOMIAL, ROUND_BIASED};
+use crate::kernel::exp::{Form, LOG2_E, POLYNOMIAL, form};
+
+/// Of weights.
+const FORM: Form = form(cfg!(qkv_fma));
 
 /// `√x`, rounded as IEEE says.
 ///
@@ -76,16 +79,16 @@ pub unsafe extern "C" fn weigh(_: *mut f32, _: usize, _: f32) -> f32 {
         ".p2align 2",
         "4:",
         ".word {least}, {log2_e}, {round}, {high}, {c6}, {c5}, {c4}, {c3}, {c2}, {one}, {low}",
-        least = const LEAST.to_bits(),
+        least = const FORM.least.to_bits(),
         log2_e = const LOG2_E.to_bits(),
-        round = const ROUND_BIASED.to_bits(),
+        round = const FORM.round.to_bits(),
         high = const (-LN2[0]).to_bits(),
         low = const (-LN2[1]).to_bits(),
-        c6 = const POLYNOMIAL[0].to_bits(),
-        c5 = const POLYNOMIAL[1].to_bits(),
-        c4 = const POLYNOMIAL[2].to_bits(),
-        c3 = const POLYNOMIAL[3].to_bits(),
-        c2 = const POLYNOMIAL[4].to_bits(),
-        one = const 1.0_f32.to_bits(),
+        c6 = const (POLYNOMIAL[0] * FORM.scale).to_bits(),
+        c5 = const (POLYNOMIAL[1] * FORM.scale).to_bits(),
+        c4 = const (POLYNOMIAL[2] * FORM.scale).to_bits(),
+        c3 = const (POLYNOMIAL[3] * FORM.scale).to_bits(),
+        c2 = const (POLYNOMIAL[4] * FORM.scale).to_bits(),
+        one = const FORM.scale.to_bits(),
     )
 }

@@ -152,7 +152,7 @@ unsafe fn biased<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
     s.vectorize(
         #[inline(always)]
         || {
-            if S::LANES > 1 && !same_for_all(&bias) {
+            if S::LANES > 1 && !same_for_all(panel, &bias) {
                 // Copied when they were looked at.
                 let rows = (0..lanes).map(|lane| bias_row(x, lane).wrapping_add(block.from).cast_const());
                 let size = Columns { len, count: lanes, apart: Some(BIAS_STRIDE) };

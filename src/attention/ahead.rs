@@ -156,9 +156,9 @@ impl Asked {
 pub struct Lines {
     pub at: *const u8,
     pub stride: usize,
-    /// Columns that are left, and from one to the next.
+    /// Columns that are left, and bytes from one to the next.
     left: usize,
-    step: usize,
+    pub step: usize,
 }
 
 impl Lines {
@@ -269,14 +269,21 @@ impl Wanted {
         Wanted([bias, mask, k, v, out, q])
     }
 
-    /// A column of lines, or a line that is there again and again.
+    /// Columns that are left.
     #[inline(always)]
-    pub fn next(&mut self) -> Lines {
+    pub fn left(&self) -> usize {
+        self.0.iter().map(|lines| lines.left).sum()
+    }
+
+    /// Some columns of lines, or a line that is there again and again.
+    #[inline(always)]
+    pub fn next(&mut self, columns: usize) -> Lines {
         for lines in &mut self.0 {
             if lines.left > 0 {
-                let column = *lines;
-                (lines.left, lines.at) = (lines.left - 1, lines.at.wrapping_add(lines.step));
-                return column;
+                let first = *lines;
+                let by = columns.min(lines.left);
+                (lines.left, lines.at) = (lines.left - by, lines.at.wrapping_add(by * lines.step));
+                return first;
             }
         }
         Lines { at: (&raw const *self).cast(), ..Lines::NONE }

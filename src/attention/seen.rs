@@ -95,17 +95,28 @@ unsafe fn look<S: Simd>(
     s.vectorize(
         #[inline(always)]
         || {
-            let (mut some, mut all) = (0, keys);
-            for h in 0..panel.heads {
-                let rows = || p.rows(panel.kv_head + h, panel.first).take(panel.rows);
-                let mut words = [keys; MAX_PANEL];
+            let mut words = [keys; MAX_PANEL];
+            let lanes = (0..panel.heads).map(|h| (h, h * panel.lanes..h * panel.lanes + panel.rows));
+            let rows = |h: usize| p.rows(panel.kv_head + h, panel.first).take(panel.rows);
+            for (h, lanes) in lanes.clone() {
+                let copies = bias_row(x, lanes.start);
+                let words = words.get_mut(lanes).unwrap_or_default();
                 // SAFETY: the tensors have `n` keys of each row from `start` on.
                 unsafe {
-                    of_masks(s, p.b, rows(), (start, n), options, &mut words);
-                    of_bias(s, p.b, rows(), (start, n), options, &mut words, bias_row(x, h * panel.lanes));
+                    of_masks(s, p.b, rows(h), (start, n), options, words);
+                    of_bias(s, panel, rows(h), (start, n), words, copies);
                 }
-                for (r, ((query, _), &word)) in rows().zip(&words).enumerate() {
-                    let mut word = word & ruled.get(query - first).copied().unwrap_or(u64::MAX);
+            }
+            let all_of = |words: &[u64; MAX_PANEL]| words.iter().fold(u64::MAX, |all, word| all & word);
+            // Places alone decide, as without masks.
+            if all_of(&words) == keys && (options.mask_rule.is_none() || all_of(&ruled) == u64::MAX) {
+                return (keys, keys);
+            }
+            let (mut some, mut all) = (0, keys);
+            for (h, lanes) in lanes {
+                for (lane, (query, _)) in lanes.zip(rows(h)) {
+                    let ruled = ruled.get(query - first).copied().unwrap_or(u64::MAX);
+                    let mut word = words.get(lane).copied().unwrap_or_default() & ruled;
                     if !placed {
                         let seen = p.mask.seen(query);
                         word &= bits(within(start, seen.start), within(start, seen.end));
@@ -113,7 +124,7 @@ unsafe fn look<S: Simd>(
                     some |= word;
                     all &= word;
                     // SAFETY: a lane of the panel.
-                    unsafe { put(x, h * panel.lanes + r, word) };
+                    unsafe { put(x, lane, word) };
                 }
             }
             (some, all)
@@ -153,19 +164,18 @@ unsafe fn of_masks<S: Simd>(
 #[inline(always)]
 unsafe fn of_bias<S: Simd>(
     s: S,
-    b: usize,
+    panel: &Panel,
     rows: impl Iterator<Item = (usize, usize)> + Clone,
     (start, n): (usize, usize),
-    options: &Attention,
     words: &mut [u64],
     copies: *mut f32,
 ) {
-    let Some(Shared((bias, kind))) = options.bias else { return };
+    let Some(Shared((bias, kind))) = panel.p.options.bias else { return };
     // SAFETY: as the caller promises.
     unsafe {
         by_kind!(kind, E => {
-            let rows = rows.map(|(query, head)| bias.at::<E>(b, head, query, start).cast_const());
-            if S::LANES == 1 || same_for_all(&bias) {
+            let rows = rows.map(|(query, head)| bias.at::<E>(panel.p.b, head, query, start).cast_const());
+            if S::LANES == 1 || same_for_all(panel, &bias) {
                 return each(words, rows, |numbers| above_minus_infinity(s, numbers, n));
             }
             let copies = (0..).map(|r| copies.wrapping_add(r * BIAS_STRIDE));
@@ -186,9 +196,10 @@ unsafe fn of_bias<S: Simd>(
     }
 }
 
-/// Whether all rows have the same numbers: then they are not copied.
-pub fn same_for_all(bias: &RawTensor) -> bool {
-    bias.same_for_queries() && bias.same_for_heads()
+/// Whether all rows of the panel have the same numbers: then they are not copied.
+pub fn same_for_all(panel: &Panel, bias: &RawTensor) -> bool {
+    let one_head = panel.heads == 1 && panel.p.group.get() == 1;
+    bias.same_for_queries() && (one_head || bias.same_for_heads())
 }
 
 /// Where the block's biases of the row in lane `lane` are copied to.

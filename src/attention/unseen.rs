@@ -13,11 +13,15 @@ use crate::simd::Simd;
 pub fn all_finite<S: Simd, const MR: usize, const NV: usize>(s: S, chains: &Acc<S::V, MR, NV>) -> bool {
     // 0 x chain is 0 or, for what is not finite, NaN, which stays in the sum.
     let (zero, one) = (s.splat(0.0), s.splat(1.0));
-    let mut sum = zero;
+    let mut sums = [zero; NV];
     unrolled!(I < MR => {
         unrolled!(N < NV => {
-            sum = s.fma(chains[I][N], zero, sum);
+            sums[N] = s.fma(chains[I][N], zero, sums[N]);
         });
+    });
+    let mut sum = zero;
+    unrolled!(N < NV => {
+        sum = s.add(sum, sums[N]);
     });
     s.gt_bits(s.select_gt(one, sum, zero, one), zero) == 0
 }

@@ -70,6 +70,11 @@ const fn wide<S: Simd>() -> (usize, usize) {
     if holds_many::<S>() { (6, 4) } else { (S::MR, S::NV) }
 }
 
+/// Whether tiles of this size may ask for two columns of lines: there are too few of [`wide`] ones for a bias.
+const fn asks_twice<S: Simd>(rows: usize, vectors: usize) -> bool {
+    holds_many::<S>() && rows == wide::<S>().0 && vectors == wide::<S>().1
+}
+
 /// Many rows of one head, whose values lie at one stride and fill vectors.
 #[inline(never)]
 unsafe fn many<S: Simd>(
@@ -96,10 +101,15 @@ unsafe fn many<S: Simd>(
                         with_rows!(S, n, MR => {
                             let mut c = 0;
                             while c < cols {
-                                let lines = wanted.next();
                                 let vectors = share((cols - c) / S::LANES, most);
                                 with_const!(S, vectors, NV => if const { MR * NV <= S::MR * S::NV } {
-                                    apart!(s => whole::<S, MR, NV>(s, strips, r, keys, c, lines));
+                                    if const { asks_twice::<S>(MR, NV) } && wanted.left() > (panel.rows - r) / MR {
+                                        let lines = wanted.next(2);
+                                        apart!(s => whole::<S, MR, NV, 2>(s, strips, r, keys, c, lines));
+                                    } else {
+                                        let lines = wanted.next(1);
+                                        apart!(s => whole::<S, MR, NV, 1>(s, strips, r, keys, c, lines));
+                                    }
                                 }; [1 2 3 4] wide::<S>().1);
                                 c += vectors * S::LANES;
                             }
@@ -112,9 +122,9 @@ unsafe fn many<S: Simd>(
     );
 }
 
-/// One tile: `acc = acc f + Σ_t weight(t) v(t)`.
+/// One tile: `acc = acc f + Σ_t weight(t) v(t)`. Each step asks for a line of some `COLUMNS`.
 #[inline(always)]
-unsafe fn whole<S: Simd, const MR: usize, const NV: usize>(
+unsafe fn whole<S: Simd, const MR: usize, const NV: usize, const COLUMNS: usize>(
     s: S,
     strips: &Strips<f32>,
     r: usize,
@@ -123,6 +133,7 @@ unsafe fn whole<S: Simd, const MR: usize, const NV: usize>(
     mut later: Lines,
 ) {
     let first = &strips.first;
+    let rows = if later.stride > 0 { S::PANEL } else { 0 };
     let ptr = first.first.wrapping_add(from.wrapping_sub(first.t).wrapping_mul(strips.row_stride) + c);
     let v = side_by_side(ptr, strips.row_stride);
     // SAFETY: as the caller promises.
@@ -130,11 +141,18 @@ unsafe fn whole<S: Simd, const MR: usize, const NV: usize>(
         let n = to.saturating_sub(from);
         let weights = strips.weights.at(r, from);
         let chains = if const { S::PREFETCHES } {
-            let ask = || {
-                s.prefetch(later.at);
+            let mut ask = || {
+                for i in 0..COLUMNS {
+                    s.prefetch(later.at.wrapping_add(i * later.step));
+                }
                 later.at = later.at.wrapping_add(later.stride);
             };
-            tile_while::<S, f32, MR, NV>(s, n, weights, v, ask, zero(s))
+            let chains = tile_while::<S, f32, MR, NV>(s, n, weights, v, &mut ask, zero(s));
+            // What few keys have no steps for.
+            for _ in n..rows {
+                ask();
+            }
+            chains
         } else {
             tile::<S, f32, MR, NV>(s, n, weights, v, zero(s))
         };

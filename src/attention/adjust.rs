@@ -140,7 +140,7 @@ unsafe fn linear<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
     );
 }
 
-/// Adds the rows of the bias. Minus infinity stays, whatever the score is.
+/// Adds the rows of the bias. What minus infinity makes of a score is not used: the row does not see the key.
 #[inline(never)]
 unsafe fn biased<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
     let p = panel.p;
@@ -164,7 +164,7 @@ unsafe fn biased<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
                         size,
                         rows,
                         #[inline(always)]
-                        |bias, at| with_bias(s, bias, at),
+                        |bias, at| s.add(s.load(at), bias),
                         to,
                     )
                 };
@@ -177,23 +177,12 @@ unsafe fn biased<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
                     // SAFETY: the row has the block's keys; a vector of their scores.
                     unsafe {
                         let at = at.add(t * S::PANEL + lane);
-                        s.store(at, with_bias(s, s.splat((*row.add(t)).widen()), at));
+                        s.store(at, s.add(s.load(at), s.splat((*row.add(t)).widen())));
                     }
                 }
             });
         },
     );
-}
-
-/// The vector of scores at `at` and its biases.
-///
-/// # Safety
-/// - `at` is valid for reading a vector.
-#[inline(always)]
-unsafe fn with_bias<S: Simd>(s: S, bias: S::V, at: *const f32) -> S::V {
-    // SAFETY: as the caller promises.
-    let sum = s.add(unsafe { s.load(at) }, bias);
-    s.select_gt(bias, s.splat(f32::NEG_INFINITY), sum, bias)
 }
 
 /// The user's rule.

@@ -9,6 +9,7 @@ use super::panel::Panel;
 use super::rule::Tile;
 use super::scratch::{BIAS_STRIDE, MAX_PANEL, Scratch};
 use super::{Attention, Shared};
+use crate::elem::sealed::Lanes;
 use crate::elem::{Elem, by_kind, load_up_to};
 use crate::error::Error;
 use crate::kernel::softmax::BLOCK;
@@ -180,11 +181,19 @@ unsafe fn of_bias<S: Simd>(
             }
             let copies = (0..).map(|r| copies.wrapping_add(r * BIAS_STRIDE));
             let mut most = s.splat(0.0);
+            let mut keep = |numbers: S::V, copy: *mut f32| {
+                s.store(copy, numbers);
+                most = s.max(s.sub(s.splat(0.0), numbers), most);
+            };
             for (row, copy) in rows.clone().zip(copies.clone()) {
+                if n == BLOCK {
+                    for i in (0..BLOCK).step_by(S::LANES) {
+                        keep(E::load(s, row.add(i)), copy.add(i));
+                    }
+                    continue;
+                }
                 for i in (0..n).step_by(S::LANES) {
-                    let numbers = load_up_to::<S, E>(s, row.add(i), n - i);
-                    s.store(copy.add(i), numbers);
-                    most = s.max(s.sub(s.splat(0.0), numbers), most);
+                    keep(load_up_to::<S, E>(s, row.add(i), n - i), copy.add(i));
                 }
             }
             if s.gt_bits(most, s.splat(f32::MAX)) != 0 {

@@ -297,7 +297,9 @@ fn check_exp(stride: u64) {
 fn weights_err_by_no_more_than_documented() {
     // Where e^-x is 2^-126 and 2^-110.5, a little before and behind it.
     for (fused, last, gone) in [(false, 87.3, 87.7), (true, 76.592, 76.594)] {
-        assert!(common::bits::exp_weight(fused, -last) > 0.0 && common::bits::exp_weight(fused, -gone) == 0.0);
+        assert!(
+            common::bits::exp_weight(fused, -last) > 0.0 && common::bits::exp_weight(fused, -gone) == 0.0
+        );
         for bits in (0_f32.to_bits()..=last.to_bits()).step_by(1021) {
             let x = -f32::from_bits(bits);
             let bound = if fused && x < -9.0 { 4.5 } else { 1.0 };

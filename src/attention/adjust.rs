@@ -6,7 +6,7 @@ use super::block::Block;
 use super::panel::Panel;
 use super::rule::ScoreBlock;
 use super::scratch::{BIAS_STRIDE, MAX_PANEL, Scratch};
-use super::seen::{bias_row, same_for_all};
+use super::seen::{self, bias_row, same_for_all};
 use crate::elem::by_kind;
 use crate::elem::sealed::Lanes;
 use crate::kernel::pack::{Columns, Grid, turn};
@@ -92,16 +92,30 @@ pub unsafe fn rule(panel: &Panel, x: &Scratch, block: Option<&Block>) {
     }
 }
 
+/// The keys of a block that some row of the vector from `lane` on sees, or more: the first one and the end of them.
+///
+/// # Safety
+/// - Lanes of the panel, for which `x` has what each row sees.
+#[inline(always)]
+unsafe fn keys_of<S: Simd>(panel: &Panel, x: &Scratch, block: Block, lane: usize) -> (usize, usize) {
+    match S::LANES > 1 && panel.in_lanes && (panel.heads == 1 || block.holes) {
+        // SAFETY: as the caller promises.
+        true => unsafe { seen::keys_of(x, block, lane, S::LANES) },
+        false => (block.from, block.to),
+    }
+}
+
 /// Four keys at a time: one test for all whether the short form will do.
 #[inline(never)]
 unsafe fn capped<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block, cap: f32) {
     s.vectorize(
         #[inline(always)]
         || {
-            // The scratch has room for whole fours.
-            for t in (block.from..block.to).step_by(4) {
-                for lane in (0..panel.all_lanes::<S>()).step_by(S::LANES) {
-                    let at = |i: usize| x.scores.wrapping_add((t + i).min(block.to - 1) * S::PANEL + lane);
+            for lane in (0..panel.all_lanes::<S>()).step_by(S::LANES) {
+                // SAFETY: lanes of the panel.
+                let (from, to) = unsafe { keys_of::<S>(panel, x, block, lane) };
+                for t in (from..to).step_by(4) {
+                    let at = |i: usize| x.scores.wrapping_add((t + i).min(to - 1) * S::PANEL + lane);
                     // SAFETY: keys of the block, lanes of the panel.
                     unsafe {
                         let scores = core::array::from_fn::<_, 4, _>(
@@ -128,7 +142,8 @@ unsafe fn linear<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: Block) {
                 // SAFETY: as the caller promises. Lanes without a row hold anything.
                 unsafe {
                     let (slope, place) = (s.load(x.slope().add(lane)), s.load(x.place().add(lane)));
-                    for t in block.from..block.to {
+                    let (from, to) = keys_of::<S>(panel, x, block, lane);
+                    for t in from..to {
                         let at = x.scores.add(t * S::PANEL + lane);
                         let key = s.splat((block.start + t) as f32);
                         let distance = s.max(s.sub(key, place), s.sub(place, key));

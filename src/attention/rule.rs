@@ -4,7 +4,6 @@ use core::fmt;
 use core::ops::Range;
 
 use super::scratch::MAX_PANEL;
-use super::seen::of_bools;
 use crate::simd::Simd;
 use crate::tier::{Tier, dispatch};
 
@@ -66,7 +65,7 @@ pub trait MaskRule: Sync {
     }
 }
 
-/// Bools first, which the compiler can do for several keys at a time.
+/// Sums that the compiler can do for several keys at a time.
 #[inline(always)]
 fn words_of<S: Simd>(
     s: S,
@@ -77,34 +76,15 @@ fn words_of<S: Simd>(
 ) {
     s.vectorize(
         #[inline(always)]
-        || match const { S::LANES == 1 } {
-            true => rows_of::<S, 1>(s, queries, keys, words, sees),
-            false => rows_of::<S, 16>(s, queries, keys, words, sees),
+        || {
+            for (query, word) in queries.zip(words) {
+                *word = keys
+                    .clone()
+                    .zip(0..64)
+                    .fold(0, |word, (key, bit)| word | u64::from(sees(query, key)) << bit);
+            }
         },
     );
-}
-
-/// Those of some rows before they become bits: a load of what several stores have just written waits for them.
-#[inline(always)]
-fn rows_of<S: Simd, const ROWS: usize>(
-    s: S,
-    queries: Range<usize>,
-    keys: Range<usize>,
-    words: &mut [u64],
-    sees: impl Fn(usize, usize) -> bool,
-) {
-    let mut bools = [[false; 64]; ROWS];
-    for (first, words) in queries.clone().step_by(ROWS).zip(words.chunks_mut(ROWS)) {
-        for (query, bools) in (first..queries.end).zip(&mut bools) {
-            for (bool, key) in bools.iter_mut().zip(keys.clone()) {
-                *bool = sees(query, key);
-            }
-        }
-        for (bools, word) in bools.iter().zip(words) {
-            // SAFETY: the array holds so many bools.
-            *word = unsafe { of_bools(s, bools.as_ptr(), bools.len()) };
-        }
-    }
 }
 
 impl<F: Fn(usize, usize) -> bool + Sync> MaskRule for F {

@@ -113,15 +113,23 @@ unsafe fn look<S: Simd>(
             if all_of(&words) == keys && (options.mask_rule.is_none() || all_of(&ruled) == u64::MAX) {
                 return (keys, keys);
             }
-            let (mut some, mut all) = (0, keys);
-            for (h, lanes) in lanes {
-                for (lane, (query, _)) in lanes.zip(rows(h)) {
-                    let ruled = ruled.get(query - first).copied().unwrap_or(u64::MAX);
-                    let mut word = words.get(lane).copied().unwrap_or_default() & ruled;
-                    if !placed {
-                        let seen = p.mask.seen(query);
-                        word &= bits(within(start, seen.start), within(start, seen.end));
+            for (h, lanes) in lanes.clone() {
+                let words = words.get_mut(lanes).unwrap_or_default();
+                if options.mask_rule.is_some() {
+                    for (word, (query, _)) in words.iter_mut().zip(rows(h)) {
+                        *word &= ruled.get(query - first).copied().unwrap_or(u64::MAX);
                     }
+                }
+                if !placed {
+                    for (word, (query, _)) in words.iter_mut().zip(rows(h)) {
+                        let seen = p.mask.seen(query);
+                        *word &= bits(within(start, seen.start), within(start, seen.end));
+                    }
+                }
+            }
+            let (mut some, mut all) = (0, keys);
+            for (_, lanes) in lanes {
+                for (lane, &word) in lanes.clone().zip(words.get(lanes).unwrap_or_default()) {
                     some |= word;
                     all &= word;
                     // SAFETY: a lane of the panel.
@@ -257,7 +265,9 @@ pub unsafe fn keys_of(x: &Scratch, block: Block, r: usize, n: usize) -> (usize, 
     // SAFETY: as the caller promises.
     unsafe {
         if block.holes {
-            let some = (r..r + n).fold(0, |some, r| some | of_row(x, r)) & bits(block.from, block.to);
+            let [low, high] =
+                x.holes().map(|half| (r..r + n).fold(0, |some, r| some | half.add(r).read().to_bits()));
+            let some = (u64::from(high) << 32 | u64::from(low)) & bits(block.from, block.to);
             if some == 0 { (block.to, block.to) } else { hull(some) }
         } else if block.partial {
             // Both ends grow with the row.

@@ -19,6 +19,9 @@ use crate::kernel::tile::{
 use crate::kernel::unrolled::unrolled;
 use crate::simd::Simd;
 
+/// Of rows that are no more bytes apart a processor guesses the next ones.
+const GUESSED: usize = 512;
+
 /// Weighted values of nothing.
 ///
 /// # Safety
@@ -133,7 +136,7 @@ unsafe fn whole<S: Simd, const MR: usize, const NV: usize, const COLUMNS: usize>
     mut later: Lines,
 ) {
     let first = &strips.first;
-    let rows = if later.stride > 0 { S::PANEL } else { 0 };
+    let rows = if later.stride > GUESSED { S::PANEL } else { 0 };
     let ptr = first.first.wrapping_add(from.wrapping_sub(first.t).wrapping_mul(strips.row_stride) + c);
     let v = side_by_side(ptr, strips.row_stride);
     // SAFETY: as the caller promises.

@@ -12,7 +12,8 @@ use super::{Attention, Shared};
 use crate::elem::sealed::Lanes;
 use crate::elem::{Elem, by_kind, load_up_to};
 use crate::error::Error;
-use crate::kernel::softmax::BLOCK;
+use crate::kernel::softmax::{BLOCK, CHAINS};
+use crate::kernel::unrolled::unrolled;
 use crate::simd::Simd;
 use crate::tier::dispatch;
 use crate::view::RawTensor;
@@ -284,26 +285,31 @@ pub unsafe fn keys_of(x: &Scratch, block: Block, r: usize, n: usize) -> (usize, 
 /// # Safety
 /// - `x` holds the scores and what each row sees.
 #[inline(always)]
-pub unsafe fn hide<S: Simd>(s: S, x: &Scratch, lane: usize, keys: (usize, usize), mut top: S::V) -> S::V {
+pub unsafe fn hide<S: Simd>(s: S, x: &Scratch, lane: usize, keys: (usize, usize), top: S::V) -> S::V {
     let none = s.splat(f32::NEG_INFINITY);
+    // Some chains, since each waits for itself.
+    let mut tops = [top; CHAINS];
     for (half, &word) in x.holes().iter().enumerate() {
         // SAFETY: as the caller promises.
         let mut word = unsafe { s.load(word.add(lane)) };
         // The last key's bit is the sign.
-        for t in (half * 32..half * 32 + 32).rev() {
-            if keys.0 <= t && t < keys.1 {
-                // SAFETY: a key of the block.
-                unsafe {
-                    let at = x.scores.add(t * S::PANEL + lane);
-                    let score = s.select_sign(word, s.load(at), none);
-                    s.store(at, score);
-                    top = s.max(score, top);
+        for last in (half * 32..half * 32 + 32).rev().step_by(CHAINS) {
+            unrolled!(C < CHAINS => {
+                let t = last - C;
+                if keys.0 <= t && t < keys.1 {
+                    // SAFETY: a key of the block.
+                    unsafe {
+                        let at = x.scores.add(t * S::PANEL + lane);
+                        let score = s.select_sign(word, s.load(at), none);
+                        s.store(at, score);
+                        tops[C] = s.max(score, tops[C]);
+                    }
                 }
-            }
-            word = s.next_bit(word);
+                word = s.next_bit(word);
+            });
         }
     }
-    top
+    s.max(s.max(tops[0], tops[1]), s.max(tops[2], tops[3]))
 }
 
 /// [`hide`] for all rows of a panel.

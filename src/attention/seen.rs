@@ -279,8 +279,8 @@ pub unsafe fn keys_of(x: &Scratch, block: Block, r: usize, n: usize) -> (usize, 
     }
 }
 
-/// Scores of a vector of rows, minus infinity where a row does not see the key; those that are in the
-/// `keys` of the block. Returns the largest of them and `top`.
+/// Scores of a vector of rows, minus infinity where a row does not see the key; those of the `keys` of the block, in whole
+/// chains. Returns the largest of them and `top`.
 ///
 /// # Safety
 /// - `x` holds the scores and what each row sees.
@@ -293,17 +293,20 @@ pub unsafe fn hide<S: Simd>(s: S, x: &Scratch, lane: usize, keys: (usize, usize)
         // SAFETY: as the caller promises.
         let mut word = unsafe { s.load(word.add(lane)) };
         // The last key's bit is the sign.
-        for last in (half * 32..half * 32 + 32).rev().step_by(CHAINS) {
+        for end in (half * 32 + CHAINS..=half * 32 + 32).rev().step_by(CHAINS) {
+            if end <= keys.0 || keys.1 <= end - CHAINS {
+                for _ in 0..CHAINS {
+                    word = s.next_bit(word);
+                }
+                continue;
+            }
             unrolled!(C < CHAINS => {
-                let t = last - C;
-                if keys.0 <= t && t < keys.1 {
-                    // SAFETY: a key of the block.
-                    unsafe {
-                        let at = x.scores.add(t * S::PANEL + lane);
-                        let score = s.select_sign(word, s.load(at), none);
-                        s.store(at, score);
-                        tops[C] = s.max(score, tops[C]);
-                    }
+                // SAFETY: the scratch has room for whole chains of a block's keys.
+                unsafe {
+                    let at = x.scores.add((end - 1 - C) * S::PANEL + lane);
+                    let score = s.select_sign(word, s.load(at), none);
+                    s.store(at, score);
+                    tops[C] = s.max(score, tops[C]);
                 }
                 word = s.next_bit(word);
             });

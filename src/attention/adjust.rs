@@ -92,7 +92,8 @@ pub unsafe fn rule(panel: &Panel, x: &Scratch, block: Option<&Block>) {
     }
 }
 
-/// The keys of a block that some row of the vector from `lane` on sees, or more: the first one and the end of them.
+/// The keys of a block that some row of the vector from `lane` on sees: the first one and the end of them. All of the
+/// block's where a vector holds rows of several heads, or its rows are few.
 ///
 /// # Safety
 /// - Lanes of the panel, for which `x` has what each row sees.

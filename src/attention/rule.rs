@@ -65,7 +65,7 @@ pub trait MaskRule: Sync {
     }
 }
 
-/// Sums that the compiler can do for several keys at a time.
+/// Bits that the compiler can find for several keys at a time.
 #[inline(always)]
 fn words_of<S: Simd>(
     s: S,

@@ -309,6 +309,25 @@ fn weights_err_by_no_more_than_documented() {
     }
 }
 
+/// Beside a weight of 1 those below e^-30 change no sum: they come out as they are, and as 0 from where it is documented.
+#[test]
+fn small_weights_are_kept_down_to_where_they_are_zero() {
+    for tier in tiers() {
+        let fused = tier.is_fused();
+        let mut row = [0.0; 70];
+        for (i, x) in row.iter_mut().enumerate().skip(1) {
+            *x = -30.0 - i as f32;
+        }
+        let limits = if fused { [-76.592, -76.594] } else { [-87.68, -87.7] };
+        row[33..35].copy_from_slice(&limits);
+        let model = row.map(|x| common::bits::exp_weight(fused, x));
+        assert!(model[33] > 0.0 && model[34] == 0.0, "{tier}: {:e} and {:e}", model[33], model[34]);
+        let mut out = row;
+        Softmax::new().tier(tier).run_in_place(MatMut::new(&mut out, 1, 70).unwrap()).unwrap();
+        assert_eq!(out.map(f32::to_bits), model.map(f32::to_bits), "{tier}: {out:?}");
+    }
+}
+
 #[test]
 fn exp_is_within_one_ulp() {
     check_exp(1021);

@@ -111,11 +111,12 @@ unsafe fn look<S: Simd>(
             }
             let all_of = |words: &[u64; MAX_PANEL]| words.iter().fold(u64::MAX, |all, word| all & word);
             // Places alone decide, as without masks.
-            if all_of(&words) == keys && (options.mask_rule.is_none() || all_of(&ruled) == u64::MAX) {
+            if all_of(&words) == keys && all_of(&ruled) == u64::MAX {
                 return (keys, keys);
             }
-            for (h, lanes) in lanes.clone() {
-                let words = words.get_mut(lanes).unwrap_or_default();
+            let (mut some, mut all) = (0, keys);
+            for (h, lanes) in lanes {
+                let words = words.get_mut(lanes.clone()).unwrap_or_default();
                 if options.mask_rule.is_some() {
                     for (word, (query, _)) in words.iter_mut().zip(rows(h)) {
                         *word &= ruled.get(query - first).copied().unwrap_or(u64::MAX);
@@ -127,10 +128,7 @@ unsafe fn look<S: Simd>(
                         *word &= bits(within(start, seen.start), within(start, seen.end));
                     }
                 }
-            }
-            let (mut some, mut all) = (0, keys);
-            for (_, lanes) in lanes {
-                for (lane, &word) in lanes.clone().zip(words.get(lanes).unwrap_or_default()) {
+                for (lane, &mut word) in lanes.zip(words) {
                     some |= word;
                     all &= word;
                     // SAFETY: a lane of the panel.

@@ -1,5 +1,6 @@
 //! A block of keys as a panel of rows sees it.
 
+use super::mask::bits;
 use crate::kernel::softmax::BLOCK;
 
 /// Up to [`BLOCK`] keys, at absolute positions.
@@ -26,6 +27,18 @@ pub struct Block {
     /// Of the block's keys, and of its values, those that are in the scratch: some panels take the same block.
     pub keys_there: u64,
     pub values_there: u64,
+}
+
+impl Block {
+    /// How many keys some row sees.
+    pub fn count(&self) -> usize {
+        if self.holes { self.keys.count_ones() as usize } else { self.to - self.from }
+    }
+
+    /// Whether every key of `from..to` is seen by some row.
+    pub fn whole(&self) -> bool {
+        !self.holes || self.keys == bits(self.from, self.to)
+    }
 }
 
 /// `key` relative to the block at `start`, within it.

@@ -10,6 +10,7 @@ use super::packed::offsets_of;
 use super::partial::{CHUNK, Keep, LogSum, STATE, keep_state};
 use super::scratch::width;
 use super::{Attention, attention_scratch_len, group, together};
+use crate::elem::Elem;
 use crate::error::{Error, expect_dim, expect_dims, expect_most, expect_scratch};
 use crate::kernel::lone::sqrt;
 use crate::simd::VECTORS;
@@ -384,6 +385,29 @@ impl Problem<'_> {
             if member == group {
                 (query, member) = (query + 1, 0);
             }
+            row
+        })
+    }
+
+    /// Where these rows lie in Q or the output.
+    #[inline(always)]
+    pub fn places<E: Elem>(
+        &self,
+        of: &Sequence,
+        kv_head: usize,
+        first: usize,
+    ) -> impl Iterator<Item = *mut E> {
+        let (group, (query, mut member)) = (self.group.get(), self.query(first));
+        let (step, next) = (of.of.head_stride, of.of.token_stride);
+        // From the last head of a group to the first one of the next query.
+        let turn = next.wrapping_sub((group - 1).wrapping_mul(step));
+        let mut at = of.head(kv_head * group + member).at::<E>(query, 0);
+        core::iter::repeat_with(move || {
+            let row = at;
+            member += 1;
+            let last = member == group;
+            member = if last { 0 } else { member };
+            at = at.wrapping_add(if last { turn } else { step });
             row
         })
     }

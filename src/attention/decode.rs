@@ -10,11 +10,10 @@ use super::block::Block;
 use super::panel::Panel;
 use super::scratch::Scratch;
 use crate::elem::{Elem, Kind, by_kind};
-use crate::kernel::pack::{self, Grid, pack};
+use crate::kernel::pack::{self, Grid};
 use crate::kernel::score::{chains, features_in_lanes};
 use crate::kernel::softmax::BLOCK;
 use crate::kernel::tile::{Acc, zero};
-use crate::kernel::unrolled::unrolled;
 use crate::simd::{LINE, Simd};
 use crate::view::RawMat;
 
@@ -28,102 +27,20 @@ pub const fn lanes<S: Simd>(rows: usize) -> usize {
     rows.next_multiple_of(if S::LANES > 1 { S::LANES / 2 } else { 1 })
 }
 
-/// The panel's rows, as many at a time as fit a vector of lanes, with their parts of the scratch.
-fn parts<'a, S: Simd>(panel: &Panel<'a>, x: &Scratch) -> impl Iterator<Item = (Panel<'a>, Scratch)> {
-    (0..panel.rows).step_by(S::LANES).map(move |r| {
-        let rows = (panel.rows - r).min(S::LANES);
-        (Panel { first: panel.first + r, rows, ..*panel }, x.at_row(r))
-    })
+/// The panel's rows, as many at a time as fit a vector of lanes: the first one, and how many.
+pub fn parts<S: Simd>(panel: &Panel) -> impl Iterator<Item = (usize, usize)> {
+    let rows = panel.rows;
+    (0..rows).step_by(S::LANES).map(move |r| (r, (rows - r).min(S::LANES)))
 }
 
 /// Vectors of `rows` queries, of which each has `chains` features beside each other.
-const fn vectors<S: Simd>(rows: usize, chains: usize) -> usize {
+pub const fn vectors<S: Simd>(rows: usize, chains: usize) -> usize {
     (rows * chains).div_ceil(S::LANES)
 }
 
 /// Whether a vector of the tier holds four chains of as many rows as two of its vectors for few rows.
 const fn is_wide<S: Simd>() -> bool {
     S::LANES > <S::Few as Simd>::LANES
-}
-
-/// Writes a head's queries, times the scale, part by part: `[head_dim / chains][row][chains]`, zeros where there is no
-/// row or no feature.
-///
-/// # Safety
-/// - `x` has room for the panel; the panel's rows are inside Q.
-pub unsafe fn load_q<S: Simd>(s: S, panel: &Panel, x: &Scratch) {
-    if const { max_rows::<S>() == 0 } {
-        return;
-    }
-    let (p, d, scale) = (panel.p, panel.p.q.of.head_dim, panel.p.scale);
-    let chains = chains(d);
-    let width = d.next_multiple_of(chains);
-    for (part, x) in parts::<S>(panel, x) {
-        let step = vectors::<S>(part.rows, chains) * S::LANES;
-        // SAFETY: as the caller promises. The room for keys holds a row of `head_dim`, in whole steps.
-        unsafe {
-            if part.rows * chains < step {
-                core::slice::from_raw_parts_mut(x.q, width / chains * step).fill(0.0);
-            }
-            for (r, (query, head)) in p.rows(part.kv_head, part.first).enumerate().take(part.rows) {
-                let (q, to) = (p.q.head(head), (x.q.wrapping_add(r * chains), step));
-                if p.q.of.kind == Kind::F32 && d == width {
-                    spread(q.at::<f32>(query, 0), width, scale, to);
-                } else {
-                    spread_copy(s, q.block(query, 0, 1, d), x.keys(), scale, to);
-                }
-            }
-        }
-    }
-}
-
-/// A query that is not of `f32`, or not of whole steps, by way of a copy.
-#[inline(never)]
-unsafe fn spread_copy<S: Simd>(s: S, q: RawMat, copy: *mut f32, scale: f32, (to, step): (*mut f32, usize)) {
-    let (d, chains) = (q.cols, chains(q.cols));
-    let width = d.next_multiple_of(chains);
-    // SAFETY: as the caller promises.
-    unsafe {
-        pack(s, q, Grid { dst: copy, stride: width, width });
-        spread(copy, width, scale, (to, step));
-        // A scale may be infinite, and zeros times it are none. -0 times the 0 of a key leaves each chain as it is.
-        for i in d..width {
-            *to.add(i / chains * step + i % chains) = -0.0;
-        }
-    }
-}
-
-/// The features of a query, times the scale: as many as there are chains to every `step` floats.
-#[inline(always)]
-unsafe fn spread(row: *const f32, width: usize, scale: f32, (to, step): (*mut f32, usize)) {
-    // SAFETY: as the caller promises.
-    unsafe {
-        match chains(width) {
-            2 => spread_by::<2>(row, width, scale, to, step),
-            _ => spread_by::<4>(row, width, scale, to, step),
-        }
-    }
-}
-
-#[inline(always)]
-unsafe fn spread_by<const C: usize>(
-    mut row: *const f32,
-    width: usize,
-    scale: f32,
-    mut to: *mut f32,
-    step: usize,
-) {
-    for _ in 0..width / C {
-        // SAFETY: as the caller promises.
-        unsafe {
-            // All are read before one is written, so that the compiler may take them together.
-            let x = row.cast::<[f32; C]>().read();
-            unrolled!(I < C => {
-                *to.add(I) = x[I] * scale;
-            });
-        }
-        (row, to) = (row.wrapping_add(C), to.wrapping_add(step));
-    }
 }
 
 /// Scores of the block's keys for the rows of all heads.
@@ -138,26 +55,42 @@ pub unsafe fn scores<S: Simd>(wide: S, panel: &Panel, x: &Scratch, block: Block)
     let (s, chains) = (wide.few(), chains(panel.p.k.dim()));
     // Caches hold the keys for the parts that follow.
     let mut asks = const { S::PREFETCHES } && panel.p.call.k.far();
-    for (part, x) in parts::<S::Few>(panel, x) {
-        let (part, x) = (&part, &x);
+    for (r, rows) in parts::<S::Few>(panel) {
+        let at = At {
+            q: x.q.wrapping_add(r * x.q_stride),
+            scores: x.scores.wrapping_add(r),
+            head: panel.lanes * x.q_stride,
+            buffer: x.keys(),
+        };
         // SAFETY: as the caller promises.
         unsafe {
-            by_kind!(part.p.k.kind(), E => match (chains, vectors::<S::Few>(part.rows, chains)) {
+            by_kind!(panel.p.k.kind(), E => match (chains, vectors::<S::Few>(rows, chains)) {
                 // Eight rows that lie a power of two apart would fill a set of the L1. From memory four are
                 // read faster than more.
-                (2, 1) => groups::<S::Few, E, 2, 1, 7, 8>(s, part, x, block, asks),
-                (2, _) => groups::<S::Few, E, 2, 2, 4, 4>(s, part, x, block, asks),
-                (_, 1) => groups::<S::Few, E, 4, 1, 7, 8>(s, part, x, block, asks),
+                (2, 1) if block.count() <= 4 => groups::<S::Few, E, 2, 1, 4, 4>(s, panel, &at, block, asks),
+                (2, 1) => groups::<S::Few, E, 2, 1, 7, 8>(s, panel, &at, block, asks),
+                (2, _) => groups::<S::Few, E, 2, 2, 4, 4>(s, panel, &at, block, asks),
+                (_, 1) => groups::<S::Few, E, 4, 1, 7, 8>(s, panel, &at, block, asks),
                 // Two vectors may be one of the tier's own.
-                (_, 2) if is_wide::<S>() => groups::<S, E, 4, 1, 7, 8>(wide, part, x, block, asks),
-                (_, 2) => groups::<S::Few, E, 4, 2, 4, 4>(s, part, x, block, asks),
-                (_, 3) => groups::<S::Few, E, 4, 3, 3, 3>(s, part, x, block, asks),
-                _ if is_wide::<S>() => groups::<S, E, 4, 2, 4, 4>(wide, part, x, block, asks),
-                _ => groups::<S::Few, E, 4, 4, 3, 3>(s, part, x, block, asks),
+                (_, 2) if is_wide::<S>() => groups::<S, E, 4, 1, 7, 8>(wide, panel, &at, block, asks),
+                (_, 2) => groups::<S::Few, E, 4, 2, 4, 4>(s, panel, &at, block, asks),
+                (_, 3) => groups::<S::Few, E, 4, 3, 3, 3>(s, panel, &at, block, asks),
+                _ if is_wide::<S>() => groups::<S, E, 4, 2, 4, 4>(wide, panel, &at, block, asks),
+                _ => groups::<S::Few, E, 4, 4, 3, 3>(s, panel, &at, block, asks),
             });
         }
         asks = false;
     }
+}
+
+/// Where the rows of a part have their queries and scores, those of the first head.
+struct At {
+    q: *const f32,
+    scores: *mut f32,
+    /// From one head's queries to the next one's.
+    head: usize,
+    /// Room for keys.
+    buffer: *mut f32,
 }
 
 /// The block's keys for `NQ` vectors of queries with features of `C` chains, `FEW` keys at a time for each head,
@@ -170,7 +103,7 @@ pub unsafe fn scores<S: Simd>(wide: S, panel: &Panel, x: &Scratch, block: Block)
 unsafe fn groups<S: Simd, E: Elem, const C: usize, const NQ: usize, const FEW: usize, const MANY: usize>(
     s: S,
     panel: &Panel,
-    x: &Scratch,
+    at: &At,
     block: Block,
     asks: bool,
 ) {
@@ -178,9 +111,9 @@ unsafe fn groups<S: Simd, E: Elem, const C: usize, const NQ: usize, const FEW: u
         #[inline(always)]
         || {
             let (k, v) = (&panel.p.k, &panel.p.v);
-            let keys = block.keys.count_ones() as usize;
+            let keys = block.count();
             let places;
-            let place = if k.one_run(block.start, block.keys) {
+            let place = if k.one_run(&block) {
                 Place::Run(k.run(panel.kv_head, block.start + block.from, keys), block.from)
             } else {
                 let keys = k.runs(panel.kv_head, block.start, block.keys);
@@ -208,21 +141,21 @@ unsafe fn groups<S: Simd, E: Elem, const C: usize, const NQ: usize, const FEW: u
             let asks = !alone && asks;
             // Groups of `MANY` until `FEW` are enough.
             let many = keys.saturating_sub(groups * FEW);
-            let mut at = 0;
+            let mut done = 0;
             for i in 0..groups {
                 let p = if i < many { MANY } else { FEW };
                 let which =
-                    Which { keys, first: if alone { i } else { at }, step: if alone { groups } else { 1 } };
+                    Which { keys, first: if alone { i } else { done }, step: if alone { groups } else { 1 } };
                 let ahead = asks.then(|| (k.ahead(panel.heads, p), &block));
                 // SAFETY: as the caller promises.
                 unsafe {
                     if const { MANY > FEW } && i < many {
-                        group::<S, E, C, NQ, MANY>(s, panel, x, &place, which, (ahead, &mut next));
+                        group::<S, E, C, NQ, MANY>(s, panel, at, &place, which, (ahead, &mut next));
                     } else {
-                        group::<S, E, C, NQ, FEW>(s, panel, x, &place, which, (ahead, &mut next));
+                        group::<S, E, C, NQ, FEW>(s, panel, at, &place, which, (ahead, &mut next));
                     }
                 }
-                at += p;
+                done += p;
             }
         },
     );
@@ -243,14 +176,14 @@ struct Which {
 unsafe fn group<S: Simd, E: Elem, const C: usize, const NQ: usize, const P: usize>(
     s: S,
     panel: &Panel,
-    x: &Scratch,
+    at: &At,
     place: &Place<E>,
     which: Which,
     (ahead, next): (Option<(Ahead, &Block)>, &mut Asked),
 ) {
-    let mut group =
-        Group::<E, P> { place, which, shift: 0, d: panel.p.k.dim(), q: x.q, buffer: x.keys(), to: x.scores };
     let k = &panel.p.k;
+    let mut group =
+        Group::<E, P> { place, which, shift: 0, d: k.dim(), q: at.q, buffer: at.buffer, to: at.scores };
     for h in 0..panel.heads {
         if let Some((ahead, block)) = ahead {
             let (h, i) = ahead.of(h, which.first);
@@ -260,7 +193,7 @@ unsafe fn group<S: Simd, E: Elem, const C: usize, const NQ: usize, const P: usiz
         }
         // SAFETY: as the caller promises; keys that some row sees, the lanes of a head that there is.
         unsafe { group.scores::<S, C, NQ>(s, next) };
-        group.q = group.q.wrapping_add(panel.lanes * x.q_stride);
+        group.q = group.q.wrapping_add(at.head);
         group.to = group.to.wrapping_add(panel.lanes);
         group.shift += k.head_stride();
     }
@@ -282,7 +215,7 @@ impl<E> Place<'_, E> {
         match self {
             Place::Run(_, from) => (from + i, from + i + n, u64::MAX),
             Place::Each(places) => {
-                let keys = block.keys.count_ones() as usize;
+                let keys = block.count();
                 let at = |i: usize| places.get(i).map_or(BLOCK, |key| key.1);
                 match i < keys {
                     true => (at(i), at((i + n).min(keys) - 1) + 1, block.keys >> at(i)),

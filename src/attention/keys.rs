@@ -4,9 +4,10 @@
 use core::ops::Range;
 
 use super::ahead::Ahead;
+use super::block::Block;
 use super::call::{Lengths, check_lengths};
 use super::lone::{self, InRuns};
-use super::mask::{bits, first_ones, hull};
+use super::mask::{bits, first_ones};
 use crate::elem::{Elem, Kind};
 use crate::error::{Error, expect_dim, expect_most, expect_one_of};
 use crate::view::{HeadsRef, RawHeads, RawMat, Sequence};
@@ -296,10 +297,10 @@ impl<'a> SequenceKeys<'a> {
         )
     }
 
-    /// Whether all `keys`, without gaps, lie at one stride.
+    /// Whether all keys of the block that some row sees lie at one stride, without gaps.
     #[inline(always)]
-    pub fn one_run(&self, start: usize, keys: u64) -> bool {
-        let (from, to) = hull(keys);
-        keys == bits(from, to) && self.run(0, start + from, to - from).rows == to - from
+    pub fn one_run(&self, block: &Block) -> bool {
+        let n = block.to - block.from;
+        block.whole() && self.run(0, block.start + block.from, n).rows == n
     }
 }

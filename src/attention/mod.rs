@@ -20,6 +20,7 @@ mod rotary;
 mod rule;
 mod scratch;
 mod seen;
+mod spread;
 mod steps;
 mod together;
 mod unseen;

@@ -15,7 +15,7 @@ use super::call::Problem;
 use super::mask::{bits, hull};
 use super::partial::{self, CHUNK};
 use super::scratch::Scratch;
-use super::{adjust, decode, lone, prefill, values};
+use super::{adjust, decode, lone, prefill, spread, values};
 use crate::kernel::softmax::BLOCK;
 use crate::simd::Simd;
 
@@ -122,7 +122,7 @@ impl Walk<'_> {
                 } else if head.in_lanes {
                     prefill::load_q(s, head, x)
                 } else {
-                    decode::load_q(s.few(), head, x)
+                    spread::load_q(s.few(), head, x)
                 }
             });
             self.start::<S>();

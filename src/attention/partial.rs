@@ -10,7 +10,7 @@
 //! same bits.
 
 use super::block::Block;
-use super::call::Problem;
+use super::call::{Checked, Problem};
 use super::panel::Panel;
 use super::scratch::Scratch;
 use super::seen;
@@ -172,13 +172,21 @@ pub unsafe fn finish<S: Simd>(s: S, panel: &Panel, x: &Scratch) {
     let &Panel { p, kv_head, first, rows, .. } = panel;
     // SAFETY: as the caller promises.
     unsafe {
+        let Checked { states, lse, .. } = p.call.of;
+        if p.options.sinks.is_none() && states.is_none() && lse.is_none() {
+            (0..rows).for_each(|r| divide(x, r, 1.0));
+        } else {
+            for (r, row) in p.rows(kv_head, first).enumerate().take(rows) {
+                close_row(p, x, r, row);
+            }
+        }
+        if states.is_some() {
+            return;
+        }
         by_kind!(p.out.of.kind, E => s.vectorize(
             #[inline(always)]
-            || for (r, (query, head)) in p.rows(kv_head, first).enumerate().take(rows) {
-                close_row(p, x, r, (query, head));
-                if p.call.of.states.is_none() {
-                    scaled_row::<S, E>(s, x, r, p.out.head(head).at(query, 0), p.out.of.head_dim);
-                }
+            || for (r, to) in p.places::<E>(&p.out, kv_head, first).enumerate().take(rows) {
+                scaled_row(s, x, r, to, p.out.of.head_dim);
             },
         ));
     }
@@ -190,11 +198,11 @@ pub unsafe fn finish<S: Simd>(s: S, panel: &Panel, x: &Scratch) {
 /// - The total holds row `r`, which is that of a query and head of the call.
 #[inline(always)]
 pub unsafe fn close_row(p: &Problem, x: &Scratch, r: usize, (query, head): (usize, usize)) {
-    let row = p.first_row + head * p.call.q.len + query;
+    let row = || p.first_row + head * p.call.q.len + query;
     // SAFETY: as the caller promises.
     unsafe {
         if let Some(states) = p.call.of.states {
-            return (states.keep)(states.ptr, x, r, row, p.v.dim());
+            return (states.keep)(states.ptr, x, r, row(), p.v.dim());
         }
         let mut shrunk = 1.0;
         if let (Some(sinks), Some(with_sink)) = (p.options.sinks, p.options.code.sink) {
@@ -202,7 +210,7 @@ pub unsafe fn close_row(p: &Problem, x: &Scratch, r: usize, (query, head): (usiz
         }
         divide(x, r, shrunk);
         if let Some((lse, log_sum)) = p.call.of.lse {
-            *lse.add(row) = log_sum(x, r);
+            *lse.add(row()) = log_sum(x, r);
         }
     }
 }

@@ -8,7 +8,7 @@
 use super::block::Block;
 use super::panel::Panel;
 use super::scratch::Scratch;
-use super::{decode, seen};
+use super::{decode, seen, spread};
 use crate::elem::{Kind, by_kind};
 use crate::kernel::pack::{Columns, Grid, pack, turn};
 use crate::kernel::score::rows_in_lanes;
@@ -55,7 +55,7 @@ fn lanes<S: Simd>(panel: &Panel) -> usize {
 pub unsafe fn load_q<S: Simd>(s: S, panel: &Panel, x: &Scratch) {
     let (few, few_x) = few::<S>(panel, x);
     // SAFETY: as the caller promises.
-    unsafe { decode::load_q(s.few(), &few, &few_x) };
+    unsafe { spread::load_q(s.few(), &few, &few_x) };
     let panel = &vectors::<S>(panel);
     let (p, d) = (panel.p, panel.p.q.of.head_dim);
     let width = lanes::<S>(panel);
@@ -100,7 +100,7 @@ pub unsafe fn scores<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: &mut Bloc
 unsafe fn whole_vectors<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: &mut Block) {
     let (k, lanes) = (&panel.p.k, lanes::<S>(panel));
     // The tile broadcasts single floats that lie at one stride.
-    let one_run = k.one_run(block.start, block.keys);
+    let one_run = k.one_run(block);
     let copied = k.kind() != Kind::F32 || !one_run || !k.side_by_side();
     if copied {
         // SAFETY: the scratch has room for a block's keys.

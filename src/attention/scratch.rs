@@ -59,7 +59,7 @@ pub struct Scratch {
     rows: *mut f32,
     /// From one of these arrays to the next, and from maxima to sums.
     apart: usize,
-    /// Scaled queries: `[head_dim][lanes]` with rows in the lanes, else as `decode::load_q` has them; in
+    /// Scaled queries: `[head_dim][lanes]` with rows in the lanes, else as `spread::load_q` has them; in
     /// both cases `q_stride` floats a row.
     pub q: *mut f32,
     pub q_stride: usize,

@@ -22,6 +22,9 @@ use crate::simd::Simd;
 /// Of rows that are no more bytes apart a processor guesses the next ones.
 const GUESSED: usize = 512;
 
+/// Up to so many keys what a tile asks for meanwhile, and for which rows, is not worth finding out.
+const LITTLE: usize = 16;
+
 /// Weighted values of nothing.
 ///
 /// # Safety
@@ -39,7 +42,7 @@ pub unsafe fn clear(x: &Scratch, rows: usize) {
 pub unsafe fn apply<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: &mut Block) {
     let v = &panel.p.v;
     let dim = v.dim();
-    let apart = v.kind() != Kind::F32 || !v.side_by_side() || !v.one_run(block.start, block.keys);
+    let apart = v.kind() != Kind::F32 || !v.side_by_side() || !v.one_run(block);
     // SAFETY: as the caller promises.
     unsafe {
         // Many rows read each value several times: widened and side by side it costs them less.
@@ -59,7 +62,9 @@ pub unsafe fn apply<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: &mut Block
             let first = Run { t: 0, end: BLOCK, first: x.values().cast_const() };
             return many(s, panel, x, *block, (first, x.width), dim.next_multiple_of(S::LANES));
         }
-        if panel.in_lanes {
+        // Of little the other tiles take as long to begin as to end.
+        let little = panel.rows >= S::MR / 2 && panel.heads == 1 && block.count() <= LITTLE;
+        if panel.in_lanes || little && !apart && dim.is_multiple_of(S::LANES) {
             let run = v.run(panel.kv_head, block.start + block.from, block.to - block.from);
             let first = Run { t: block.from, end: block.to, first: run.at::<f32>(0, 0).cast_const() };
             return many(s, panel, x, *block, (first, run.row_stride), dim);

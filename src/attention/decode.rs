@@ -48,7 +48,7 @@ const fn is_wide<S: Simd>() -> bool {
 /// # Safety
 /// - `x` has room for the panel and holds its queries; the block is inside K.
 #[inline(never)]
-pub unsafe fn scores<S: Simd>(wide: S, panel: &Panel, x: &Scratch, block: Block) {
+pub unsafe fn scores<S: Simd>(wide: S, panel: &Panel, x: &Scratch, block: &Block) {
     if const { max_rows::<S::Few>() == 0 } {
         return;
     }
@@ -67,7 +67,7 @@ pub unsafe fn scores<S: Simd>(wide: S, panel: &Panel, x: &Scratch, block: Block)
             by_kind!(panel.p.k.kind(), E => match (chains, vectors::<S::Few>(rows, chains)) {
                 // Eight rows that lie a power of two apart would fill a set of the L1. From memory four are
                 // read faster than more.
-                (2, 1) if block.count() <= 4 => groups::<S::Few, E, 2, 1, 4, 4>(s, panel, &at, block, asks),
+                (2, 1) if block.to - block.from <= 4 => groups::<S::Few, E, 2, 1, 4, 4>(s, panel, &at, block, asks),
                 (2, 1) => groups::<S::Few, E, 2, 1, 7, 8>(s, panel, &at, block, asks),
                 (2, _) => groups::<S::Few, E, 2, 2, 4, 4>(s, panel, &at, block, asks),
                 (_, 1) => groups::<S::Few, E, 4, 1, 7, 8>(s, panel, &at, block, asks),
@@ -104,7 +104,7 @@ unsafe fn groups<S: Simd, E: Elem, const C: usize, const NQ: usize, const FEW: u
     s: S,
     panel: &Panel,
     at: &At,
-    block: Block,
+    block: &Block,
     asks: bool,
 ) {
     s.vectorize(
@@ -113,7 +113,7 @@ unsafe fn groups<S: Simd, E: Elem, const C: usize, const NQ: usize, const FEW: u
             let (k, v) = (&panel.p.k, &panel.p.v);
             let keys = block.count();
             let places;
-            let place = if k.one_run(&block) {
+            let place = if k.one_run(block) {
                 Place::Run(k.run(panel.kv_head, block.start + block.from, keys), block.from)
             } else {
                 let keys = k.runs(panel.kv_head, block.start, block.keys);
@@ -146,7 +146,7 @@ unsafe fn groups<S: Simd, E: Elem, const C: usize, const NQ: usize, const FEW: u
                 let p = if i < many { MANY } else { FEW };
                 let which =
                     Which { keys, first: if alone { i } else { done }, step: if alone { groups } else { 1 } };
-                let ahead = asks.then(|| (k.ahead(panel.heads, p), &block));
+                let ahead = asks.then(|| (k.ahead(panel.heads, p), block));
                 // SAFETY: as the caller promises.
                 unsafe {
                     if const { MANY > FEW } && i < many {

@@ -166,7 +166,7 @@ impl Walk<'_> {
             } else if panel.in_lanes {
                 prefill::scores(s, panel, x, block)
             } else {
-                decode::scores(s, panel, x, *block)
+                decode::scores(s, panel, x, block)
             }
             adjust::all(panel, x, Some(block));
         }

@@ -91,7 +91,7 @@ pub unsafe fn scores<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: &mut Bloc
         }
         if vectors.rows < panel.rows {
             let (few, x) = few::<S>(panel, x);
-            decode::scores(s, &few, &x, *block);
+            decode::scores(s, &few, &x, block);
         }
     }
 }

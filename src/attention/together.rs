@@ -195,7 +195,7 @@ pub fn first_block((first, _): (usize, usize)) -> usize {
 /// - [`walks`] gave the panels.
 #[cfg_attr(target_os = "none", inline(never))]
 pub unsafe fn open<S: Simd>(s: S, walks: &Walks) {
-    for walk in walks.iter().flatten() {
+    for walk in walks.iter().map_while(Option::as_ref) {
         // SAFETY: the scratch has room for the panels.
         unsafe { walk.open(s) };
     }
@@ -233,7 +233,7 @@ pub unsafe fn each_block<S: Simd>(
     mut take: impl FnMut(&mut Walk, Option<&mut Block>),
 ) {
     let mut there = (0, 0);
-    for walk in walks.iter_mut().flatten() {
+    for walk in walks.iter_mut().map_while(Option::as_mut) {
         // SAFETY: as the caller promises.
         let mut block = unsafe { walk.look(s, start) };
         if let Some(block) = &mut block {
@@ -254,7 +254,7 @@ pub unsafe fn each_block<S: Simd>(
 /// - As [`open`], after all blocks.
 #[cfg_attr(target_os = "none", inline(never))]
 pub unsafe fn close<S: Simd>(s: S, walks: &mut Walks) {
-    for walk in walks.iter_mut().flatten() {
+    for walk in walks.iter_mut().map_while(Option::as_mut) {
         // SAFETY: as the caller promises.
         unsafe { walk.close(s) };
     }

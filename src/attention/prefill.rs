@@ -63,9 +63,7 @@ pub unsafe fn load_q<S: Simd>(s: S, panel: &Panel, x: &Scratch) {
         #[inline(always)]
         || {
             by_kind!(p.q.of.kind, E => {
-                let columns = p
-                    .rows(panel.kv_head, panel.first)
-                    .map(|(query, head)| p.q.head(head).at::<E>(query, 0).cast_const());
+                let columns = p.places::<E>(&p.q, panel.kv_head, panel.first).map(|q| q.cast_const());
                 let apart = (p.group.get() == 1).then_some(p.q.of.token_stride);
                 let scale = s.splat(p.scale);
                 let size = Columns { len: d, count: panel.rows, apart };

@@ -391,7 +391,7 @@ impl Problem<'_> {
 
     /// Where these rows lie in Q or the output.
     #[inline(always)]
-    pub fn places<E: Elem>(
+    pub fn addresses<E: Elem>(
         &self,
         of: &Sequence,
         kv_head: usize,

@@ -67,6 +67,7 @@ pub unsafe fn scores<S: Simd>(wide: S, panel: &Panel, x: &Scratch, block: &Block
             by_kind!(panel.p.k.kind(), E => match (chains, vectors::<S::Few>(rows, chains)) {
                 // Eight rows that lie a power of two apart would fill a set of the L1. From memory four are
                 // read faster than more.
+                // What a group has too few keys for is the last one once more.
                 (2, 1) if block.to - block.from <= 4 => groups::<S::Few, E, 2, 1, 4, 4>(s, panel, &at, block, asks),
                 (2, 1) => groups::<S::Few, E, 2, 1, 7, 8>(s, panel, &at, block, asks),
                 (2, _) => groups::<S::Few, E, 2, 2, 4, 4>(s, panel, &at, block, asks),

@@ -185,7 +185,7 @@ pub unsafe fn finish<S: Simd>(s: S, panel: &Panel, x: &Scratch) {
         }
         by_kind!(p.out.of.kind, E => s.vectorize(
             #[inline(always)]
-            || for (r, to) in p.places::<E>(&p.out, kv_head, first).enumerate().take(rows) {
+            || for (r, to) in p.addresses::<E>(&p.out, kv_head, first).enumerate().take(rows) {
                 scaled_row(s, x, r, to, p.out.of.head_dim);
             },
         ));

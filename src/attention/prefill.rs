@@ -63,7 +63,7 @@ pub unsafe fn load_q<S: Simd>(s: S, panel: &Panel, x: &Scratch) {
         #[inline(always)]
         || {
             by_kind!(p.q.of.kind, E => {
-                let columns = p.places::<E>(&p.q, panel.kv_head, panel.first).map(|q| q.cast_const());
+                let columns = p.addresses::<E>(&p.q, panel.kv_head, panel.first).map(|q| q.cast_const());
                 let apart = (p.group.get() == 1).then_some(p.q.of.token_stride);
                 let scale = s.splat(p.scale);
                 let size = Columns { len: d, count: panel.rows, apart };

@@ -42,7 +42,7 @@ unsafe fn spread<S: Simd, const C: usize>(s: S, panel: &Panel, x: &Scratch) {
                 core::slice::from_raw_parts_mut(to, steps * step).fill(0.0);
             }
             if p.q.of.kind == Kind::F32 && d.is_multiple_of(C) {
-                let queries = p.places::<f32>(&p.q, panel.kv_head, panel.first + first);
+                let queries = p.addresses::<f32>(&p.q, panel.kv_head, panel.first + first);
                 for (r, q) in queries.enumerate().take(rows) {
                     spread_row::<C>(q, steps, scale, (to.wrapping_add(r * C), step));
                 }
@@ -67,7 +67,7 @@ unsafe fn spread_copies<S: Simd, const C: usize>(
     let copy = Grid { dst: x.keys(), stride: width, width };
     // SAFETY: as the caller promises.
     by_kind!(p.q.of.kind, E => unsafe {
-        let queries = p.places::<E>(&p.q, panel.kv_head, panel.first + first);
+        let queries = p.addresses::<E>(&p.q, panel.kv_head, panel.first + first);
         for (r, q) in queries.enumerate().take(rows) {
             let to = to.wrapping_add(r * C);
             pack(s, RawMat::row(q, d), copy);

@@ -22,7 +22,7 @@ use crate::simd::Simd;
 /// Of rows that are no more bytes apart a processor guesses the next ones.
 const GUESSED: usize = 512;
 
-/// Up to so many keys what a tile asks for meanwhile, and for which rows, is not worth finding out.
+/// Up to so many keys some rows are weighted as many are.
 const LITTLE: usize = 16;
 
 /// Weighted values of nothing.
@@ -62,7 +62,7 @@ pub unsafe fn apply<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: &mut Block
             let first = Run { t: 0, end: BLOCK, first: x.values().cast_const() };
             return many(s, panel, x, *block, (first, x.width), dim.next_multiple_of(S::LANES));
         }
-        // Of little the other tiles take as long to begin as to end.
+        // The tiles of few rows look at more before they begin.
         let little = panel.rows >= S::MR / 2 && panel.heads == 1 && block.count() <= LITTLE;
         if panel.in_lanes || little && !apart && dim.is_multiple_of(S::LANES) {
             let run = v.run(panel.kv_head, block.start + block.from, block.to - block.from);

@@ -198,11 +198,11 @@ pub unsafe fn finish<S: Simd>(s: S, panel: &Panel, x: &Scratch) {
 /// - The total holds row `r`, which is that of a query and head of the call.
 #[inline(always)]
 pub unsafe fn close_row(p: &Problem, x: &Scratch, r: usize, (query, head): (usize, usize)) {
-    let row = || p.first_row + head * p.call.q.len + query;
+    let row = p.first_row + head * p.call.q.len + query;
     // SAFETY: as the caller promises.
     unsafe {
         if let Some(states) = p.call.of.states {
-            return (states.keep)(states.ptr, x, r, row(), p.v.dim());
+            return (states.keep)(states.ptr, x, r, row, p.v.dim());
         }
         let mut shrunk = 1.0;
         if let (Some(sinks), Some(with_sink)) = (p.options.sinks, p.options.code.sink) {
@@ -210,7 +210,7 @@ pub unsafe fn close_row(p: &Problem, x: &Scratch, r: usize, (query, head): (usiz
         }
         divide(x, r, shrunk);
         if let Some((lse, log_sum)) = p.call.of.lse {
-            *lse.add(row()) = log_sum(x, r);
+            *lse.add(row) = log_sum(x, r);
         }
     }
 }

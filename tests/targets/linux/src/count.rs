@@ -65,8 +65,11 @@ fn attention<T: Number>(tier: Tier, op: &str, shape: Shape) -> Result<(), Error>
 }
 
 fn all<T: Number>(tier: Tier) -> Result<(), Error> {
-    product::<T>(tier, 64)?;
-    product::<T>(tier, 256)?;
+    for n in [8, 64, 256] {
+        product::<T>(tier, n)?;
+    }
+    // Of small calls most is what they begin and end with.
+    attention::<T>(tier, "prefill", Shape::prefill(4, 1, 16))?;
     attention::<T>(tier, "prefill", Shape::prefill(128, 8, 64))?;
     attention::<T>(tier, "causal", Shape::prefill(128, 8, 64).causal())?;
     attention::<T>(tier, "decode", Shape::decode(512, 32, 8, 128))

@@ -224,7 +224,8 @@ struct Place {
 
 impl Wanted {
     /// What tensors say for the panel that follows. Its part of the keys and values that will be copied for the next
-    /// block; in its last block also where its output goes, and the queries that will take their rows' places.
+    /// block; in its last block also where its output goes, and the queries that will take their rows' places. Nothing for
+    /// few rows.
     pub fn of<S: Simd>(panel: &Panel, block: &Block) -> Wanted {
         if !const { S::PREFETCHES } || !panel.in_lanes {
             return Wanted([Lines::NONE; 6]);

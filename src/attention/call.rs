@@ -397,19 +397,9 @@ impl Problem<'_> {
         kv_head: usize,
         first: usize,
     ) -> impl Iterator<Item = *mut E> {
-        let (group, (query, mut member)) = (self.group.get(), self.query(first));
-        let (step, next) = (of.of.head_stride, of.of.token_stride);
-        // From the last head of a group to the first one of the next query.
-        let turn = next.wrapping_sub((group - 1).wrapping_mul(step));
-        let mut at = of.head(kv_head * group + member).at::<E>(query, 0);
-        core::iter::repeat_with(move || {
-            let row = at;
-            member += 1;
-            let last = member == group;
-            member = if last { 0 } else { member };
-            at = at.wrapping_add(if last { turn } else { step });
-            row
-        })
+        let (of, start) = (of.of, of.head(0).at::<E>(0, 0));
+        let (next, step) = (of.token_stride, of.head_stride);
+        self.rows(kv_head, first).map(move |(query, head)| start.wrapping_add(query * next + head * step))
     }
 
     /// Computes some queries of some key heads. Not inlined, so that the checks' stack is free again.

@@ -132,11 +132,11 @@ impl Place {
                     let mut from = together::first_block(keys);
                     if let Some((next, so_far)) = self.under_way.take() {
                         from = next;
-                        for (walk, so_far) in walks.iter_mut().flatten().zip(so_far) {
+                        for (walk, so_far) in together::panels(&mut walks).zip(so_far) {
                             walk.resume(so_far);
                         }
                     } else {
-                        together::open(s, &walks);
+                        together::open(s, &mut walks);
                     }
                     let blocks = keys.1.saturating_sub(from).div_ceil(BLOCK);
                     let to = if blocks > *left { from + *left * BLOCK } else { keys.1 };

@@ -189,9 +189,9 @@ pub fn first_block((first, _): (usize, usize)) -> usize {
     first - first % BLOCK
 }
 
-/// Whether there is a panel, and may be one behind it. Where there is but one, nobody asks.
-fn is_there(walk: &Option<Walk>) -> bool {
-    MAX_PANELS == 1 || walk.is_some()
+/// The panels, behind which there is nothing. Where there is room for but one, nobody asks.
+pub fn panels<'w, 'a>(walks: &'w mut Walks<'a>) -> impl Iterator<Item = &'w mut Walk<'a>> {
+    walks.iter_mut().take_while(|walk| MAX_PANELS == 1 || walk.is_some()).flatten()
 }
 
 /// Brings the panels' queries to the scratch.
@@ -199,8 +199,8 @@ fn is_there(walk: &Option<Walk>) -> bool {
 /// # Safety
 /// - [`walks`] gave the panels.
 #[cfg_attr(target_os = "none", inline(never))]
-pub unsafe fn open<S: Simd>(s: S, walks: &Walks) {
-    for walk in walks.iter().take_while(|walk| is_there(walk)).flatten() {
+pub unsafe fn open<S: Simd>(s: S, walks: &mut Walks) {
+    for walk in panels(walks) {
         // SAFETY: the scratch has room for the panels.
         unsafe { walk.open(s) };
     }
@@ -238,7 +238,7 @@ pub unsafe fn each_block<S: Simd>(
     mut take: impl FnMut(&mut Walk, Option<&mut Block>),
 ) {
     let mut there = (0, 0);
-    for walk in walks.iter_mut().take_while(|walk| is_there(walk)).flatten() {
+    for walk in panels(walks) {
         // SAFETY: as the caller promises.
         let mut block = unsafe { walk.look(s, start) };
         if let Some(block) = &mut block {
@@ -259,7 +259,7 @@ pub unsafe fn each_block<S: Simd>(
 /// - As [`open`], after all blocks.
 #[cfg_attr(target_os = "none", inline(never))]
 pub unsafe fn close<S: Simd>(s: S, walks: &mut Walks) {
-    for walk in walks.iter_mut().take_while(|walk| is_there(walk)).flatten() {
+    for walk in panels(walks) {
         // SAFETY: as the caller promises.
         unsafe { walk.close(s) };
     }

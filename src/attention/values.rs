@@ -63,7 +63,7 @@ pub unsafe fn apply<S: Simd>(s: S, panel: &Panel, x: &Scratch, block: &mut Block
             return many(s, panel, x, *block, (first, x.width), dim.next_multiple_of(S::LANES));
         }
         // The tiles of few rows look at more before they begin.
-        let little = panel.rows >= S::MR / 2 && panel.heads == 1 && block.count() <= LITTLE;
+        let little = panel.rows >= S::MR / 2 && panel.heads == 1 && block.to - block.from <= LITTLE;
         if panel.in_lanes || little && !apart && dim.is_multiple_of(S::LANES) {
             let run = v.run(panel.kv_head, block.start + block.from, block.to - block.from);
             let first = Run { t: block.from, end: block.to, first: run.at::<f32>(0, 0).cast_const() };
